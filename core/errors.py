@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The engine's one error family: each says what was expected, what came, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class MattingError(Exception):
+    """A failure the user can act on. `str(error)` is one sentence or two, fit to be shown as it is.
+
+    Args:
+        expected: what the engine needed, as a phrase ("an RGB image of 1920 x 1080").
+        actual: what it found instead ("a grey image of 640 x 480").
+        remedy: what the user can do, as an imperative sentence without the final period.
+    """
+
+    exit_code = 1
+
+    def __init__(self, expected: str, actual: str, remedy: str) -> None:
+        self.expected = expected
+        self.actual = actual
+        self.remedy = remedy
+        super().__init__(f"Expected {expected}; got {actual}. {remedy}.")
+
+
+class JobError(MattingError):
+    """The job description itself is wrong: a missing field, a bad value, an empty frame range."""
+
+    exit_code = 2
+
+
+class FootageError(MattingError):
+    """Footage, plate or mask that cannot be opened, read or decoded."""
+
+    exit_code = 3
+
+
+class PlateError(MattingError):
+    """A plate that is readable but does not serve this footage."""
+
+    exit_code = 3
+
+
+class CheckpointError(MattingError):
+    """A file that is no model, or a model whose weights do not match its network."""
+
+    exit_code = 4
+
+    def __init__(
+        self,
+        expected: str,
+        actual: str,
+        remedy: str,
+        *,
+        missing: Iterable[str] = (),
+        unexpected: Iterable[str] = (),
+    ) -> None:
+        self.missing = tuple(missing)
+        self.unexpected = tuple(unexpected)
+        super().__init__(expected, actual, remedy)
+
+
+class OutputError(MattingError):
+    """The results cannot be written: no permission, no space, a name that is taken."""
+
+    exit_code = 5
+
+
+class DeviceError(MattingError):
+    """The device that was asked for is absent or out of memory."""
+
+    exit_code = 6
+
+
+class ShapeError(MattingError):
+    """Tensors whose shapes do not fit together."""

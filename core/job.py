@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The job description: one file that Blender writes, the engine runs, and a farm runs again. No bpy.
+
+YAML or JSON (which is YAML). Relative paths are relative to the job file's folder. Example:
+
+    version: 1
+    footage: {path: ../shot.mov, color_space: auto}   # movie, or one file of an image sequence
+    frames: [1, 100]                                  # inclusive, the footage's numbers; absent: all
+    plate: {path: ../plate.png, color_space: auto}    # absent path: no plate, the network judges alone
+    model: default
+    device: auto
+    precision: auto
+    output: {folder: ., format: auto, foreground: true, matte: false, error: true}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import JobError
+
+FILE_VERSION = 1
+FORMATS = ("auto", "png", "exr")
+PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+MAX_JOB_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Source:
+    """A movie, an image sequence (any one of its files) or a still."""
+
+    path: str = ""
+    color_space: str = "auto"  # auto, srgb, linear, or a colour space of the OpenColorIO configuration
+
+
+@dataclass(frozen=True)
+class PlateSource(Source):
+    align: str = "auto"  # auto, off
+    match: bool = True  # follow exposure and white balance outside the subject
+    moving: bool = False  # a second take, matched frame by frame, rather than one still
+
+
+@dataclass(frozen=True)
+class Output:
+    folder: str = "."
+    format: str = "auto"  # png for integer footage, exr for float
+    foreground: bool = True
+    matte: bool = False  # premultiplied RGBA
+    error: bool = True
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to matte, how, and where to. Paths are absolute once read."""
+
+    footage: Source
+    plate: PlateSource = field(default_factory=PlateSource)
+    output: Output = field(default_factory=Output)
+    frames: tuple[int, int] | None = None  # first and last, inclusive, the footage's numbers
+    model: str = "default"
+    device: str = "auto"  # auto, cpu, mps, cuda, cuda:N
+    precision: str = "auto"
+    detail: float = 0.0  # size of the coarse pass as a share of the frame, 0 < detail <= 1; 0: chosen by frame size
+    version: int = FILE_VERSION
+
+
+def parse_frames(text: str) -> tuple[int, int] | None:
+    """ "A-B" or "A", inclusive; empty means all.
+
+    Raises:
+        JobError: not of that form, or B before A.
+    """
+    if not text:
+        return None
+    first, dash, last = text.partition("-")
+    try:
+        frames = (int(first), int(last) if dash else int(first))
+    except ValueError:
+        raise JobError("frames as A-B, two whole numbers", repr(text), "Write for example --frames 1-100") from None
+    return _checked_range(frames)
+
+
+def read_job(path: str | Path) -> Job:
+    """Read and check a job file.
+
+    Raises:
+        JobError: unreadable, no YAML, an unknown or missing field, a wrong type or value.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_JOB_BYTES:
+            raise JobError("a job file of a few kilobytes", f"{path.stat().st_size} bytes", "Name a job file")
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise JobError("a readable job file", f"{path}: {error}", "Check the path and its permissions") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise JobError("a job file in YAML or JSON", f"{path}: {error}", "Correct the file") from None
+    return job_from_dict(data, folder=path.parent)
+
+
+def write_job(job: Job, path: Path) -> None:
+    """Write a job as YAML, whole or not at all."""
+    data = dataclasses.asdict(job)
+    data["frames"] = list(job.frames) if job.frames else None
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+    partial.replace(path)
+
+
+def job_from_dict(data: Any, folder: Path) -> Job:
+    """Check a job's plain data and resolve its paths against `folder`.
+
+    Raises:
+        JobError: an unknown or missing field, a wrong type or value.
+    """
+    data = _mapping(data, "the job")
+    version = data.get("version", FILE_VERSION)
+    if version != FILE_VERSION:
+        raise JobError(f"job version {FILE_VERSION}", repr(version), "Update the extension or write the job again")
+    data["footage"] = _fill(Source, data.get("footage", {}), "footage")
+    data["plate"] = _fill(PlateSource, data.get("plate") or {}, "plate")
+    data["output"] = _fill(Output, data.get("output") or {}, "output")
+    frames = data.get("frames")
+    if frames is not None:
+        if not (isinstance(frames, list) and len(frames) == 2 and all(type(n) is int for n in frames)):
+            raise JobError("frames: [first, last]", repr(frames), "Give two whole numbers")
+        data["frames"] = _checked_range((frames[0], frames[1]))
+    job: Job = _fill(Job, data, "the job")
+    if not job.footage.path:
+        raise JobError("footage: path", "none", "Name a movie or one file of an image sequence")
+    _one_of("output: format", job.output.format, FORMATS)
+    _one_of("precision", job.precision, PRECISIONS)
+    _one_of("plate: align", job.plate.align, ("auto", "off"))
+    if not 0 <= job.detail <= 1:
+        raise JobError("detail between 0 and 1", str(job.detail), "Use 0 to have it chosen by the frame size")
+
+    def absolute(path: str) -> str:
+        return str((folder / path).absolute()) if path else ""
+
+    return dataclasses.replace(
+        job,
+        footage=dataclasses.replace(job.footage, path=absolute(job.footage.path)),
+        plate=dataclasses.replace(job.plate, path=absolute(job.plate.path)),
+        output=dataclasses.replace(job.output, folder=absolute(job.output.folder or ".")),
+    )
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without tags' objects (as safe) and without aliases, which a few bytes can blow up to gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not used in job files")
+        return super().compose_node(parent, index)
+
+
+def _checked_range(frames: tuple[int, int]) -> tuple[int, int]:
+    if frames[1] < frames[0]:
+        raise JobError("a first frame before the last", f"{frames[0]}-{frames[1]}", "Give at least one frame")
+    return frames
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise JobError(f"{name} of {', '.join(choices)}", repr(value), "Choose one of them")
+
+
+def _mapping(data: Any, where: str) -> dict[str, Any]:
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        raise JobError(f"{where} as a mapping of fields", type(data).__name__, "See the job chapter of the README")
+    return dict(data)
+
+
+def _fill(cls: type, data: Any, where: str) -> Any:
+    data = _mapping(data, where)
+    hints = typing.get_type_hints(cls)
+    for key, value in data.items():
+        if key not in hints:
+            raise JobError(f"{where} with the fields {', '.join(hints)}", f"{key!r}", "Correct or remove it")
+        hint = hints[key]
+        if hint in (str, bool, int, float):
+            kind = int | float if hint is float else hint
+            if not isinstance(value, kind) or (hint in (int, float) and isinstance(value, bool)):
+                raise JobError(f"{where}: {key} as {hint.__name__}", repr(value), "Correct it")
+    return cls(**data)
