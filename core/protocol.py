@@ -168,7 +168,7 @@ _BY_TYPE = {cls.type: cls for cls in COMMANDS + ANSWERS}
 
 def encode(message: Message, id: str = "") -> bytes:
     """One line of UTF-8, newline included; non-finite numbers are refused, being no JSON."""
-    record = {"id": id, "type": message.type, **dataclasses.asdict(message)}  # type: ignore[call-overload]
+    record = {"id": id, "type": message.type, **dataclasses.asdict(message)}
     return json.dumps(record, ensure_ascii=True, allow_nan=False).encode() + b"\n"
 
 
@@ -210,7 +210,7 @@ def decode(line: bytes | str) -> tuple[str, Message]:
 
 def _field_types(cls: type[Message]) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
-    return {f.name: hints[f.name] for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
 
 
 def _fits(value: Any, hint: Any) -> bool:
