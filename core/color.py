@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Encodings: between what a file holds and what the networks want (sRGB-encoded RGB, 0 to 1). No bpy.
+
+Two encodings are built in: "srgb" (IEC 61966-2-1, display-referred, 0 to 1 or the integer range) and "linear"
+(scene-linear light with the same Rec.709 primaries, unbounded). Any other name is a colour space of an OpenColorIO
+configuration, `$OCIO` where it is set.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import OpenImageIO as oiio
+from numpy.typing import NDArray
+
+from .errors import JobError
+
+Pixels = NDArray[Any]  # (H, W, 3), uint8, uint16, float16 or float32
+Floats = NDArray[np.float32]
+
+
+def srgb_to_linear(srgb: Floats) -> Floats:
+    """sRGB-encoded values to linear light, any shape; the curve is mirrored below 0."""
+    size = np.abs(srgb)
+    linear = np.where(size <= 0.04045, size / 12.92, ((size + 0.055) / 1.055) ** 2.4)
+    return np.copysign(linear, srgb).astype(np.float32)
+
+
+def linear_to_srgb(linear: Floats) -> Floats:
+    """Linear light to sRGB-encoded values, any shape; the inverse of `srgb_to_linear`."""
+    size = np.abs(linear)
+    srgb = np.where(size <= 0.0031308, size * 12.92, 1.055 * size ** (1 / 2.4) - 0.055)
+    return np.copysign(srgb, linear).astype(np.float32)
+
+
+def to_float(pixels: Pixels) -> Floats:
+    """Integers to 0 to 1 by their full range; floats as they are."""
+    if pixels.dtype.kind == "f":
+        return pixels.astype(np.float32, copy=False)
+    return pixels.astype(np.float32) * np.float32(1 / np.iinfo(pixels.dtype).max)
+
+
+def to_dtype(values: Floats, dtype: np.dtype[Any]) -> Pixels:
+    """The inverse of `to_float`: rounded and clipped for integers, plain for floats."""
+    if dtype.kind == "f":
+        return values.astype(dtype)
+    limit = np.iinfo(dtype).max
+    return np.rint(np.clip(values, 0, 1) * limit).astype(dtype)
+
+
+def to_srgb(pixels: Pixels, color_space: str) -> Pixels:
+    """What the networks see: sRGB-encoded; 8 and 16-bit sRGB pass through untouched, the rest is float32, 0 to 1.
+
+    Args:
+        pixels: (H, W, 3) in `color_space`.
+
+    Raises:
+        JobError: a colour space that the configuration does not know.
+    """
+    if color_space == "srgb":
+        return pixels if pixels.dtype.kind == "u" else np.clip(to_float(pixels), 0, 1)
+    linear = to_float(pixels) if color_space == "linear" else _convert(to_float(pixels), color_space, _LINEAR)
+    return linear_to_srgb(np.clip(np.nan_to_num(linear, nan=0.0, posinf=1.0, neginf=0.0), 0, 1))
+
+
+def from_srgb(srgb: Floats, color_space: str) -> Floats:
+    """sRGB-encoded float values to `color_space`, the inverse of `to_srgb` for 0 to 1."""
+    if color_space == "srgb":
+        return srgb
+    linear = srgb_to_linear(srgb)
+    return linear if color_space == "linear" else _convert(linear, _LINEAR, color_space)
+
+
+def to_linear(pixels: Pixels, color_space: str) -> Floats:
+    """Pixels in `color_space` to scene-linear Rec.709, values above 1 kept."""
+    values = to_float(pixels)
+    if color_space == "linear":
+        return values
+    return srgb_to_linear(values) if color_space == "srgb" else _convert(values, color_space, _LINEAR)
+
+
+_LINEAR = "lin_rec709"  # OpenImageIO's own name for it, an alias in every current OpenColorIO configuration
+
+
+@cache
+def _config() -> oiio.ColorConfig:
+    return oiio.ColorConfig()
+
+
+def check_color_space(name: str) -> None:
+    """Raise JobError unless `name` is auto, srgb, linear, or known to the OpenColorIO configuration."""
+    if name in ("auto", "srgb", "linear"):
+        return
+    known = _config().getColorSpaceNames()
+    if name not in known and name not in (alias for space in known for alias in _config().getAliases(space)):
+        raise JobError(
+            f"a colour space of {_config().configname() or 'the built-in configuration'}",
+            repr(name),
+            f"Use auto, srgb, linear, or one of: {', '.join(known)}",
+        )
+
+
+def _convert(values: Floats, source: str, target: str) -> Floats:
+    check_color_space(source if target == _LINEAR else target)
+    image = oiio.ImageBuf(np.ascontiguousarray(values, np.float32))
+    result = oiio.ImageBufAlgo.colorconvert(image, source, target, colorconfig="")
+    if result.has_error:
+        raise JobError("a colour space that converts to linear Rec.709", result.geterror(), "Choose another")
+    return np.asarray(result.get_pixels(oiio.FLOAT), np.float32)

@@ -1,0 +1,386 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Frames in and out: movies (PyAV), image sequences and stills (OpenImageIO), at the precision the file has. No bpy.
+
+Frame numbers are the footage's own: an image sequence's are its files' numbers, a movie's count from 1.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Protocol
+
+import av
+import cv2
+import numpy as np
+import OpenImageIO as oiio
+
+from .color import Pixels
+from .errors import FootageError, OutputError
+
+MOVIE_EXTENSIONS = {".avi", ".mkv", ".mov", ".mp4", ".m4v", ".mxf", ".webm", ".mpg", ".mpeg", ".ogv", ".ts", ".wmv"}
+IMAGE_EXTENSIONS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".exr", ".dpx", ".cin", ".bmp", ".tga", ".webp", ".hdr"}
+MAX_SIDE = 32768  # pixels; a larger claim is refused before anything is allocated
+MAX_PIXELS = 1 << 28  # 16384 x 16384
+
+_NUMBERED = re.compile(r"^(?P<prefix>.*?)(?P<number>\d+)(?P<suffix>\.[^.]+)$")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture: (H, W, 3) RGB uint8, uint16, float16 or float32, encoded as `color_space` says."""
+
+    pixels: Pixels
+    color_space: str
+
+
+class Footage(Protocol):
+    """A movie, a sequence or a still, opened: what it is, and its frames by number."""
+
+    path: Path
+    width: int
+    height: int
+    color_space: str
+    fps: float  # 0 for image sequences, which do not say
+    numbers: list[int]  # of the frames that exist, ascending
+    warnings: list[str]  # what the user should know about this file
+
+    def frames(self, numbers: list[int]) -> Iterator[tuple[int, Frame]]:
+        """The frames of these ascending numbers, in order, decoded as they are asked for."""
+        ...
+
+    def identity(self, number: int) -> str:
+        """Changes when the frame's file changes."""
+        ...
+
+
+def open_footage(path: str | Path, color_space: str = "auto") -> Footage:
+    """Open a movie, an image sequence (any one of its files, or its folder) or a still image.
+
+    Raises:
+        FootageError: absent, of an unknown kind, empty, or damaged beyond reading its header.
+    """
+    path = Path(path)
+    if path.is_dir():
+        images = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_EXTENSIONS and p.name[0] != ".")
+        if not images:
+            raise FootageError("a folder with images", f"{path}, which holds none", "Name the footage itself")
+        path = images[0]
+    _check_exists(path, "footage")
+    if path.suffix.lower() in IMAGE_EXTENSIONS:
+        return SequenceFootage(path, _sequence_files(path), color_space)
+    return MovieFootage(path, color_space)
+
+
+def open_plate(path: str | Path, color_space: str = "auto") -> Footage:
+    """Open a clean plate: a still (that file only, whatever its name's digits), or a movie.
+
+    Raises:
+        FootageError: as `open_footage`.
+    """
+    path = Path(path)
+    _check_exists(path, "plate")
+    if path.suffix.lower() in IMAGE_EXTENSIONS:
+        return SequenceFootage(path, {1: path}, color_space)
+    return MovieFootage(path, color_space)
+
+
+def _check_exists(path: Path, role: str) -> None:
+    if not path.is_file():
+        raise FootageError(f"{role} that exists", f"no file {path}", "Check the path")
+
+
+class SequenceFootage:
+    """Numbered image files, or one still as frame 1."""
+
+    def __init__(self, path: Path, files: dict[int, Path], color_space: str = "auto") -> None:
+        self.path = path
+        self._files = files
+        self.numbers = sorted(files)
+        self.fps = 0.0
+        self.warnings: list[str] = []
+        spec = _image_spec(path)
+        self.width, self.height = spec.full_width, spec.full_height
+        is_float = str(spec.format) in ("half", "float", "double")
+        self.color_space = ("linear" if is_float else "srgb") if color_space == "auto" else color_space
+        missing = self.numbers[-1] - self.numbers[0] + 1 - len(self.numbers)
+        if missing:
+            self.warnings.append(
+                f"{path.parent} lacks {missing} of the frames {self.numbers[0]} to {self.numbers[-1]}; "
+                "they are skipped, and Blender shows them as transparent."
+            )
+
+    def frames(self, numbers: list[int]) -> Iterator[tuple[int, Frame]]:
+        for number in numbers:
+            path = self._files[number]
+            pixels = read_image(path)
+            if pixels.shape[:2] != (self.height, self.width):
+                raise FootageError(
+                    f"every frame at {self.width} x {self.height}, the size of {self.path.name}",
+                    f"{path} of {pixels.shape[1]} x {pixels.shape[0]}",
+                    "Replace that frame or split the sequence",
+                )
+            yield number, Frame(pixels, self.color_space)
+
+    def identity(self, number: int) -> str:
+        return _file_identity(self._files[number])
+
+
+class MovieFootage:
+    """A movie; frame n is what is on screen (n - 1) / fps seconds after the start, as in Blender."""
+
+    def __init__(self, path: Path, color_space: str = "auto") -> None:
+        self.path = path
+        self.color_space = "srgb" if color_space == "auto" else color_space
+        self.warnings: list[str] = []
+        with self._open() as container:
+            stream = container.streams.video[0]
+            context = stream.codec_context
+            rate = stream.average_rate or stream.guessed_rate
+            if not rate or not stream.time_base or not context.width:
+                raise self._error("no frame rate or size in its header")
+            _check_size(context.width, context.height, path)
+            self.fps = float(rate)
+            self._pts = _presentation_times(container, stream, rate, self.warnings)
+            rotation = _first_rotation(container, stream)
+        if not self._pts:
+            raise self._error("no frames in it")
+        self.numbers = list(range(1, len(self._pts) + 1))
+        size = (context.width, context.height)
+        self.width, self.height = size[::-1] if rotation in (90, 270) else size
+        self._identity = _file_identity(path)
+
+    def frames(self, numbers: list[int]) -> Iterator[tuple[int, Frame]]:
+        if not numbers:
+            return
+        wanted = iter(numbers)
+        number = next(wanted)
+        shown: tuple[int, Frame] | None = None  # the time and picture last decoded
+        with self._open() as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            if self._pts[number - 1] != self._pts[0]:
+                container.seek(self._pts[number - 1], stream=stream, backward=True)
+            try:
+                for picture in container.decode(stream):
+                    if picture.pts is None:
+                        picture.pts = picture.dts
+                    if picture.pts is None or picture.pts < self._pts[number - 1]:
+                        continue
+                    shown = picture.pts, Frame(_picture_to_rgb(picture), self.color_space)
+                    while self._pts[number - 1] <= shown[0]:
+                        yield number, shown[1]
+                        following = next(wanted, None)
+                        if following is None:
+                            return
+                        number = following
+            except (av.error.FFmpegError, ValueError) as error:
+                raise self._error(f"an error at frame {number}: {error}") from None
+        raise FootageError(
+            f"{len(self._pts)} frames in {self.path}, as its header says",
+            f"nothing decodable from frame {number} on",
+            f"Re-export the movie, or matte only frames up to {number - 1}",
+        )
+
+    def identity(self, number: int) -> str:
+        return self._identity
+
+    def _open(self) -> Any:
+        try:
+            container = av.open(str(self.path))
+            if not container.streams.video:
+                container.close()
+                raise self._error("no video in it")
+            return container
+        except av.error.FFmpegError as error:
+            raise self._error(str(error)) from None
+
+    def _error(self, actual: str) -> FootageError:
+        return FootageError(
+            f"a movie or an image ({', '.join(sorted(MOVIE_EXTENSIONS | IMAGE_EXTENSIONS))})",
+            f"{self.path}: {actual}",
+            "Check that the file plays, or export it again",
+        )
+
+
+def _presentation_times(container: Any, stream: Any, rate: Fraction, warnings: list[str]) -> list[int]:
+    """When each frame number is on screen, in the stream's time base: one entry a frame number."""
+    times = sorted(
+        p.pts if p.pts is not None else p.dts for p in container.demux(stream) if p.size and not p.is_discard
+    )
+    step = 1 / (rate * stream.time_base)
+    if all(abs(t - times[0] - i * step) <= step / 2 + 1 for i, t in enumerate(times)):
+        return times
+    count = int((times[-1] - times[0]) / step + Fraction(1, 2)) + 1
+    warnings.append(
+        f"The frame rate varies: {len(times)} pictures stand for {count} frames at {float(rate):g} a second; "
+        "some are repeated or left out, as Blender does. Convert to a constant rate for exact work."
+    )
+    half = step / 2
+    return [times[max(0, bisect_right(times, times[0] + i * step + half) - 1)] for i in range(count)]
+
+
+def _first_rotation(container: Any, stream: Any) -> int:
+    container.seek(0)
+    try:
+        picture = next(container.decode(stream), None)
+    except av.error.FFmpegError:
+        return 0  # the reader says which frame is broken when it comes to it
+    return 0 if picture is None else int(picture.rotation) % 360
+
+
+def _picture_to_rgb(picture: Any) -> Pixels:
+    components = picture.format.components
+    layout = "rgb24" if max(c.bits for c in components) <= 8 else "rgb48le"
+    if picture.format.name.startswith("gbr") and picture.format.name.endswith(("f32le", "f32be")):
+        layout = "gbrpf32le"
+    pixels: Pixels = picture.to_ndarray(format=layout)
+    turns = int(picture.rotation) % 360 // 90
+    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+def _sequence_files(path: Path) -> dict[int, Path]:
+    match = _NUMBERED.match(path.name)
+    if not match:
+        return {1: path}
+    files: dict[int, Path] = {}
+    for name in os.listdir(path.parent):
+        other = _NUMBERED.match(name)
+        if other and (other["prefix"], other["suffix"]) == (match["prefix"], match["suffix"]):
+            files[int(other["number"])] = path.parent / name
+    return files
+
+
+def _file_identity(path: Path) -> str:
+    stat = path.stat()
+    return f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}"
+
+
+def _image_spec(path: Path) -> Any:
+    image = oiio.ImageInput.open(str(path))
+    if image is None:
+        raise FootageError("a readable image", f"{path}: {oiio.geterror()}", "Check that the file opens elsewhere")
+    spec = image.spec()
+    image.close()
+    _check_size(spec.full_width, spec.full_height, path)
+    _check_size(spec.width, spec.height, path)
+    return spec
+
+
+def _check_size(width: int, height: int, path: Path) -> None:
+    if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE and width * height <= MAX_PIXELS):
+        raise FootageError(
+            f"pictures up to {MAX_SIDE} pixels a side and {MAX_PIXELS} in all",
+            f"{path} of {width} x {height}",
+            "Scale it down or check the file",
+        )
+
+
+def read_image(path: Path) -> Pixels:
+    """Read a picture as (H, W, 3) RGB at the file's precision, its whole display window, alpha ignored.
+
+    Raises:
+        FootageError: unreadable, truncated, or absurdly large.
+    """
+    spec = _image_spec(path)
+    hints = oiio.ImageSpec()
+    hints["oiio:UnassociatedAlpha"] = 1  # colour as stored, not multiplied by an alpha that is not ours
+    image = oiio.ImageBuf(str(path), 0, 0, hints)
+    channels = _rgb_channels(list(spec.channelnames))
+    name = str(spec.format)
+    kind = {"uint8": oiio.UINT8, "half": oiio.HALF, "float": oiio.FLOAT, "double": oiio.FLOAT}.get(name, oiio.UINT16)
+    pixels = None
+    if image.read(0, 0, True, kind):
+        rgb = oiio.ImageBufAlgo.channels(image, channels)
+        pixels = rgb.get_pixels(kind, rgb.roi_full)
+    if pixels is None or image.has_error:
+        raise FootageError("a whole, readable image", f"{path}: {image.geterror()}", "Render or copy that frame again")
+    return np.ascontiguousarray(pixels[..., :3])
+
+
+def _rgb_channels(names: list[str]) -> tuple[int, int, int]:
+    """Where R, G, B are: the plain ones, else those of the first layer that has them, else the first channel thrice."""
+    for red in ["R", *[n for n in names if n.lower().endswith((".r", ".red"))]]:
+        layer, dot, _ = red.rpartition(".")
+        found = [next((i for i, n in enumerate(names) if n.lower() in _aliases(layer + dot, c)), -1) for c in "rgb"]
+        if min(found) >= 0:
+            return found[0], found[1], found[2]
+    return (0, 1, 2) if len(names) >= 3 else (0, 0, 0)
+
+
+def _aliases(layer: str, channel: str) -> tuple[str, str]:
+    long = {"r": "red", "g": "green", "b": "blue"}[channel]
+    return layer.lower() + channel, layer.lower() + long
+
+
+# Writing
+
+
+def write_image(path: Path, pixels: Pixels) -> int:
+    """Write a picture whole or not at all, losslessly: under another name first, then renamed.
+
+    Args:
+        path: ends in .png (uint8 or uint16) or .exr (float16 or float32).
+        pixels: (H, W) one channel, (H, W, 3) RGB or (H, W, 4) RGBA; one-channel EXR is named Y.
+
+    Returns:
+        The file's size in bytes.
+
+    Raises:
+        OutputError: no space, no permission, or the folder is gone.
+    """
+    partial = path.with_name(f".{os.getpid()}.part.{path.name}")  # the extension tells writers the format
+    try:
+        if path.suffix == ".png":
+            _write_png(partial, pixels)
+        else:
+            _write_exr(partial, pixels)
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+            size = os.fstat(file.fileno()).st_size
+        partial.replace(path)
+        return size
+    except OSError as error:
+        raise OutputError(
+            f"to write {path}", error.strerror or str(error), "Free space or choose another folder, then run again"
+        ) from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_png(path: Path, pixels: Pixels) -> None:
+    order = {2: None, 3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}[
+        pixels.ndim if pixels.ndim == 2 else pixels.shape[2]
+    ]
+    ok, data = cv2.imencode(
+        ".png", pixels if order is None else cv2.cvtColor(pixels, order), [cv2.IMWRITE_PNG_COMPRESSION, 1]
+    )
+    if not ok:
+        raise OSError("the PNG encoder failed")
+    path.write_bytes(data.tobytes())
+
+
+def _write_exr(path: Path, pixels: Pixels) -> None:
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    spec = oiio.ImageSpec(pixels.shape[1], pixels.shape[0], channels, "half" if pixels.dtype == np.float16 else "float")
+    spec.channelnames = {1: ("Y",), 3: ("R", "G", "B"), 4: ("R", "G", "B", "A")}[channels]
+    spec.attribute("compression", "zip")
+    output = oiio.ImageOutput.create(str(path))
+    assert output is not None, "OpenImageIO always writes EXR"
+    if not (output.open(str(path), spec) and output.write_image(pixels) and output.close()):
+        raise OSError(output.geterror())
+
+
+def resize(pixels: Pixels, width: int, height: int) -> Pixels:
+    """Resample a picture, (H, W, 3), to (height, width, 3) in its own precision and encoding."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    shrinks = pixels.shape[0] > height
+    source = pixels.astype(np.float32) if pixels.dtype == np.float16 else pixels
+    result = cv2.resize(source, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    return result.astype(pixels.dtype)
