@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The plate out of the clip: known backgrounds, known subjects, known holes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from core.errors import FootageError
+from core.plate import from_clip
+from core.plate.from_clip import fill, plate_from_clip, sample_indices
+
+
+def texture(height: int, width: int, seed: int = 0) -> NDArray[np.float32]:
+    """Random texture with detail at every scale, float32, 0.1 to 0.9."""
+    rng = np.random.default_rng(seed)
+    image = np.zeros((height, width, 3), np.float32)
+    for step in (2, 4, 8, 16, 32, 64):
+        noise = rng.normal(size=(height // step + 2, width // step + 2, 3)).astype(np.float32)
+        image += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC) * step**0.5
+    image -= image.min()
+    return np.asarray(0.1 + 0.8 * image / image.max(), np.float32)
+
+
+def clip_with_walker(
+    plate: NDArray[np.float32], count: int, width: int, noise: float = 0.01
+) -> list[NDArray[np.uint8]]:
+    """A flickering bar `width` pixels wide that crosses the frame, over a noisy plate."""
+    rng = np.random.default_rng(1)
+    W = plate.shape[1]
+    frames = []
+    for i in range(count):
+        frame = plate + rng.normal(0, noise, plate.shape)
+        x = round((W + width) * i / count) - width
+        frame[:, max(0, x) : max(0, x + width)] = rng.uniform(0, 1, 3)
+        frames.append(np.rint(np.clip(frame, 0, 1) * 255).astype(np.uint8))
+    return frames
+
+
+def psnr(a: NDArray[Any], b: NDArray[Any]) -> float:
+    return float(-10 * np.log10(np.mean((a - b) ** 2)))
+
+
+def test_walker_leaves_no_ghost() -> None:
+    true = texture(72, 96)
+    result = plate_from_clip(clip_with_walker(true, 40, 40))
+    assert result.plate.dtype == np.uint8
+    assert psnr(result.plate / np.float32(255), true) > 38
+    assert not result.filled.any()
+    assert result.sigma == pytest.approx(0.01, rel=0.3)
+
+
+def test_background_seen_a_fifth_of_the_time_wins() -> None:
+    true = texture(64, 64)
+    rng = np.random.default_rng(2)
+    frames = []
+    for i in range(40):
+        frame = true + rng.normal(0, 0.005, true.shape)
+        if i % 5:
+            frame[16:48, 16:48] = texture(32, 32, seed=i)
+        frames.append(np.rint(np.clip(frame, 0, 1) * 255).astype(np.uint8))
+    result = plate_from_clip(frames)
+    assert psnr(result.plate / np.float32(255), true) > 38
+    assert result.coverage[20:44, 20:44].mean() == pytest.approx(0.2, abs=0.1)
+    assert result.coverage[:16].mean() > 0.95
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_precision_is_kept(dtype: type) -> None:
+    scale = 1.0 if dtype is np.float32 else float(np.iinfo(dtype).max)
+    frame: NDArray[Any] = (texture(40, 48) * scale).astype(dtype)
+    result = plate_from_clip([frame] * 5)
+    assert result.plate.dtype == dtype
+    np.testing.assert_allclose(result.plate, frame, rtol=1e-6)
+
+
+def test_tiles_and_temporary_file_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = clip_with_walker(texture(50, 64), 20, 20)
+    whole = plate_from_clip(frames)
+    monkeypatch.setattr(from_clip, "SPILL_BYTES", 1000)
+    monkeypatch.setattr(from_clip, "TILE_BYTES", 20 * 64 * 40 * 7)
+    np.testing.assert_array_equal(plate_from_clip(frames).plate, whole.plate)
+
+
+def test_hole_continues_its_surroundings() -> None:
+    ramp = np.repeat(np.linspace(0, 1, 64, dtype=np.float32)[None, :, None], 64, axis=0).repeat(3, axis=2)
+    hole = np.zeros((64, 64), np.bool_)
+    hole[24:40, 24:40] = True
+    broken = np.where(hole[..., None], np.float32(0), ramp)
+    mended = fill(broken, hole)
+    assert np.abs(mended - ramp).max() < 0.15
+    np.testing.assert_array_equal(mended[~hole], ramp[~hole])
+
+
+def test_samples_span_the_clip() -> None:
+    assert sample_indices(10_000, 3) == [0, 5000, 9999]
+    assert sample_indices(2, 48) == [0, 1]
+
+
+def test_empty_and_mixed_footage_are_refused() -> None:
+    with pytest.raises(FootageError, match="at least one frame"):
+        plate_from_clip([])
+    with pytest.raises(FootageError, match="8 x 4 at frame 1"):
+        plate_from_clip([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 8, 3), np.uint8)])
