@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Train the default network on clips: alpha, its motion, foreground and error map, coarse and at full resolution."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from core.checkpoints import load_model, save_model
+from core.errors import JobError
+from core.models import RecurrentMatting
+from core.training import losses
+from core.training.loop import Batch, Process, Trainer, Validation, join_processes, sample_order
+from core.training.options import add_loop_arguments, loop_options, parse_with_config
+
+log = logging.getLogger(__name__)
+
+MakeClips = Callable[[str, int, int], "Dataset[dict[str, Any]]"]  # (split, size, frames) -> clips
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A stretch of the run at one resolution; a later stage is usually larger, longer and smaller in batch."""
+
+    steps: int
+    size: int = 256  # pixels, side of the square crop
+    frames: int = 2
+    batch: int = 6  # clips per step of one process
+    downsample_ratio: float = 1.0  # below 1 the full-resolution refinement is trained too
+
+
+PROTOTYPE = Stage(steps=2000)
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line, and the YAML file that --config names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--pool", type=Path, required=True, help="folder of subjects and backgrounds")
+    parser.add_argument("--init", default="default", help="weights to start from: default, a file, or none")
+    parser.add_argument(
+        "--plate_fusion", choices=("early", "difference"), help="how the plate enters; as --init has it"
+    )
+    parser.add_argument(
+        "--stages", type=yaml.safe_load, help="YAML list of {steps, size, frames, batch, downsample_ratio}"
+    )
+    parser.add_argument("--steps", type=int, help="total; the last stage goes on, or the run ends, there")
+    parser.add_argument("--checkpoint_path", type=Path, default=Path("../result/checkpoint/recurrent"))
+    parser.add_argument("--logging_path", type=Path, default=Path("../logs/recurrent"))
+    parser.add_argument("--encoder_learning_rate", type=float, default=1.5e-4)
+    parser.add_argument("--learning_rate", type=float, default=3e-4, help="of everything but the encoder")
+    parser.add_argument("--valid_clips", type=int, default=16)
+    parser.add_argument("--valid_size", type=int, default=512)
+    parser.add_argument("--valid_frames", type=int, default=3)
+    parser.add_argument("--valid_downsample_ratio", type=float, default=1.0)
+    add_loop_arguments(parser)
+    parser.set_defaults(warmup=100, schedule="cosine", save_every=100, valid_every=500)
+    return parse_with_config(parser, argv)
+
+
+def make_stages(described: Sequence[dict[str, Any]] | None, steps: int | None) -> list[Stage]:
+    """The run's stages; `steps` cuts them, or lengthens the last.
+
+    Raises:
+        JobError: a stage has a key that it cannot have, or none.
+    """
+    try:
+        stages = [Stage(**stage) for stage in described] if described else [PROTOTYPE]
+    except TypeError as error:
+        fields = ", ".join(field.name for field in dataclasses.fields(Stage))
+        raise JobError(f"stages of {fields}", f"{described} ({error})", "Correct --stages") from error
+    if steps is None:
+        return stages
+    kept: list[Stage] = []
+    for stage in stages:
+        left = steps - sum(other.steps for other in kept)
+        kept.append(dataclasses.replace(stage, steps=left if stage is stages[-1] else min(left, stage.steps)))
+    return [stage for stage in kept if stage.steps > 0]
+
+
+def stage_batches(
+    start: int, stages: Sequence[Stage], make_clips: MakeClips, workers: int, seed: int, process: Process
+) -> Iterator[Batch]:
+    """This process's batches from step `start` to the last stage's end, each with its stage's `downsample_ratio`."""
+    begin = 0
+    for number, stage in enumerate(stages):
+        steps = begin + stage.steps - max(start, begin)
+        if steps > 0:
+            clips = make_clips("train", stage.size, stage.frames)
+            used = (max(start, begin) - begin) * stage.batch * process.world
+            order = sample_order(len(clips), seed + 1000 * number, used, process)  # type: ignore[arg-type]
+            loader = DataLoader(
+                clips,
+                batch_sampler=_batched(order, stage.batch, steps),
+                num_workers=workers,
+                pin_memory=torch.cuda.is_available(),
+            )
+            for batch in loader:
+                yield batch | {"downsample_ratio": stage.downsample_ratio}
+        begin += stage.steps
+
+
+def compute_losses(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """The weighted losses of clips, those with a plate and those without each in a pass of their own.
+
+    Args:
+        batch: src, bgr, fgr (B, T, 3, H, W), pha (B, T, 1, H, W), has_plate (B,) bool, downsample_ratio.
+    """
+    total: dict[str, Tensor] = {}
+    for chosen, plate in ((batch["has_plate"], True), (~batch["has_plate"], False)):
+        if chosen.any():
+            part = {name: batch[name][chosen] for name in ("src", "bgr", "pha", "fgr")}
+            found = _clip_losses(model, part, plate, batch["downsample_ratio"])
+            for name, value in found.items():
+                total[name] = total.get(name, 0) + value * chosen.float().mean()
+    return total
+
+
+def _clip_losses(model: nn.Module, part: dict[str, Tensor], plate: bool, ratio: float) -> dict[str, Tensor]:
+    src, pha, fgr = part["src"], part["pha"], part["fgr"]
+    coarse: list[Tensor] = []
+    tap = model.project.register_forward_hook(lambda module, args, output: coarse.append(output))  # type: ignore[union-attr]
+    try:
+        pred = model(src, part["bgr"] if plate else None, downsample_ratio=ratio)
+    finally:
+        tap.remove()
+    found = losses.clip_losses(pred.pha, pred.fgr, pha, fgr)
+    pha_sm = pred.pha
+    if ratio < 1:
+        residual_sm, pha_sm = coarse[0].float().view(*src.shape[:2], 4, *coarse[0].shape[-2:]).tensor_split([3], dim=2)
+        pha_sm = pha_sm.clamp(0, 1)
+        fgr_sm = (losses.resize_like(src, pha_sm) + residual_sm).clamp(0, 1)
+        coarse_losses = losses.clip_losses(pha_sm, fgr_sm, pha, fgr)
+        found |= {f"{name}_sm": value for name, value in coarse_losses.items()}
+    found["err_l2"] = losses.error_l2(pred.err, pha_sm, losses.resize_like(pha, pha_sm))
+    return found
+
+
+def parameter_groups(model: RecurrentMatting, encoder_rate: float, rate: float) -> list[dict[str, Any]]:
+    """The encoder, and the rest, each with its learning rate."""
+    encoder = set(model.encoder.parameters())
+    return [
+        {"params": list(model.encoder.parameters()), "lr": encoder_rate},
+        {"params": [p for p in model.parameters() if p not in encoder], "lr": rate},
+    ]
+
+
+def build_model(init: str, plate_fusion: str | None) -> RecurrentMatting:
+    """The network to train: that of `init`, or one of another plate fusion with what weights they share."""
+    if init == "none":
+        return RecurrentMatting(plate_fusion or "early")  # type: ignore[arg-type]
+    start = load_model(init)
+    if not isinstance(start, RecurrentMatting):
+        raise JobError("weights of the recurrent network", f"{type(start).__name__}", "Pass another --init")
+    if plate_fusion is None or plate_fusion == start.plate_fusion:
+        return start
+    model = RecurrentMatting(plate_fusion)  # type: ignore[arg-type]
+    own = model.state_dict()
+    shared = {k: v for k, v in start.state_dict().items() if k in own and own[k].shape == v.shape}
+    log.info("from %s: %d of %d tensors; new: %s", init, len(shared), len(own), sorted(set(own) - set(shared)))
+    model.load_state_dict(own | shared)
+    return model
+
+
+def main(args: argparse.Namespace, make_clips: MakeClips | None = None) -> dict[str, float]:
+    """Train; return the last step's losses and the best validation MAD."""
+    process = join_processes()
+    torch.manual_seed(args.seed)
+    if make_clips is None:
+        from core.data import ClipDataset
+
+        make_clips = lambda split, size, frames: ClipDataset(args.pool, split, size, frames, args.seed)  # noqa: E731
+    stages = make_stages(args.stages, args.steps)
+    model = build_model(args.init, args.plate_fusion)
+    trainer = Trainer(
+        model,
+        parameter_groups(model, args.encoder_learning_rate, args.learning_rate),
+        compute_losses,
+        lambda start: stage_batches(start, stages, make_clips, args.num_workers, args.seed, process),
+        functools.partial(validate, clips=make_clips("valid", args.valid_size, args.valid_frames), args=args),
+        lambda net, path: save_model(
+            net, path, {"architecture": "RecurrentMatting", "arguments": {"plate_fusion": model.plate_fusion}}
+        ),
+        loop_options(args, sum(stage.steps for stage in stages)),
+        process=process,
+    )
+    return trainer.run()
+
+
+def validate(model: nn.Module, clips: Dataset[dict[str, Any]], args: argparse.Namespace) -> Validation:
+    """MAD of alpha (x 1000) over the first clips of the validation split, and a picture of the first."""
+    device = next(model.parameters()).device
+    mads, images = [], {}
+    count = min(args.valid_clips, len(clips))  # type: ignore[arg-type]
+    for index in range(1 if args.dry_run else count):
+        clip = clips[index]
+        src, bgr, pha = (clip[name].unsqueeze(0).to(device) for name in ("src", "bgr", "pha"))
+        pred = model(src, bgr if clip["has_plate"] else None, downsample_ratio=args.valid_downsample_ratio)
+        mads.append(1000 * F.l1_loss(pred.pha.float(), pha).item())
+        if index < 4:
+            views = [src[0, -1], pred.pha[0, -1].expand(3, -1, -1), pha[0, -1].expand(3, -1, -1)]
+            images[f"{index}_src_pred_true"] = torch.cat([view.float() for view in views], dim=-1)
+    return Validation({"mad": sum(mads) / len(mads)}, images)
+
+
+def _batched(order: Iterator[int], size: int, steps: int) -> list[list[int]]:
+    return [[next(order) for _ in range(size)] for _ in range(steps)]
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    main(parse_args())
