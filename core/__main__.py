@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The engine's command line: `python -m core matte|plate|info|worker`. No bpy.
+
+Exit status: 0 done; 2 a wrong job or argument; 3 footage or plate; 4 model; 5 output; 6 device; 1 other failures;
+130 cancelled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import signal
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+
+from .errors import JobError, MattingError
+from .job import FORMATS, PRECISIONS, Job, Output, PlateSource, Source, parse_frames, read_job
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.DEBUG if args.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        return int(args.command(args))
+    except MattingError as error:
+        logging.getLogger(__name__).debug("", exc_info=True)
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m core", description="Background matting: footage and a clean plate."
+    )
+    parser.add_argument("--verbose", action="store_true", help="tracebacks and debug messages on stderr")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    matte = commands.add_parser("matte", help="alpha and foreground of footage", description=_matte.__doc__)
+    matte.add_argument("job", nargs="?", metavar="JOB.yaml", help="a job file; options below then override its frames")
+    matte.add_argument("--footage", help="movie, one file of an image sequence, or its folder")
+    matte.add_argument("--plate", help="clean plate; without one the network judges alone")
+    matte.add_argument("--output", help="folder for alpha/, foreground/, error/ and report.json")
+    matte.add_argument("--frames", default="", metavar="A-B", help="inclusive, the footage's numbers; default all")
+    matte.add_argument("--model", default="default", help="default, or a checkpoint file")
+    matte.add_argument("--device", default="auto", help="auto, cpu, mps, cuda, cuda:1 ... (default auto)")
+    matte.add_argument("--precision", default="auto", choices=PRECISIONS)
+    matte.add_argument("--format", default="auto", choices=FORMATS, help="auto: PNG for integer footage, EXR for float")
+    matte.add_argument("--color-space", default="auto", help="of the footage: auto, srgb, linear, or an OCIO name")
+    matte.add_argument("--detail", type=float, default=0.0, help="coarse pass as a share of the frame, 0 to 1")
+    matte.add_argument("--matte", action="store_true", help="also write RGBA, premultiplied in EXR, straight in PNG")
+    matte.set_defaults(command=_matte)
+
+    plate = commands.add_parser("plate", help="estimate a clean plate from the clip", description=_plate.__doc__)
+    plate.add_argument("--footage", required=True)
+    plate.add_argument("--output", required=True, metavar="PLATE.png")
+    plate.add_argument("--frames", default="", metavar="A-B")
+    plate.add_argument("--color-space", default="auto")
+    plate.set_defaults(command=_plate)
+
+    info = commands.add_parser("info", help="versions, devices, models", description=_info.__doc__)
+    info.add_argument("--json", action="store_true")
+    info.set_defaults(command=_info)
+
+    worker = commands.add_parser("worker", help="serve Blender over stdin and stdout", description=_worker.__doc__)
+    worker.set_defaults(command=_worker)
+    return parser
+
+
+def _matte(args: argparse.Namespace) -> int:
+    """Run a job file, or the job that the options describe. Running it again does only what is missing or changed."""
+    from . import engine
+
+    if args.job:
+        job = read_job(args.job)
+    elif args.footage and args.output:
+        job = Job(
+            footage=Source(_absolute(args.footage), args.color_space),
+            plate=PlateSource(_absolute(args.plate) if args.plate else "", args.color_space),
+            output=Output(_absolute(args.output), args.format, matte=args.matte),
+            frames=None,
+            model=args.model,
+            device=args.device,
+            precision=args.precision,
+            detail=args.detail,
+        )
+    else:
+        raise JobError("a job file, or --footage and --output", "neither", "See python -m core matte --help")
+    with _Bar("matte") as bar:
+        result = engine.run_job(job, parse_frames(args.frames), bar.show, bar.warn, _interrupted().is_set)
+    if result["cancelled"]:
+        print(f"cancelled; what is done stays in {result['folder']}: run the same command to go on", file=sys.stderr)
+        return 130
+    print(f"{result['frames']} frames in {result['folder']} ({result['skipped']} were up to date)")
+    return 0
+
+
+def _plate(args: argparse.Namespace) -> int:
+    """Estimate a clean plate from the clip itself: what each pixel shows most of the time."""
+    from . import engine
+
+    source = Source(_absolute(args.footage), args.color_space)
+    with _Bar("plate") as bar:
+        result = engine.make_plate(
+            source, Path(args.output), parse_frames(args.frames), bar.show, _interrupted().is_set
+        )
+    if result["cancelled"]:
+        return 130
+    print(result["plate"])
+    return 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    """Versions, devices and models of this engine."""
+    from .worker import describe_engine
+
+    facts = asdict(describe_engine())
+    if args.json:
+        print(json.dumps(facts))
+        return 0
+    print(f"engine {facts['version']}, Python {facts['python']}, torch {facts['torch']}")
+    for device in facts["devices"]:
+        memory = f", {device['memory'] / 2**30:.0f} GB" if device["memory"] else ""
+        print(f"device {device['id']}: {device['name']}{memory}")
+    for model in facts["models"]:
+        print(f"model {model}")
+    return 0
+
+
+def _worker(args: argparse.Namespace) -> int:
+    """Serve Blender: commands on stdin, answers on stdout (core/protocol.py)."""
+    from .worker import main as serve
+
+    serve()
+    return 0
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).absolute())
+
+
+def _interrupted() -> threading.Event:
+    """Set by Ctrl-C or a farm's SIGTERM: stop after the current frame. A second Ctrl-C stops at once."""
+    event = threading.Event()
+
+    def stop(number: int, frame: object) -> None:
+        event.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    return event
+
+
+class _Bar:
+    """A progress bar on stderr: frames, frames a second, time left."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> _Bar:
+        from tqdm import tqdm
+
+        self._bar = tqdm(unit="frame", desc=self._name, dynamic_ncols=True)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.close()
+
+    def show(self, progress: object) -> None:
+        total, done = progress.total, progress.done  # type: ignore[attr-defined]
+        if self._bar.total is None:
+            self._bar.reset(total)
+            self._bar.initial = done
+            self._bar.n = done
+        self._bar.update(done - self._bar.n)
+
+    def warn(self, message: str) -> None:
+        self._bar.write(f"warning: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

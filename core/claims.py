@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who works on which frames of an output folder: several engines, perhaps on several machines, share one. No bpy.
+
+A claim is a file whose name holds its first and last frame, created exclusively and touched while its owner lives.
+One that was not touched for `EXPIRY` is a dead engine's and is taken over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+import time
+import uuid
+from pathlib import Path
+
+from .errors import OutputError
+
+EXPIRY = 60.0  # seconds without a sign of life
+HEARTBEAT = 5.0  # seconds between two signs
+
+_NAME = re.compile(r"^(-?\d+)_(-?\d+)\.(\w+)\.claim$")
+
+
+class Claims:
+    """One engine's claims in a folder; at most one at a time.
+
+    Args:
+        folder: made when the first claim is taken; local or on a network drive.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._owner = uuid.uuid4().hex[:12]
+        self._path: Path | None = None
+        self._released = threading.Event()
+
+    def take(self, first: int, last: int) -> bool:
+        """Claim frames first to last, inclusive; False while a living engine holds any of them.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        path = self._folder / f"{first}_{last}.{self._owner}.claim"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"pid": os.getpid(), "since": time.time()}))
+        except OSError as error:
+            raise OutputError("to write a claim", str(error), "Free space or choose another output folder") from None
+        self._path = path
+        if self._others(first, last):
+            self.release()
+            return False
+        self._released = threading.Event()
+        threading.Thread(target=self._beat, args=(path, self._released), daemon=True).start()
+        return True
+
+    def release(self) -> None:
+        """Give up the claim that is held, if any."""
+        self._released.set()
+        if self._path:
+            self._path.unlink(missing_ok=True)
+            self._path = None
+
+    def _beat(self, path: Path, released: threading.Event) -> None:
+        while not released.wait(HEARTBEAT):
+            try:
+                os.utime(path)
+            except OSError:
+                return
+
+    def _others(self, first: int, last: int) -> bool:
+        """Whether another living engine's claim overlaps.
+
+        Each engine writes its claim before it looks, so of two that collide at least one sees the other. Both may
+        withdraw; they try again at a moment of their own choosing. Ages are told by the folder's own clock.
+        """
+        now = self._path.stat().st_mtime if self._path else time.time()
+        for path in self._folder.glob("*.claim"):
+            match = _NAME.match(path.name)
+            if not match or match[3] == self._owner or int(match[2]) < first or last < int(match[1]):
+                continue
+            try:
+                age = now - path.stat().st_mtime
+            except OSError:
+                continue
+            if age > EXPIRY:
+                path.unlink(missing_ok=True)
+            else:
+                return True
+        return False

@@ -1,0 +1,543 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A job from footage to files: decode, plate, network and encode side by side; resumable, shareable. No bpy.
+
+How a recurrent network's state is restored: a run's frames are cut into segments of `SEGMENT` from its first frame.
+Each segment starts from an empty memory, `PREROLL` frames early, so what it gives depends on the footage alone. A run
+that was interrupted, even in the middle of a segment, starts that segment again and writes what is missing: the same
+files, bit for bit. Segments are also what engines on one folder share out among themselves (see `claims`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import queue
+import random
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import color, frame_io
+from .checkpoints import load_model, locate_model
+from .claims import Claims
+from .errors import JobError, OutputError, PlateError
+from .frame_io import Footage, Frame
+from .job import Job, Source, write_job
+from .matting import Matte, Matter
+from .plate import plate_from_clip
+
+SEGMENT = 200  # frames between two fresh starts of a recurrent network
+PREROLL = 8  # frames run before a segment to fill its memory
+VERSION = 1  # raise when the same job gives other pixels: finished frames are then redone
+READ_AHEAD = 4  # frames decoded before the network asks
+WRITERS = 2  # threads that encode
+WRITE_BEHIND = 6  # mattes waiting to be encoded
+
+Cancelled = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Progress:
+    done: int
+    total: int
+    frame_number: int = 0
+    fps: float = 0.0  # frames per second, of those computed in this run
+    seconds_left: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Listener:
+    on_progress: Callable[[Progress], None]
+    on_warning: Callable[[str], None]
+    cancelled: Cancelled
+
+
+def run_job(
+    job: Job,
+    frames: tuple[int, int] | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_warning: Callable[[str], None] = lambda message: None,
+    cancelled: Cancelled = lambda: False,
+) -> dict[str, Any]:
+    """Bring a job's output folder up to date.
+
+    Args:
+        frames: first and last, inclusive, a part of the job's own range; None: all of it.
+        cancelled: asked before each frame; what is written by then stays.
+
+    Returns:
+        The `Result` of core.protocol.Matte: where the files are, how many, and `cancelled`.
+
+    Raises:
+        MattingError: any member; frames already written stay and are not redone.
+    """
+    listener = _Listener(on_progress, on_warning, cancelled)
+    footage = frame_io.open_footage(job.footage.path, job.footage.color_space)
+    numbers = _select(footage, frames or job.frames)
+    for message in footage.warnings:
+        on_warning(message)
+    plate = _Plate(job, footage, on_warning)
+    results = _Results(job, footage, plate)
+    matter = _warm_matter(job)
+    results.prepare(job)
+
+    todo = set(numbers) - results.up_to_date(numbers)
+    skipped = len(numbers) - len(todo)
+    rate = _Rate(len(numbers), skipped, listener)
+    claims = Claims(results.folder / "claims")
+    try:
+        waiting = list(_segments(numbers))
+        while waiting and not cancelled():
+            for segment in list(waiting):
+                if not todo.isdisjoint(segment) and not claims.take(segment[0], segment[-1]):
+                    continue  # another engine is on it
+                missing = [n for n in segment if n in todo]
+                missing = [n for n in missing if n not in results.up_to_date(missing)] if missing else []
+                if missing:
+                    _run_segment(footage, segment, missing, plate, matter, results, rate, listener)
+                rate.note_up_to_date(sum(n in todo for n in segment) - len(missing))
+                todo.difference_update(segment)
+                claims.release()
+                waiting.remove(segment)
+                if cancelled():
+                    break
+            else:
+                if waiting:
+                    time.sleep(random.uniform(0.2, 1.0))  # another engine is at work; its claim ends or expires
+    finally:
+        claims.release()
+    return {**results.summary(numbers), "skipped": skipped, "cancelled": cancelled()}
+
+
+def preview_frame(job: Job, frame_number: int, folder: Path) -> dict[str, Any]:
+    """Matte one frame by itself, without memory, into `folder`.
+
+    Returns:
+        The `Result` of core.protocol.Preview.
+
+    Raises:
+        MattingError: any member.
+    """
+    footage = frame_io.open_footage(job.footage.path, job.footage.color_space)
+    numbers = _select(footage, (frame_number, frame_number))
+    plate = _Plate(job, footage, lambda message: None)
+    matter = _warm_matter(job)
+    results = _Results(job, footage, plate, folder)
+    results.make_folders()
+    for number, frame in footage.frames(numbers):
+        matter.reset()
+        results.write(number, frame, _matte_frame(matter, plate, number, frame), seconds=0.0)
+    return {**results.paths(frame_number), "frame_number": frame_number}
+
+
+def make_plate(
+    source: Source,
+    path: Path,
+    frames: tuple[int, int] | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    cancelled: Cancelled = lambda: False,
+) -> dict[str, Any]:
+    """Estimate a clean plate from the clip itself and write it, at the footage's precision, to `path`.
+
+    Returns:
+        The `Result` of core.protocol.MakePlate: the file, its coverage (0 to 1), and `cancelled`.
+
+    Raises:
+        MattingError: any member.
+    """
+    footage = frame_io.open_footage(source.path, source.color_space)
+    reader = _Reader(footage, _select(footage, frames), cancelled)
+    is_float = footage.color_space == "linear"
+    if path.suffix.lower() != (".exr" if is_float else ".png"):
+        raise JobError("a .png plate for integer footage, .exr for float", path.name, "Change the name's ending")
+    try:
+        plate = plate_from_clip(
+            reader,
+            view=lambda pixels: color.to_float(color.to_srgb(pixels, footage.color_space)),
+            progress=lambda share, step: on_progress(Progress(round(share * 100), 100)),
+        )
+    except _StoppedError:
+        return {"plate": "", "coverage": 0.0, "cancelled": True}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame_io.write_image(path, plate.plate)
+    return {"plate": str(path), "coverage": round(float(plate.coverage.mean()), 4), "cancelled": False}
+
+
+class _StoppedError(Exception):
+    """The user cancelled."""
+
+
+class _Reader:
+    """Footage as core.plate reads it: by index, in any order."""
+
+    def __init__(self, footage: Footage, numbers: list[int], cancelled: Cancelled) -> None:
+        self._footage, self._numbers, self._cancelled = footage, numbers, cancelled
+        self.count = len(numbers)
+
+    def read(self, index: int) -> color.Pixels:
+        if self._cancelled():
+            raise _StoppedError
+        ((_, frame),) = self._footage.frames([self._numbers[index]])
+        return frame.pixels
+
+
+def _run_segment(
+    footage: Footage,
+    segment: list[int],
+    missing: list[int],
+    plate: _Plate,
+    matter: Matter,
+    results: _Results,
+    rate: _Rate,
+    listener: _Listener,
+) -> None:
+    """Run a segment's frames up to the last missing one through the network; write the missing ones."""
+    numbers = [n for n in segment if n <= missing[-1]]
+    if matter.is_recurrent:
+        first = bisect_left(footage.numbers, segment[0])
+        numbers = footage.numbers[max(0, first - PREROLL) : first] + numbers
+    else:
+        numbers = missing
+    wanted = set(missing)
+    matter.reset()
+    with _ReadAhead(footage, numbers) as frames, _WriteBehind() as writer:
+        for number, frame in frames:
+            if listener.cancelled():
+                return
+            start = time.perf_counter()
+            matte = _matte_frame(matter, plate, number, frame)
+            if number in wanted:
+                seconds = time.perf_counter() - start
+                writer.submit(partial(results.write, number, frame, matte, seconds))
+                rate.note_done(number)
+
+
+def _matte_frame(matter: Matter, plate: _Plate, number: int, frame: Frame) -> Matte:
+    return matter.matte(color.to_srgb(frame.pixels, frame.color_space), plate.for_frame(number))
+
+
+def _segments(numbers: list[int]) -> Iterator[list[int]]:
+    for start in range(0, len(numbers), SEGMENT):
+        yield numbers[start : start + SEGMENT]
+
+
+def _select(footage: Footage, frames: tuple[int, int] | None) -> list[int]:
+    first, last = frames or (footage.numbers[0], footage.numbers[-1])
+    numbers = [n for n in footage.numbers if first <= n <= last]
+    if not numbers:
+        raise JobError(
+            f"frames within {footage.numbers[0]}-{footage.numbers[-1]}, which {footage.path.name} has",
+            f"{first}-{last}",
+            "Choose a range that overlaps",
+        )
+    return numbers
+
+
+@cache
+def _load_matter(path: Path, stamp: int, device: str, precision: str, detail: float) -> Matter:
+    return Matter(load_model(path), device, precision, detail)
+
+
+def _warm_matter(job: Job) -> Matter:
+    """The job's network, loaded once per process; with the memory of no frame."""
+    path = locate_model(job.model)
+    matter = _load_matter(path, path.stat().st_mtime_ns, job.device, job.precision, job.detail)
+    matter.reset()
+    return matter
+
+
+class _Plate:
+    """The job's clean plate, at the footage's size and sRGB-encoded."""
+
+    def __init__(self, job: Job, footage: Footage, on_warning: Callable[[str], None]) -> None:
+        self.identity = ""
+        self.pixels: color.Pixels | None = None
+        if not job.plate.path:
+            return
+        source = frame_io.open_plate(job.plate.path, job.plate.color_space)
+        self.identity = source.identity(source.numbers[0])
+        ((_, frame),) = source.frames(source.numbers[:1])
+        ours, theirs = footage.width / footage.height, source.width / source.height
+        if abs(theirs / ours - 1) > 0.01:
+            raise PlateError(
+                f"a plate of the footage's shape, {footage.width} x {footage.height}",
+                f"{source.path.name} of {source.width} x {source.height}",
+                "Crop it to the footage's frame, or choose the right plate",
+            )
+        if (source.width, source.height) != (footage.width, footage.height):
+            on_warning(
+                f"The plate is {source.width} x {source.height}; it is scaled to the footage's "
+                f"{footage.width} x {footage.height}."
+            )
+        pixels = frame_io.resize(frame.pixels, footage.width, footage.height)
+        self.pixels = color.to_srgb(pixels, frame.color_space)
+
+    def for_frame(self, number: int) -> color.Pixels | None:
+        return self.pixels
+
+
+class _Results:
+    """The output folder: which frames are up to date, and how a frame is written."""
+
+    def __init__(self, job: Job, footage: Footage, plate: _Plate, folder: Path | None = None) -> None:
+        self.folder = folder or Path(job.output.folder)
+        self.output = job.output
+        self._footage = footage
+        self._plate = plate
+        is_float = footage.color_space == "linear"
+        self.extension = {"auto": ".exr" if is_float else ".png"}.get(job.output.format, "." + job.output.format)
+        if self.extension == ".png" and is_float:
+            raise JobError(
+                "EXR output for scene-linear footage, which PNG cannot hold", "format png", "Use --format exr or auto"
+            )
+        self.color_space = "linear" if self.extension == ".exr" else footage.color_space
+        model = locate_model(job.model)
+        self._settings = json.dumps(
+            [
+                VERSION,
+                str(model.name),
+                hashlib.sha256(model.read_bytes()).hexdigest(),
+                job.precision,
+                job.detail,
+                asdict(job.plate) | {"path": plate.identity},
+                job.footage.color_space,
+                self.extension,
+            ]
+        )
+        self._records: dict[int, dict[str, Any]] = {}
+        self._log = self.folder / "records" / f"{platform.node()}-{os.getpid()}"
+        self._lock = threading.Lock()
+
+    def prepare(self, job: Job) -> None:
+        """Make the folders, write the job beside its results, sweep away what an interrupted run left half-written."""
+        self.make_folders()
+        write_job(job, self.folder / "job.yaml")
+        for name in self._names():
+            for stale in (self.folder / name).glob(".*.part.*"):
+                if time.time() - stale.stat().st_mtime > 600:
+                    stale.unlink(missing_ok=True)
+
+    def make_folders(self) -> None:
+        try:
+            for name in (*self._names(), "records"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            probe = self.folder / f".{os.getpid()}.part.probe"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise OutputError(
+                "a folder that can be written", f"{self.folder}: {error.strerror}", "Choose another output folder"
+            ) from None
+
+    def _names(self) -> list[str]:
+        optional = {"foreground": self.output.foreground, "matte": self.output.matte, "error": self.output.error}
+        return ["alpha", *(name for name, wanted in optional.items() if wanted)]
+
+    def path(self, name: str, number: int) -> Path:
+        extension = ".png" if name == "error" else self.extension
+        return self.folder / name / f"{name}.{number:04d}{extension}"
+
+    def paths(self, number: int) -> dict[str, str]:
+        return {name: str(self.path(name, number)) for name in self._names()}
+
+    def key(self, number: int) -> str:
+        """Hash of everything this frame's files come from: settings, plate, and the frames that the network saw."""
+        index = bisect_left(self._footage.numbers, number)
+        seen = [self._footage.identity(n) for n in self._footage.numbers[max(0, index - PREROLL) : index + 1]]
+        return hashlib.sha256(json.dumps([self._settings, sorted(set(seen)), number]).encode()).hexdigest()[:16]
+
+    def up_to_date(self, numbers: list[int]) -> set[int]:
+        """Those of `numbers` whose record has today's key and whose files are there, whole."""
+        records = self._read_records()
+        fresh = set()
+        for number in numbers:
+            record = records.get(number)
+            if record and record["key"] == self.key(number) and self._is_whole(record["files"]):
+                fresh.add(number)
+        return fresh
+
+    def _is_whole(self, files: dict[str, int]) -> bool:
+        try:
+            return all((self.folder / path).stat().st_size == size for path, size in files.items()) and all(
+                any(path.startswith(name + "/") for path in files) for name in self._names()
+            )
+        except OSError:
+            return False
+
+    def _read_records(self) -> dict[int, dict[str, Any]]:
+        records: dict[int, dict[str, Any]] = {}
+        for log in (self.folder / "records").glob("*.jsonl"):
+            for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    record = json.loads(line)
+                    known = records.get(record["frame_number"])
+                    if known is None or known["written"] <= record["written"]:
+                        records[record["frame_number"]] = record
+                except (ValueError, KeyError, TypeError):
+                    continue  # a line cut off by a crash: its frame is done again
+        return records
+
+    def write(self, number: int, frame: Frame, matte: Matte, seconds: float) -> None:
+        """Encode and write one frame's files, then its record."""
+        sizes = {}
+        for name, pixels in self._pictures(frame, matte).items():
+            path = self.path(name, number)
+            sizes[f"{name}/{path.name}"] = frame_io.write_image(path, pixels)
+        record = {
+            "frame_number": number,
+            "key": self.key(number),
+            "files": sizes,
+            "seconds": round(seconds, 4),
+            "coverage": round(float(matte.pha.mean()), 5),
+            "expected_error": round(float(matte.err.mean()), 5),
+            "written": time.time(),
+        }
+        with self._lock, open(f"{self._log}.jsonl", "a", encoding="utf-8") as log:
+            log.write(json.dumps(record) + "\n")
+
+    def _pictures(self, frame: Frame, matte: Matte) -> dict[str, color.Pixels]:
+        """The frame's outputs as they go to disk. Where alpha is 1, the foreground is the source pixel itself."""
+        exr = self.extension == ".exr"
+        alpha16 = color.to_dtype(matte.pha, np.dtype(np.uint16))
+        pictures: dict[str, color.Pixels] = {"alpha": matte.pha.astype(np.float16) if exr else alpha16}
+        wanted = self._names()
+        if "error" in wanted:
+            pictures["error"] = color.to_dtype(matte.err, np.dtype(np.uint8))
+        if "foreground" not in wanted and "matte" not in wanted:
+            return pictures
+        if exr:
+            source = color.to_linear(frame.pixels, frame.color_space)
+            exact = frame.pixels.dtype if frame.pixels.dtype.kind == "f" else np.dtype(np.float16)
+            exact = np.dtype(np.float32) if frame.pixels.dtype == np.uint16 else exact
+        else:
+            source, exact = frame.pixels, frame.pixels.dtype
+        estimate = color.from_srgb(matte.fgr, self.color_space)
+        foreground = estimate.astype(exact) if exr else color.to_dtype(estimate, exact)
+        np.copyto(foreground, source.astype(exact, copy=False), where=(alpha16 == 65535)[..., None])
+        if "foreground" in wanted:
+            pictures["foreground"] = foreground
+        if "matte" in wanted:
+            pictures["matte"] = _rgba(foreground, matte.pha)
+        return pictures
+
+    def summary(self, numbers: list[int]) -> dict[str, Any]:
+        """Write report.json over every record here, and say what the command's `Result` says."""
+        records = self._read_records()
+        report = self.folder / "report.json"
+        unfinished = report.with_name(f".{os.getpid()}.part.report.json")
+        frames = [records[n] for n in sorted(records)]
+        unfinished.write_text(json.dumps({"frames": frames}, indent=1), encoding="utf-8")
+        unfinished.replace(report)
+        return {
+            "folder": str(self.folder),
+            "first": numbers[0],
+            "last": numbers[-1],
+            "frames": sum(n in records for n in numbers),
+            **self.paths(numbers[0]),
+            "width": self._footage.width,
+            "height": self._footage.height,
+            "foreground_color_space": self.color_space,
+            "matte_alpha": "premultiplied" if self.extension == ".exr" else "straight",
+            "report": str(report),
+        }
+
+
+def _rgba(foreground: color.Pixels, pha: color.Floats) -> color.Pixels:
+    """(H, W, 4): premultiplied in EXR, straight in PNG, as each format's readers expect."""
+    if foreground.dtype.kind == "f":
+        premultiplied = foreground.astype(np.float32) * pha[..., None]
+        return np.dstack([premultiplied, pha]).astype(foreground.dtype)
+    return np.dstack([foreground, color.to_dtype(pha, foreground.dtype)])
+
+
+class _Rate:
+    """Counts frames and tells the listener how fast they come and when they will be done."""
+
+    def __init__(self, total: int, done: int, listener: _Listener) -> None:
+        self._total, self._done, self._listener = total, done, listener
+        self._computed = 0
+        self._start = time.perf_counter()
+        listener.on_progress(Progress(done, total))
+
+    def note_done(self, number: int) -> None:
+        self._done += 1
+        self._computed += 1
+        fps = self._computed / max(time.perf_counter() - self._start, 1e-6)
+        left = (self._total - self._done) / fps
+        self._listener.on_progress(Progress(self._done, self._total, number, fps, left))
+
+    def note_up_to_date(self, count: int) -> None:
+        """Frames that another engine has finished meanwhile."""
+        self._done += count
+
+
+class _ReadAhead:
+    """Decodes on a thread of its own, at most READ_AHEAD frames before they are asked for."""
+
+    def __init__(self, footage: Footage, numbers: list[int]) -> None:
+        self._queue: queue.Queue[tuple[int, Frame] | Exception | None] = queue.Queue(READ_AHEAD)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._read, args=(footage, numbers), daemon=True)
+
+    def _read(self, footage: Footage, numbers: list[int]) -> None:
+        try:
+            for item in footage.frames(numbers):
+                self._put(item)
+                if self._stop.is_set():
+                    return
+            self._put(None)
+        except Exception as error:
+            self._put(error)
+
+    def _put(self, item: tuple[int, Frame] | Exception | None) -> None:
+        while not self._stop.is_set():
+            try:
+                return self._queue.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+
+    def __enter__(self) -> Iterator[tuple[int, Frame]]:
+        self._thread.start()
+        return iter(self)
+
+    def __iter__(self) -> Iterator[tuple[int, Frame]]:
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+class _WriteBehind:
+    """Encodes on a few threads; the first failure reaches the caller at its next submit, or at the end."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(WRITERS)
+        self._pending: list[Future[None]] = []
+
+    def submit(self, task: Callable[[], None]) -> None:
+        self._pending.append(self._pool.submit(task))
+        while len(self._pending) > WRITE_BEHIND or (self._pending and self._pending[0].done()):
+            self._pending.pop(0).result()
+
+    def __enter__(self) -> _WriteBehind:
+        return self
+
+    def __exit__(self, kind: object, *exc: object) -> None:
+        self._pool.shutdown(wait=True)
+        if kind is None:
+            for future in self._pending:
+                future.result()

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One frame after another through a network: pictures in, mattes out. Knows arrays, not files. No bpy."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .color import Floats, Pixels
+from .errors import DeviceError, ShapeError
+from .models.recurrent import PlateFeatures, RecurrentMatting
+
+COARSE_SIDE = 512  # pixels; long side of the recurrent network's coarse pass, as its authors recommend
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Matte:
+    """One frame's result, float32, 0 to 1."""
+
+    pha: Floats  # (H, W)
+    fgr: Floats  # (H, W, 3), straight, sRGB-encoded
+    err: Floats  # (H, W), expected absolute error of pha
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """ "auto" takes CUDA, then Apple's Metal, then the CPU.
+
+    Raises:
+        DeviceError: a device that is not here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    known = [device["id"] for device in list_devices()]
+    if name not in known and name != "cuda" or (name == "cuda" and "cuda:0" not in known):
+        raise DeviceError(f"one of the devices here ({', '.join(known)})", repr(name), "Use --device auto")
+    return torch.device(name)
+
+
+def list_devices() -> list[dict[str, Any]]:
+    """Every device the engine can run on: its id, its name, its memory in bytes (0 where shared with the system)."""
+    devices: list[dict[str, Any]] = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        devices.append({"id": f"cuda:{index}", "name": properties.name, "memory": properties.total_memory})
+    if torch.backends.mps.is_available():
+        devices.append({"id": "mps", "name": "Apple Metal", "memory": 0})
+    devices.append({"id": "cpu", "name": f"CPU, {torch.get_num_threads()} threads", "memory": 0})
+    return devices
+
+
+class Matter:
+    """A network on a device, with the memory of the frames before.
+
+    Args:
+        model: RecurrentMatting, MattingBase or MattingRefine, in eval mode.
+        device: as `choose_device`.
+        precision: "auto" is fp16 on CUDA and fp32 elsewhere.
+        detail: size of the coarse pass as a share of the frame, above 0 up to 1; 0 has it chosen by the frame's size.
+    """
+
+    def __init__(self, model: nn.Module, device: str = "auto", precision: str = "auto", detail: float = 0.0) -> None:
+        self.device = choose_device(device)
+        if precision == "auto":
+            precision = "fp16" if self.device.type == "cuda" else "fp32"
+        self.dtype = _DTYPES[precision]
+        self.detail = detail
+        self.model = model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._plate: tuple[Pixels, float, Tensor | PlateFeatures] | None = None
+        self._memory: tuple[Tensor, ...] | None = None
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether a frame's matte depends on the frames before it."""
+        return isinstance(self.model, RecurrentMatting)
+
+    def reset(self) -> None:
+        """Forget the frames before: the next one is a shot's first."""
+        self._memory = None
+
+    @torch.inference_mode()
+    def matte(self, src: Pixels, bgr: Pixels | None) -> Matte:
+        """Matte the next frame of the shot.
+
+        Args:
+            src: (H, W, 3) sRGB-encoded, uint8, uint16 or float32 (0 to 1).
+            bgr: the clean plate, same size; None where there is none. The same array object again costs nothing.
+
+        Raises:
+            ShapeError: sizes differ, or a network that needs a plate has none.
+        """
+        if bgr is not None and bgr.shape != src.shape:
+            raise ShapeError(f"a plate of {src.shape}", f"{bgr.shape}", "Scale the plate to the footage's size")
+        height, width = src.shape[:2]
+        source = self._to_tensor(src)
+        ratio = self.detail or min(1.0, COARSE_SIDE / max(height, width))
+        autocast = (
+            contextlib.nullcontext()
+            if self.dtype == torch.float32
+            else torch.autocast(self.device.type, dtype=self.dtype)
+        )
+        with autocast:
+            plate = None if bgr is None else self._encoded_plate(bgr, ratio)
+            if isinstance(self.model, RecurrentMatting):
+                out = self.model(source, plate, self._memory, ratio)
+                self._memory = out.rec
+                pha, fgr, err = out.pha, out.fgr, out.err
+            else:
+                pha, fgr, err = self._matte_by_paper(source, plate)
+        err = F.interpolate(err.float(), (height, width), mode="bilinear", align_corners=False)
+        return Matte(
+            pha[0, 0].float().cpu().numpy(),
+            fgr[0].float().permute(1, 2, 0).contiguous().cpu().numpy(),
+            err[0, 0].clamp(0, 1).cpu().numpy(),
+        )
+
+    def _matte_by_paper(self, source: Tensor, plate: Tensor | PlateFeatures | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The paper's networks want a plate and sizes that divide by 4: padded by the edge, then cropped."""
+        if not isinstance(plate, Tensor):
+            raise ShapeError("a clean plate, which this network cannot do without", "none", "Give one, or use default")
+        height, width = source.shape[2:]
+        padding = (0, -width % 4, 0, -height % 4)
+        source, plate = (F.pad(t, padding, mode="replicate") for t in (source, plate))
+        pha, fgr, *rest = self.model(source, plate)
+        err = rest[2] if len(rest) == 4 else rest[0]  # MattingRefine gives its coarse pha and fgr in between
+        err = F.interpolate(err.float(), source.shape[2:], mode="bilinear", align_corners=False)
+        return pha[..., :height, :width], fgr[..., :height, :width], err[..., :height, :width]
+
+    def _encoded_plate(self, bgr: Pixels, ratio: float) -> Tensor | PlateFeatures:
+        """What the network needs of the plate, kept while the same array comes again."""
+        if self._plate is None or self._plate[0] is not bgr or self._plate[1] != ratio:
+            tensor = self._to_tensor(bgr)
+            recurrent = isinstance(self.model, RecurrentMatting)
+            self._plate = bgr, ratio, self.model.encode_plate(tensor, ratio) if recurrent else tensor
+        return self._plate[2]
+
+    def _to_tensor(self, pixels: Pixels) -> Tensor:
+        """(H, W, 3) of any type to (1, 3, H, W) float32, 0 to 1, channels last in memory."""
+        tensor = torch.from_numpy(pixels).to(self.device).permute(2, 0, 1)[None]
+        if tensor.is_floating_point():
+            return tensor.float()
+        return tensor.float().mul_(1 / torch.iinfo(tensor.dtype).max)
