@@ -10,7 +10,7 @@ from typing import Any
 
 import safetensors
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from core.errors import CheckpointError
 from core.models.recurrent import RecurrentMatting
@@ -75,17 +75,28 @@ def load_model(name_or_path: str | Path = "default") -> nn.Module:
     return model.eval()
 
 
-def save_model(model: nn.Module, path: str | Path, metadata: Mapping[str, Any]) -> None:
-    """Write a model's weights in their own precision, whole or not at all.
+def half_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Large tensors in float16, the others as they are.
+
+    Rounding everything moves alpha by up to 0.04 at edges, nearly all of it by way of the first layers and the biases;
+    with these kept, a tenth of all weights, it moves by 0.003.
+    """
+    return {key: value.half() if value.numel() > 32768 else value for key, value in state.items()}
+
+
+def save_model(model: nn.Module, path: str | Path, metadata: Mapping[str, Any], *, half: bool = False) -> None:
+    """Write a model's weights, whole or not at all.
 
     Args:
         metadata: "architecture", the class's name, and "arguments", the dictionary it is made with; further entries are
             kept. What is no string is stored as JSON.
+        half: write what `half_weights` makes of them, at half the size, to ship them.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    tensors = {key: value.detach().contiguous().cpu() for key, value in model.state_dict().items()}
+    state = half_weights(model.state_dict()) if half else model.state_dict()
+    tensors = {key: value.detach().contiguous().cpu() for key, value in state.items()}
     strings = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
     save_file(tensors, partial, strings)
     partial.replace(path)

@@ -1,0 +1,376 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The default network: recurrent video matting that also looks at a clean plate.
+
+The network without a plate is RobustVideoMatting (Lin et al. 2022, "Robust High-Resolution Video Matting with Temporal
+Guidance"): a MobileNetV3 encoder, LR-ASPP, a decoder of convolutional GRUs, and a deep guided filter for the full
+resolution. Every layer through which the plate enters starts at zero, so that weights made for that network keep their
+quality until training moves them; without a plate those layers are left out.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.errors import ShapeError
+from core.models.mobilenetv3 import MobileNetV3Encoder
+
+State: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
+PlateFusion: TypeAlias = Literal["early", "difference"]
+
+_IMAGES = 3 + 3  # channels: the plate, and its absolute difference from the source
+
+
+class RecurrentOutput(NamedTuple):
+    """What the network says of a run of frames; without the T axis where the source had none."""
+
+    pha: Tensor  # (B, T, 1, H, W) alpha, 0 to 1
+    fgr: Tensor  # (B, T, 3, H, W) straight foreground, sRGB-encoded, 0 to 1
+    err: Tensor  # (B, T, 1, h, w) expected absolute error of alpha, 0 to 1, at the coarse size
+    rec: State  # what the next frame needs: (B, C, h/2, w/2) down to (B, C, h/16, w/16)
+
+
+class PlateFeatures(NamedTuple):
+    """What the network needs to know of a plate, computed once for a plate that stays the same (T = 1)."""
+
+    bgr: Tensor  # (B, T, 3, H, W)
+    bgr_sm: Tensor  # (B, T, 3, h, w), at the coarse size
+    features: tuple[Tensor, ...]  # (B, T, C, h/2, w/2) down to (B, T, C, h/16, w/16), or none of them
+
+
+class PlateConv2d(nn.Conv2d):
+    """A convolution with further input channels for what the plate tells, of no effect until they are trained.
+
+    Args:
+        plate_channels: channels of the plate's input; the other arguments are those of `nn.Conv2d`.
+    """
+
+    def __init__(
+        self, in_channels: int, plate_channels: int, out_channels: int, kernel_size: int, stride: int = 1
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2)
+        self.plate_weight = nn.Parameter(torch.zeros(out_channels, plate_channels, kernel_size, kernel_size))
+        self.plate_bias = nn.Parameter(torch.zeros(out_channels))
+
+    def forward(self, input: Tensor, plate: Tensor | None = None) -> Tensor:
+        """(B, in, H, W) and, where there is a plate, (B, plate, H, W) -> (B, out, H, W)."""
+        if plate is None:
+            return super().forward(input)
+        weight = torch.cat([self.weight, self.plate_weight], dim=1)
+        bias = self.plate_bias if self.bias is None else self.bias + self.plate_bias
+        return F.conv2d(torch.cat([input, plate], dim=1), weight, bias, self.stride, self.padding)
+
+
+class _LiteAspp(nn.Module):
+    """LR-ASPP (Howard et al. 2019, section 6.4): features gated by their global mean."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.value = nn.Conv2d(in_channels, out_channels, 1)
+        self.gate = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.value(x)) * torch.sigmoid(self.gate(F.adaptive_avg_pool2d(x, 1)))
+
+
+class _ConvGru(nn.Module):
+    """Convolutional gated recurrent unit over half of the channels; the other half passes by (section 3.2)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.hidden = channels // 2
+        self.gates = nn.Conv2d(2 * self.hidden, 2 * self.hidden, 3, padding=1)
+        self.candidate = nn.Conv2d(2 * self.hidden, self.hidden, 3, padding=1)
+
+    def forward(self, x: Tensor, frames: int, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x (B * frames, C, h, w), state (B, C/2, h, w) -> the same shapes."""
+        passed, remembered = x.chunk(2, dim=1)
+        remembered = _unfold(remembered, frames)
+        if state is None:
+            state = torch.zeros_like(remembered[:, 0])
+        states = []
+        for frame in remembered.unbind(1):
+            reset, update = torch.sigmoid(self.gates(torch.cat([frame, state], dim=1))).chunk(2, dim=1)
+            candidate = torch.tanh(self.candidate(torch.cat([frame, reset * state], dim=1)))
+            state = torch.lerp(state, candidate, update)
+            states.append(state)
+        return torch.cat([passed, torch.stack(states, dim=1).flatten(0, 1)], dim=1), state
+
+
+class _UpBlock(nn.Module):
+    """Up by two, joined with the encoder's feature and the source at that scale, then a GRU."""
+
+    def __init__(self, in_channels: int, skip_channels: int, plate_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = PlateConv2d(in_channels + skip_channels + 3, plate_channels, out_channels, 3)
+        self.gru = _ConvGru(out_channels)
+
+    def forward(
+        self, x: Tensor, skip: Tensor, src: Tensor, plate: Tensor | None, frames: int, state: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        x = torch.cat([_double(x, src), skip, src], dim=1)
+        return self.gru(F.relu(self.conv(x, plate)), frames, state)  # type: ignore[no-any-return]
+
+
+class _Decoder(nn.Module):
+    """Section 3.2: from 1/16 up to the coarse size, with memory at four scales."""
+
+    def __init__(self, plate_channels: tuple[int, int, int, int]) -> None:
+        super().__init__()
+        self.plate_bottleneck = nn.Conv2d(plate_channels[3], 128, 1) if plate_channels[3] else None
+        if self.plate_bottleneck is not None:
+            nn.init.zeros_(self.plate_bottleneck.weight)
+            nn.init.zeros_(self.plate_bottleneck.bias)  # type: ignore[arg-type]
+        self.gru = _ConvGru(128)
+        self.up8 = _UpBlock(128, 40, plate_channels[2] + _IMAGES, 80)
+        self.up4 = _UpBlock(80, 24, plate_channels[1] + _IMAGES, 40)
+        self.up2 = _UpBlock(40, 16, plate_channels[0] + _IMAGES, 32)
+        self.conv0 = PlateConv2d(32 + 3, _IMAGES, 16, 3)
+        self.conv1 = nn.Conv2d(16, 16, 3, padding=1)
+
+    def forward(
+        self,
+        features: tuple[Tensor, ...],
+        src: Tensor,
+        images: Tensor | None,
+        changes: tuple[Tensor, ...],
+        frames: int,
+        rec: State | None,
+    ) -> tuple[Tensor, State]:
+        """Features (B * frames, C, ...) at four scales -> hidden features (B * frames, 16, h, w) and the next state.
+
+        Args:
+            src: (B * frames, 3, h, w) coarse source.
+            images: (B * frames, 6, h, w) plate and absolute difference, or None without a plate.
+            changes: absolute differences of the encoder's features, finest first; empty if this network has none.
+        """
+        srcs = _pyramid(src)
+        plates: list[Tensor | None] = [None] * 4
+        if images is not None:
+            plates = list(_pyramid(images))
+            for scale, change in enumerate(changes[:3], start=1):
+                plates[scale] = torch.cat([change, _present(plates[scale])], dim=1)
+        r1, r2, r3, r4 = rec if rec is not None else (None, None, None, None)
+        x = features[3]
+        if self.plate_bottleneck is not None and changes:
+            x = x + self.plate_bottleneck(changes[3])
+        x, r4 = self.gru(x, frames, r4)
+        x, r3 = self.up8(x, features[2], srcs[3], plates[3], frames, r3)
+        x, r2 = self.up4(x, features[1], srcs[2], plates[2], frames, r2)
+        x, r1 = self.up2(x, features[0], srcs[1], plates[1], frames, r1)
+        x = F.relu(self.conv0(torch.cat([_double(x, src), src], dim=1), plates[0]))
+        return F.relu(self.conv1(x)), (r1, r2, r3, r4)
+
+
+class _GuidedRefiner(nn.Module):
+    """Deep guided filter (Wu et al. 2018) from the coarse to the full resolution, guided by source and plate.
+
+    Each output is locally an affine function of the source. Where the plate is known, alpha is also one of source minus
+    plate: with a locally constant foreground colour that is the compositing equation itself.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.box = nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False)  # a learned mean
+        self.conv0 = PlateConv2d(4 + 4 + 16, 3 + 3 + 3, 16, 1)
+        self.conv1 = nn.Conv2d(16, 16, 1)
+        self.slope = nn.Conv2d(16, 4, 1)
+        self.plate_slope = nn.Conv2d(16, 3, 1)
+        nn.init.zeros_(self.plate_slope.weight)
+        nn.init.zeros_(self.plate_slope.bias)  # type: ignore[arg-type]
+
+    def forward(
+        self, src: Tensor, src_sm: Tensor, change: Tensor | None, change_sm: Tensor | None, coarse: Tensor, hid: Tensor
+    ) -> Tensor:
+        """Bring `coarse` to the source's size.
+
+        Args:
+            src: (B, 3, H, W); src_sm: (B, 3, h, w).
+            change: (B, 3, H, W) source minus plate, -1 to 1; change_sm: (B, 3, h, w); both None without a plate.
+            coarse: (B, 4, h, w) foreground residual and alpha.
+            hid: (B, 16, h, w) the decoder's features.
+
+        Returns:
+            (B, 4, H, W) foreground residual and alpha, not clamped.
+        """
+        guide = torch.cat([src_sm, src_sm.mean(1, keepdim=True)], dim=1)
+        mean_guide, mean_coarse = self.box(guide), self.box(coarse)
+        covariance = self.box(guide * coarse) - mean_guide * mean_coarse
+        variance = self.box(guide * guide) - mean_guide * mean_guide
+        statistics = None
+        if change_sm is not None:
+            mean_change, pha = _box(change_sm), coarse[:, 3:]
+            change_covariance = _box(change_sm * pha) - mean_change * _box(pha)
+            change_variance = _box(change_sm * change_sm) - mean_change * mean_change
+            statistics = torch.cat([change_covariance, change_variance, change_sm.abs()], dim=1)
+        x = F.relu(self.conv0(torch.cat([covariance, variance, hid], dim=1), statistics))
+        x = F.relu(self.conv1(x))
+        slope = self.slope(x)
+        offset = mean_coarse - slope * mean_guide
+        size = (src.shape[-2], src.shape[-1])
+        if change is None or change_sm is None:
+            slope, offset = _resize(torch.cat([slope, offset], dim=1), size).chunk(2, dim=1)
+            return slope * torch.cat([src, src.mean(1, keepdim=True)], dim=1) + offset
+        change_slope = self.plate_slope(x)
+        lines = _resize(torch.cat([slope, offset, change_slope, change_slope * mean_change], dim=1), size)
+        slope, offset, change_slope, change_offset = torch.split(lines, [4, 4, 3, 3], dim=1)
+        y = slope * torch.cat([src, src.mean(1, keepdim=True)], dim=1) + offset
+        pha = y[:, 3:] + (change_slope * change - change_offset).sum(1, keepdim=True)
+        return torch.cat([y[:, :3], pha], dim=1)
+
+
+class RecurrentMatting(nn.Module):
+    """RobustVideoMatting with a clean plate.
+
+    Args:
+        plate_fusion: "early": the plate enters the encoder's first layer. "difference": the same encoder sees source
+            and plate apart, and the decoder is told the absolute difference of their features at every scale. In both
+            the decoder's source inputs and the full-resolution filter see the plate and its difference as well.
+    """
+
+    def __init__(self, plate_fusion: PlateFusion = "early") -> None:
+        super().__init__()
+        self.plate_fusion = plate_fusion
+        early = plate_fusion == "early"
+        self.encoder = MobileNetV3Encoder(
+            PlateConv2d(3, 3, 16, 3, stride=2) if early else nn.Conv2d(3, 16, 3, stride=2, padding=1)
+        )
+        self.aspp = _LiteAspp(960, 128)
+        self.decoder = _Decoder((0, 0, 0, 0) if early else (16, 24, 40, 128))
+        self.project = nn.Conv2d(16, 4, 1)
+        self.refiner = _GuidedRefiner()
+        self.error = nn.Conv2d(16, 1, 1)
+        nn.init.zeros_(self.error.weight)
+        nn.init.constant_(self.error.bias, -4.0)  # type: ignore[arg-type]  # an expected error of 0.018 everywhere
+
+    def encode_plate(self, bgr: Tensor, downsample_ratio: float = 1.0) -> PlateFeatures:
+        """Compute once what `forward` needs of a plate that does not change; pass the result as its `bgr`.
+
+        Args:
+            bgr: (B, 3, H, W) or (B, T, 3, H, W) sRGB-encoded, 0 to 1.
+            downsample_ratio: the one that `forward` will be given.
+        """
+        if bgr.dim() == 4:
+            bgr = bgr.unsqueeze(1)
+        frames = bgr.shape[1]
+        bgr_sm = _shrink(bgr.flatten(0, 1), downsample_ratio)
+        features: tuple[Tensor, ...] = ()
+        if self.plate_fusion == "difference":
+            features = tuple(_unfold(feature, frames) for feature in self._encode(bgr_sm))
+        return PlateFeatures(bgr, _unfold(bgr_sm, frames), features)
+
+    def forward(
+        self,
+        src: Tensor,
+        bgr: Tensor | PlateFeatures | None = None,
+        rec: State | None = None,
+        downsample_ratio: float = 1.0,
+    ) -> RecurrentOutput:
+        """Matte a run of frames.
+
+        Args:
+            src: (B, T, 3, H, W), or (B, 3, H, W) for one frame; sRGB-encoded, 0 to 1.
+            bgr: clean plate of the same shape; (B, 1, 3, H, W) or (B, 3, H, W) if it is the same for all frames;
+                what `encode_plate` made of it; None without one.
+            rec: the state after the frame before, None at the first frame.
+            downsample_ratio: the scale at which the network looks; below 1 the filter brings its result to full size.
+
+        Raises:
+            ShapeError: source and plate differ in size, or a shape is none of the above.
+        """
+        single = src.dim() == 4
+        if single:
+            src = src.unsqueeze(1)
+        if src.dim() != 5 or src.shape[2] != 3:
+            raise ShapeError(
+                "a source of (B, T, 3, H, W) or (B, 3, H, W)", f"{tuple(src.shape)}", "Pass RGB frames of that shape"
+            )
+        plate = self.encode_plate(bgr, downsample_ratio) if isinstance(bgr, Tensor) else bgr
+        frames = src.shape[1]
+        if plate is not None:
+            shape = tuple(plate.bgr.shape)
+            if shape not in {tuple(src.shape), (src.shape[0], 1, *src.shape[2:])}:
+                raise ShapeError(
+                    f"a plate of {tuple(src.shape)} or with one frame",
+                    f"{shape}",
+                    "Bring the plate to the source's size",
+                )
+        src = src.flatten(0, 1)
+        src_sm = _shrink(src, downsample_ratio)
+        images = change = change_sm = None
+        changes: tuple[Tensor, ...] = ()
+        if plate is not None:
+            bgr_sm = _repeat(plate.bgr_sm, frames)
+            change_sm = src_sm - bgr_sm
+            images = torch.cat([bgr_sm, change_sm.abs()], dim=1)
+        if images is not None and self.plate_fusion == "early":
+            features = self._encode(src_sm, images[:, :3])
+        else:
+            features = self._encode(src_sm)
+            if plate is not None:
+                changes = tuple(
+                    (feature - _repeat(other, frames)).abs()
+                    for feature, other in zip(features, plate.features, strict=True)
+                )
+        hid, rec = self.decoder(features, src_sm, images, changes, frames, rec)
+        coarse = self.project(hid).to(src.dtype)
+        err = torch.sigmoid(self.error(hid))
+        if downsample_ratio != 1:
+            if plate is not None:
+                change = src - _repeat(plate.bgr, frames)
+            coarse = self.refiner(src, src_sm, change, change_sm, coarse, hid)
+        outputs = (coarse[:, 3:].clamp(0, 1), (src + coarse[:, :3]).clamp(0, 1), err)
+        pha, fgr, err = outputs if single else (_unfold(output, frames) for output in outputs)
+        return RecurrentOutput(pha, fgr, err, rec)
+
+    def _encode(self, *images: Tensor) -> tuple[Tensor, ...]:
+        """Coarse source, and coarse plate where the first layer takes one -> features at four scales."""
+        f1, f2, f3, f4 = self.encoder(*images)
+        return f1, f2, f3, self.aspp(f4)
+
+
+def _present(plate: Tensor | None) -> Tensor:
+    assert plate is not None
+    return plate
+
+
+def _repeat(x: Tensor, frames: int) -> Tensor:
+    """(B, T or 1, C, H, W) -> (B * frames, C, H, W)."""
+    return x.expand(-1, frames, -1, -1, -1).flatten(0, 1)
+
+
+def _unfold(x: Tensor, frames: int) -> Tensor:
+    """(B * frames, C, H, W) -> (B, frames, C, H, W)."""
+    return x.view(-1, frames, *x.shape[1:])
+
+
+def _shrink(x: Tensor, ratio: float) -> Tensor:
+    """Bilinear by a factor; the size is rounded down, as the published network does it."""
+    if ratio == 1:
+        return x
+    return F.interpolate(x, scale_factor=ratio, mode="bilinear", align_corners=False, recompute_scale_factor=False)
+
+
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def _double(x: Tensor, like: Tensor) -> Tensor:
+    """Twice the size, cut to the size of `like` (whose odd sizes were rounded up on the way down)."""
+    x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+    return x[:, :, : like.shape[-2], : like.shape[-1]]
+
+
+def _pyramid(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The image at 1, 1/2, 1/4, 1/8, sizes rounded up."""
+    half = F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
+    quarter = F.avg_pool2d(half, 2, ceil_mode=True, count_include_pad=False)
+    return x, half, quarter, F.avg_pool2d(quarter, 2, ceil_mode=True, count_include_pad=False)
+
+
+def _box(x: Tensor) -> Tensor:
+    """Mean of 3 x 3 pixels, zero outside the image."""
+    return F.avg_pool2d(x, 3, stride=1, padding=1)

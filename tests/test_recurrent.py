@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The default network: equal to the published one where the plate is out of play, and ready to learn from a plate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor
+
+from core.checkpoints import half_weights, load_model
+from core.errors import CheckpointError, ShapeError
+from core.models.recurrent import RecurrentMatting
+from scripts.convert_rvm import find_onnx, load_onnx_weights
+
+COARSE = ["753", "754"]  # the published graph's names for its foreground residual and alpha before the guided filter
+FUSIONS = ["early", "difference"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def published() -> onnxruntime.InferenceSession:
+    graph = onnx.load(str(find_onnx()))
+    graph.graph.output.extend(onnx.helper.make_tensor_value_info(name, 1, None) for name in COARSE)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def warm_started(fusion: Any = "early") -> RecurrentMatting:
+    model = RecurrentMatting(fusion).eval()
+    load_onnx_weights(model, find_onnx())
+    return model
+
+
+@pytest.fixture(scope="module", params=FUSIONS)
+def model(request: pytest.FixtureRequest) -> RecurrentMatting:
+    return warm_started(request.param)
+
+
+def clip(height: int, width: int, frames: int = 3) -> Tensor:
+    """(1, T, 3, H, W): a drawn figure that walks; the published network takes it for a person."""
+    y = torch.arange(height).view(-1, 1) / height
+    x = torch.arange(width).view(1, -1) / height
+    images = []
+    for t in range(frames):
+        across = x - (0.5 + 0.03 * t) * width / height
+        eyes = ((across.abs() - 0.05) ** 2 + (y - 0.28) ** 2) < 0.0002
+        layers = [
+            (across**2 / 0.02 + (y - 0.25) ** 2 / 0.03 < 1, (0.15, 0.1, 0.08)),  # hair
+            ((across.abs() < 0.28 - 0.12 * (1 - y)) & (y > 0.48), (0.2, 0.2, 0.45)),  # body
+            ((across.abs() < 0.05) & (y > 0.3), (0.8, 0.6, 0.5)),  # neck
+            (across**2 / 0.012 + (y - 0.3) ** 2 / 0.022 < 1, (0.87, 0.67, 0.57)),  # head
+            (eyes, (0.1, 0.1, 0.1)),
+        ]
+        image = torch.stack([0.4 + 0.3 * y + 0 * x, 0.6 - 0.2 * x + 0 * y, 0.7 - 0.2 * y + 0 * x])
+        for mask, colour in layers:
+            image = torch.where(mask, torch.tensor(colour).view(3, 1, 1), image)
+        images.append(image)
+    return torch.stack(images).unsqueeze(0)
+
+
+def run_published(session: onnxruntime.InferenceSession, src: Tensor, ratio: float) -> list[list[np.ndarray]]:
+    rec = [np.zeros((1, 1, 1, 1), np.float32)] * 4
+    outputs = []
+    for frame in src.unbind(1):
+        feed = dict(zip(["r1i", "r2i", "r3i", "r4i"], rec, strict=True))
+        feed |= {"src": frame.numpy(), "downsample_ratio": np.array([ratio], np.float32)}
+        result = session.run(["fgr", "pha", "r1o", "r2o", "r3o", "r4o", *COARSE], feed)
+        rec = result[2:6]
+        outputs.append(result)
+    return outputs
+
+
+@pytest.mark.parametrize(
+    ("size", "ratio"), [((160, 224), 0.5), ((173, 211), 0.6), ((203, 155), 0.375), ((96, 135), 1.0)]
+)
+@pytest.mark.parametrize("with_plate", [False, True])
+def test_parity_with_published(
+    model: RecurrentMatting, published: Any, size: tuple[int, int], ratio: float, with_plate: bool
+) -> None:
+    src = clip(*size)
+    plate = src.flip(-1) if with_plate else None
+    output = model(src, plate, downsample_ratio=ratio)
+    expected = run_published(published, src, ratio)
+    for t, (fgr, pha, *_, residual, coarse) in enumerate(expected):
+        if ratio == 1:  # the published graph filters even then
+            pha, fgr = coarse.clip(0, 1), (residual + src[:, t].numpy()).clip(0, 1)
+        assert pha.std() > 0.1  # the comparison says something
+        np.testing.assert_allclose(output.pha[:, t], pha, atol=1e-4)
+        np.testing.assert_allclose(output.fgr[:, t], fgr, atol=1e-4)
+    for ours, theirs in zip(output.rec, expected[-1][2:6], strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_parity_after_half_rounding(published: Any) -> None:
+    model = warm_started()
+    model.load_state_dict(half_weights(model.state_dict()))
+    src = clip(160, 224)
+    output = model(src, downsample_ratio=0.5)
+    for t, (fgr, pha, *_) in enumerate(run_published(published, src, 0.5)):
+        np.testing.assert_allclose(output.pha[:, t], pha, atol=5e-3)
+        np.testing.assert_allclose(output.fgr[:, t], fgr, atol=5e-3)
+
+
+def test_a_file_of_other_weights_is_refused(tmp_path: Path) -> None:
+    graph = onnx.load(str(find_onnx()))
+    graph.graph.node.remove(next(node for node in graph.graph.node if node.op_type == "Conv"))
+    onnx.save(graph, str(tmp_path / "short.onnx"))
+    with pytest.raises(CheckpointError, match="82 convolutions"):
+        load_onnx_weights(RecurrentMatting(), tmp_path / "short.onnx")
+
+
+def perturbed(fusion: Any) -> RecurrentMatting:
+    """A network whose plate inputs matter."""
+    model = warm_started(fusion)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "plate" in name or name == "error.weight":
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    return model
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("ratio", [1.0, 0.5])
+def test_every_plate_parameter_matters(fusion: Any, ratio: float) -> None:
+    model = warm_started(fusion)
+    src = clip(96, 128, 2)
+    with torch.enable_grad():
+        output = model(src, src.flip(-1), downsample_ratio=ratio)
+        (output.pha.sum() + output.err.sum()).backward()
+    silent = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().any()}
+    expected = {name for name, _ in model.named_parameters() if name.startswith("refiner.")} if ratio == 1 else set()
+    assert silent == expected
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("ratio", [1.0, 0.5])
+def test_frame_by_frame_equals_at_once(fusion: Any, ratio: float) -> None:
+    model = perturbed(fusion)
+    src, bgr = clip(93, 131, 3), clip(93, 131, 1).flip(-1)
+    at_once = model(src, bgr, downsample_ratio=ratio)
+    static = model.encode_plate(bgr[:, 0], ratio)
+    moving = model(src, bgr.expand(-1, 3, -1, -1, -1), downsample_ratio=ratio)
+    torch.testing.assert_close(moving.pha, at_once.pha)
+    rec = None
+    for t in range(3):
+        output = model(src[:, t], static, rec, ratio)
+        rec = output.rec
+        for ours, whole in zip(output[:3], at_once[:3], strict=True):
+            torch.testing.assert_close(ours, whole[:, t], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_output_shapes_and_ranges(fusion: Any) -> None:
+    model = perturbed(fusion)
+    src = clip(90, 122, 2)
+    output = model(src, src.flip(-1), downsample_ratio=0.5)
+    assert output.pha.shape == (1, 2, 1, 90, 122)
+    assert output.fgr.shape == (1, 2, 3, 90, 122)
+    assert output.err.shape == (1, 2, 1, 45, 61)
+    assert [tuple(state.shape[1:]) for state in output.rec] == [(16, 23, 31), (20, 12, 16), (40, 6, 8), (64, 3, 4)]
+    assert all(0 <= x.min() and x.max() <= 1 for x in output[:3])
+    assert not torch.equal(output.pha, model(src, downsample_ratio=0.5).pha)
+
+
+@pytest.mark.parametrize(
+    "plate", [torch.zeros(1, 3, 64, 60), torch.zeros(1, 3, 3, 64, 64), torch.zeros(2, 1, 3, 64, 64)]
+)
+def test_a_plate_of_another_shape_is_refused(plate: Tensor) -> None:
+    with pytest.raises(ShapeError, match="Bring the plate"):
+        RecurrentMatting()(torch.zeros(1, 2, 3, 64, 64), plate)
+
+
+def test_a_source_without_three_channels_is_refused() -> None:
+    with pytest.raises(ShapeError, match="RGB"):
+        RecurrentMatting()(torch.zeros(1, 4, 64, 64))
+
+
+def test_default_weights_load() -> None:
+    model = load_model()
+    assert isinstance(model, RecurrentMatting)
+    assert not model.training
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
