@@ -111,19 +111,20 @@ class MobileNetV3Encoder(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.head = nn.Conv2d(channels, self.channels[-1], 1)
 
-    def forward(self, src: Tensor, *stem_inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, src: Tensor, plate: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Features of sRGB images.
 
         Args:
             src: (B, 3, H, W) sRGB-encoded, 0 to 1.
-            stem_inputs: passed on to the stem, normalised like `src`.
+            plate: the like, for a stem that takes one.
 
         Returns:
             (B, 16, H/2, W/2), (B, 24, H/4, W/4), (B, 40, H/8, W/8), (B, 960, H/16, W/16), sizes rounded up.
         """
         mean = src.new_tensor(_MEAN).view(3, 1, 1)
         std = src.new_tensor(_STD).view(3, 1, 1)
-        x = F.hardswish(self.stem(*((image - mean) / std for image in (src, *stem_inputs))))
+        x = (src - mean) / std
+        x = F.hardswish(self.stem(x) if plate is None else self.stem(x, plate=(plate - mean) / std))
         taps = []
         for index, block in enumerate(self.blocks):
             x = block(x)

@@ -55,13 +55,17 @@ class PlateConv2d(nn.Conv2d):
         self.plate_weight = nn.Parameter(torch.zeros(out_channels, plate_channels, kernel_size, kernel_size))
         self.plate_bias = nn.Parameter(torch.zeros(out_channels))
 
-    def forward(self, input: Tensor, plate: Tensor | None = None) -> Tensor:
-        """(B, in, H, W) and, where there is a plate, (B, plate, H, W) -> (B, out, H, W)."""
-        if plate is None:
-            return super().forward(input)
-        weight = torch.cat([self.weight, self.plate_weight], dim=1)
-        bias = self.plate_bias if self.bias is None else self.bias + self.plate_bias
-        return F.conv2d(torch.cat([input, plate], dim=1), weight, bias, self.stride, self.padding)
+    def forward(self, *inputs: Tensor, plate: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """Inputs (B, C, H, W) with `in_channels` in all, and the plate's (B, plate, H, W) -> (B, out, H, W).
+
+        All are cast to the first one's precision before they are joined: under autocast that is the lower one.
+        """
+        weight, bias, parts = self.weight, self.bias, [x.to(inputs[0].dtype) for x in inputs]
+        if plate is not None:
+            weight = torch.cat([weight, self.plate_weight], dim=1)
+            bias = self.plate_bias if bias is None else bias + self.plate_bias
+            parts.append(plate.to(inputs[0].dtype))
+        return F.conv2d(torch.cat(parts, dim=1), weight, bias, self.stride, self.padding)
 
 
 class _LiteAspp(nn.Module):
@@ -111,8 +115,8 @@ class _UpBlock(nn.Module):
     def forward(
         self, x: Tensor, skip: Tensor, src: Tensor, plate: Tensor | None, frames: int, state: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        x = torch.cat([_double(x, src), skip, src], dim=1)
-        return self.gru(F.relu(self.conv(x, plate)), frames, state)  # type: ignore[no-any-return]
+        x = F.relu(self.conv(_double(x, src), skip, src, plate=plate))
+        return self.gru(x, frames, state)  # type: ignore[no-any-return]
 
 
 class _Decoder(nn.Module):
@@ -161,7 +165,7 @@ class _Decoder(nn.Module):
         x, r3 = self.up8(x, features[2], srcs[3], plates[3], frames, r3)
         x, r2 = self.up4(x, features[1], srcs[2], plates[2], frames, r2)
         x, r1 = self.up2(x, features[0], srcs[1], plates[1], frames, r1)
-        x = F.relu(self.conv0(torch.cat([_double(x, src), src], dim=1), plates[0]))
+        x = F.relu(self.conv0(_double(x, src), src, plate=plates[0]))
         return F.relu(self.conv1(x)), (r1, r2, r3, r4)
 
 
@@ -206,7 +210,7 @@ class _GuidedRefiner(nn.Module):
             change_covariance = _box(change_sm * pha) - mean_change * _box(pha)
             change_variance = _box(change_sm * change_sm) - mean_change * mean_change
             statistics = torch.cat([change_covariance, change_variance, change_sm.abs()], dim=1)
-        x = F.relu(self.conv0(torch.cat([covariance, variance, hid], dim=1), statistics))
+        x = F.relu(self.conv0(covariance, variance, hid, plate=statistics))
         x = F.relu(self.conv1(x))
         slope = self.slope(x)
         offset = mean_coarse - slope * mean_guide
@@ -299,7 +303,7 @@ class RecurrentMatting(nn.Module):
                     "Bring the plate to the source's size",
                 )
         src = src.flatten(0, 1)
-        src_sm = _shrink(src, downsample_ratio)
+        src_sm = _shrink(src, downsample_ratio).contiguous(memory_format=torch.channels_last)
         images = change = change_sm = None
         changes: tuple[Tensor, ...] = ()
         if plate is not None:
@@ -326,9 +330,9 @@ class RecurrentMatting(nn.Module):
         pha, fgr, err = outputs if single else (_unfold(output, frames) for output in outputs)
         return RecurrentOutput(pha, fgr, err, rec)
 
-    def _encode(self, *images: Tensor) -> tuple[Tensor, ...]:
+    def _encode(self, src_sm: Tensor, bgr_sm: Tensor | None = None) -> tuple[Tensor, ...]:
         """Coarse source, and coarse plate where the first layer takes one -> features at four scales."""
-        f1, f2, f3, f4 = self.encoder(*images)
+        f1, f2, f3, f4 = self.encoder(src_sm, bgr_sm)
         return f1, f2, f3, self.aspp(f4)
 
 
