@@ -15,13 +15,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from core.checkpoints import load_model, save_model
 from core.errors import JobError
+from core.evaluation import mean_scores, score_clip
 from core.models import RecurrentMatting
 from core.training import losses
 from core.training.loop import Batch, Process, Trainer, Validation, join_processes, sample_order
@@ -201,19 +201,19 @@ def main(args: argparse.Namespace, make_clips: MakeClips | None = None) -> dict[
 
 
 def validate(model: nn.Module, clips: Dataset[dict[str, Any]], args: argparse.Namespace) -> Validation:
-    """MAD of alpha (x 1000) over the first clips of the validation split, and a picture of the first."""
+    """All measures over the frames of the first clips of the validation split, and pictures of four last frames."""
     device = next(model.parameters()).device
-    mads, images = [], {}
-    count = min(args.valid_clips, len(clips))  # type: ignore[arg-type]
-    for index in range(1 if args.dry_run else count):
+    scores: list[dict[str, float]] = []
+    images: dict[str, Tensor] = {}
+    for index in range(1 if args.dry_run else min(args.valid_clips, len(clips))):  # type: ignore[arg-type]
         clip = clips[index]
-        src, bgr, pha = (clip[name].unsqueeze(0).to(device) for name in ("src", "bgr", "pha"))
+        src, bgr = (clip[name].unsqueeze(0).to(device) for name in ("src", "bgr"))
         pred = model(src, bgr if clip["has_plate"] else None, downsample_ratio=args.valid_downsample_ratio)
-        mads.append(1000 * F.l1_loss(pred.pha.float(), pha).item())
+        scores += score_clip(pred.pha[0], clip["pha"], pred.fgr[0], clip["fgr"])
         if index < 4:
-            views = [src[0, -1], pred.pha[0, -1].expand(3, -1, -1), pha[0, -1].expand(3, -1, -1)]
-            images[f"{index}_src_pred_true"] = torch.cat([view.float() for view in views], dim=-1)
-    return Validation({"mad": sum(mads) / len(mads)}, images)
+            views = (clip["src"][-1], pred.pha[0, -1].expand(3, -1, -1), clip["pha"][-1].expand(3, -1, -1))
+            images[f"{index}_src_pred_true"] = torch.cat([view.cpu() for view in views], dim=-1)
+    return Validation(mean_scores(scores), images)
 
 
 def _batched(order: Iterator[int], size: int, steps: int) -> list[list[int]]:

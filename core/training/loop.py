@@ -25,7 +25,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from core.errors import CheckpointError, DeviceError, MattingError
+from core.errors import CheckpointError, MattingError
+from core.matting import choose_device
 
 log = logging.getLogger(__name__)
 
@@ -86,17 +87,6 @@ def join_processes() -> Process:
     if not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     return Process(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
-
-
-def choose_device(name: str, process: Process) -> torch.device:
-    """The device for `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; each local process gets a card of its own."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise DeviceError("a CUDA card", "none that this PyTorch can use", "Pass --device cpu")
-    if name == "cuda":
-        return torch.device("cuda", process.local_rank)
-    return torch.device(name)
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
@@ -217,7 +207,8 @@ class Trainer:
     ) -> None:
         self.options = options
         self.process = process or Process()
-        self.device = choose_device(options.device, self.process)
+        cuda = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
+        self.device = choose_device(f"cuda:{self.process.local_rank}" if cuda else options.device)
         self.dtype = choose_precision(options.precision, self.device)
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = optimizer([dict(group) for group in groups])  # type: ignore[call-arg]
