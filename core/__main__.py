@@ -10,11 +10,14 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import signal
 import sys
 import threading
 from dataclasses import asdict
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: idle threads must not spin on a core others need
 
 from .errors import JobError, MattingError
 from .job import FORMATS, PRECISIONS, Job, Output, PlateSource, Source, parse_frames, read_job

@@ -209,6 +209,7 @@ def _run_segment(
     else:
         numbers = missing
     wanted = set(missing)
+    results.sweep(missing)
     matter.reset()
     with _ReadAhead(footage, numbers) as frames, _WriteBehind() as writer:
         for number, frame in frames:
@@ -319,13 +320,17 @@ class _Results:
         self._lock = threading.Lock()
 
     def prepare(self, job: Job) -> None:
-        """Make the folders, write the job beside its results, sweep away what an interrupted run left half-written."""
+        """Make the folders and write the job beside its results."""
         self.make_folders()
         write_job(job, self.folder / "job.yaml")
+
+    def sweep(self, numbers: list[int]) -> None:
+        """Remove what a killed run left half-written of these frames; call it with their claim held."""
         for name in self._names():
-            for stale in (self.folder / name).glob(".*.part.*"):
-                if time.time() - stale.stat().st_mtime > 600:
-                    stale.unlink(missing_ok=True)
+            ours = {self.path(name, number).name for number in numbers}
+            for unfinished in (self.folder / name).glob(".*.part.*"):
+                if unfinished.name.partition(".part.")[2] in ours:
+                    unfinished.unlink(missing_ok=True)
 
     def make_folders(self) -> None:
         try:

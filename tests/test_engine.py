@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Jobs from footage to files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import OpenImageIO as oiio
+import pytest
+
+from core import __main__ as command_line
+from core import engine, frame_io
+from core.claims import EXPIRY, Claims
+from core.errors import FootageError, JobError, OutputError, PlateError
+from core.job import Job, Output, PlateSource, Source
+
+ROOT = Path(__file__).parent.parent
+
+
+def make_job(footage: Path, plate: Path | None, folder: Path, **output) -> Job:
+    return Job(Source(str(footage)), PlateSource(str(plate) if plate else ""), Output(str(folder), **output))
+
+
+@pytest.fixture
+def job(shot, tmp_path):
+    return make_job(shot.write_movie(tmp_path / "a.mkv"), shot.write_plate(tmp_path / "plate.png"), tmp_path / "out")
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.*") if p.suffix in (".png", ".exr")}
+
+
+def read_png(path: Path | str) -> np.ndarray:
+    return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+
+
+def test_what_a_job_writes(shot, job):
+    progress = []
+    result = engine.run_job(job, on_progress=progress.append)
+    folder = Path(job.output.folder)
+    assert sorted(files_of(folder)) == [
+        f"{n}/{n}.000{i}.png" for n in ("alpha", "error", "foreground") for i in range(1, 6)
+    ]
+    assert result["frames"] == 5 and result["skipped"] == 0 and not result["cancelled"]
+    assert (progress[-1].done, progress[-1].total, progress[-1].frame_number) == (5, 5, 5)
+    alpha = read_png(result["alpha"])
+    assert alpha.dtype == np.uint16 and alpha.shape == (shot.height, shot.width)
+    report = json.loads(Path(result["report"]).read_text())["frames"]
+    assert [f["frame_number"] for f in report] == [1, 2, 3, 4, 5]
+    assert abs(report[0]["coverage"] - alpha.mean() / 65535) < 1e-4
+
+
+def test_where_alpha_is_one_the_foreground_is_the_source(shot, job, tmp_path, monkeypatch):
+    """Half of the frame is made opaque; there the source's own pixels come back, elsewhere the network's."""
+    from core.matting import Matte, Matter
+
+    def half(self, src, bgr):
+        pha = np.zeros(src.shape[:2], np.float32)
+        pha[:, : src.shape[1] // 2] = 1
+        return Matte(pha, np.full(src.shape, 0.25, np.float32), np.zeros_like(pha))
+
+    monkeypatch.setattr(Matter, "matte", half)
+    result = engine.run_job(job)
+    foreground = read_png(result["foreground"])[..., ::-1]
+    assert foreground.dtype == np.uint8
+    assert np.array_equal(foreground[:, :48], shot.frame(0)[:, :48])
+    assert (foreground[:, 48:] == 64).all()
+
+    light = (np.random.default_rng(0).random((shot.height, shot.width, 3)) * 6).astype(np.float16)
+    frame_io.write_image(tmp_path / "light.exr", light)
+    result = engine.run_job(make_job(tmp_path / "light.exr", None, tmp_path / "exr", matte=True))
+    foreground = frame_io.read_image(Path(result["foreground"]))
+    assert np.array_equal(foreground[:, :48], light[:, :48]) and light.max() > 5
+    rgba = oiio.ImageBuf(result["matte"]).get_pixels(oiio.FLOAT)
+    assert np.array_equal(rgba[:, :48, :3], light[:, :48].astype(np.float32)) and (rgba[:, 48:] == 0).all()
+
+
+def test_exr_output_of_an_8_bit_source_is_scene_linear(shot, job, monkeypatch):
+    from core import color
+    from core.matting import Matte, Matter
+
+    opaque = np.ones((shot.height, shot.width), np.float32)
+    monkeypatch.setattr(Matter, "matte", lambda self, src, bgr: Matte(opaque, np.zeros(src.shape, np.float32), opaque))
+    result = engine.run_job(replace(job, output=replace(job.output, format="exr")))
+    light = frame_io.read_image(Path(result["foreground"])).astype(np.float32)
+    assert np.array_equal(color.to_dtype(color.linear_to_srgb(light), np.dtype(np.uint8)), shot.frame(0))
+    assert result["foreground_color_space"] == "linear"
+
+
+def test_a_second_run_does_nothing_and_a_changed_setting_redoes(job):
+    engine.run_job(job)
+    stamps = {p: p.stat().st_mtime_ns for p in Path(job.output.folder).rglob("*.png")}
+    assert engine.run_job(job)["skipped"] == 5
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+    assert engine.run_job(replace(job, detail=0.5))["skipped"] == 0
+
+
+def test_a_damaged_or_deleted_result_is_done_again(job):
+    result = engine.run_job(job)
+    before = files_of(Path(job.output.folder))
+    Path(result["alpha"]).write_bytes(b"cut")
+    Path(job.output.folder, "error/error.0004.png").unlink()
+    assert engine.run_job(job)["skipped"] == 3
+    assert files_of(Path(job.output.folder)) == before
+
+
+def test_a_changed_plate_redoes_everything(shot, job):
+    engine.run_job(job)
+    frame_io.write_image(Path(job.plate.path), 255 - shot.plate)
+    assert engine.run_job(job)["skipped"] == 0
+
+
+def test_cancel_keeps_what_is_written_and_a_second_run_gives_the_same_files(job, tmp_path):
+    whole = replace(job, output=Output(str(tmp_path / "whole")))
+    engine.run_job(whole)
+    seen = []
+    result = engine.run_job(job, on_progress=seen.append, cancelled=lambda: len(seen) > 2)
+    assert result["cancelled"] and 0 < result["frames"] < 5
+    result = engine.run_job(job)
+    assert result["frames"] == 5 and 0 < result["skipped"] < 5
+    assert files_of(Path(job.output.folder)) == files_of(tmp_path / "whole")
+
+
+def test_segments_start_fresh_with_a_preroll(job, tmp_path, monkeypatch):
+    """A segment's mattes do not depend on whether the segments before were run in the same go."""
+    monkeypatch.setattr(engine, "SEGMENT", 2)
+    monkeypatch.setattr(engine, "PREROLL", 1)
+    engine.run_job(job)
+    alone = replace(job, output=Output(str(tmp_path / "alone")))
+    engine.run_job(alone, frames=(3, 4))
+    alone_files = files_of(tmp_path / "alone")
+    assert len(alone_files) == 6
+    assert alone_files.items() <= files_of(Path(job.output.folder)).items()
+
+
+def test_sequence_numbers_and_gaps(shot, tmp_path):
+    first = shot.write_sequence(tmp_path / "in", first=1001)
+    (tmp_path / "in/shot.1003.png").unlink()
+    warnings = []
+    result = engine.run_job(make_job(first, None, tmp_path / "out"), frames=(1002, 1004), on_warning=warnings.append)
+    assert [p.name for p in sorted((tmp_path / "out/alpha").iterdir())] == ["alpha.1002.png", "alpha.1004.png"]
+    assert result["first"] == 1002 and "lacks 1" in warnings[0]
+
+
+def test_odd_sizes(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (61, 97, 3), np.uint8)
+    frame_io.write_image(tmp_path / "a.png", pixels)
+    result = engine.run_job(make_job(tmp_path / "a.png", tmp_path / "a.png", tmp_path / "out"))
+    assert read_png(result["alpha"]).shape == (61, 97)
+
+
+def test_plate_of_another_size_is_scaled_and_of_another_shape_refused(shot, job, tmp_path):
+    warnings = []
+    small = frame_io.resize(shot.plate, 48, 32)
+    frame_io.write_image(tmp_path / "small.png", small)
+    engine.run_job(replace(job, plate=PlateSource(str(tmp_path / "small.png"))), on_warning=warnings.append)
+    assert "48 x 32" in warnings[0]
+    frame_io.write_image(tmp_path / "tall.png", small[:, :20])
+    with pytest.raises(PlateError, match=r"tall\.png of 20 x 32"):
+        engine.run_job(replace(job, plate=PlateSource(str(tmp_path / "tall.png"))))
+
+
+def test_bad_input(shot, job, tmp_path):
+    with pytest.raises(FootageError, match="plate that exists"):
+        engine.run_job(replace(job, plate=PlateSource(str(tmp_path / "none.png"))))
+    with pytest.raises(JobError, match="1-5"):
+        engine.run_job(job, frames=(50, 60))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="can be written"):
+        engine.run_job(replace(job, output=Output(str(tmp_path / "file/out"))))
+    frame_io.write_image(tmp_path / "light.exr", np.zeros((4, 4, 3), np.float16))
+    with pytest.raises(JobError, match="PNG cannot hold"):
+        engine.run_job(make_job(tmp_path / "light.exr", None, tmp_path / "png", format="png"))
+
+
+def test_an_unreadable_frame_stops_the_job_and_keeps_the_frames_before(shot, tmp_path):
+    first = shot.write_sequence(tmp_path / "in", count=5)
+    (tmp_path / "in/shot.0004.png").write_bytes(b"broken")
+    job = make_job(first, None, tmp_path / "out")
+    with pytest.raises(FootageError, match=r"shot\.0004\.png"):
+        engine.run_job(job)
+    assert len(list((tmp_path / "out/alpha").iterdir())) == 3
+    frame_io.write_image(tmp_path / "in/shot.0004.png", shot.frame(3))
+    assert engine.run_job(job)["skipped"] == 3
+
+
+def test_preview_is_one_frame_in_its_own_folder(job, tmp_path):
+    result = engine.preview_frame(job, 3, tmp_path / "preview")
+    assert Path(result["alpha"]) == tmp_path / "preview/alpha/alpha.0003.png" and Path(result["alpha"]).is_file()
+    assert not Path(job.output.folder).exists()
+
+
+def test_plate_from_the_clip(shot, tmp_path):
+    source = Source(str(shot.write_movie(tmp_path / "a.mkv", 24)))
+    result = engine.make_plate(source, tmp_path / "plate.png")
+    error = np.abs(frame_io.read_image(tmp_path / "plate.png").astype(int) - shot.plate)
+    assert np.mean(error > 3) < 0.02 and result["coverage"] > 0.5
+    with pytest.raises(JobError, match="ending"):
+        engine.make_plate(source, tmp_path / "plate.exr")
+
+
+def test_claims_are_exclusive_and_expire(tmp_path):
+    mine, other = Claims(tmp_path), Claims(tmp_path)
+    assert mine.take(1, 10)
+    assert not other.take(5, 20)
+    assert other.take(11, 20)
+    other.release()
+    (claim,) = tmp_path.glob("*.claim")
+    old = time.time() - EXPIRY - 1
+    os.utime(claim, (old, old))
+    assert other.take(5, 20)
+
+
+def test_two_engines_share_a_folder(shot, tmp_path):
+    """Each of 24 frames is written by exactly one of two processes."""
+    footage = shot.write_movie(tmp_path / "a.mkv", 24)
+    code = (
+        "import sys; from core import engine, __main__ as m; engine.SEGMENT = 3; engine.PREROLL = 1;"
+        f"sys.exit(m.main(['matte', '--footage', {str(footage)!r}, '--output', {str(tmp_path / 'out')!r}]))"
+    )
+    runs = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL) for _ in range(2)]
+    assert [run.wait(120) for run in runs] == [0, 0]
+    logs = [log.read_text().splitlines() for log in (tmp_path / "out/records").iterdir()]
+    numbers = sorted(json.loads(line)["frame_number"] for log in logs for line in log)
+    assert numbers == list(range(1, 25)) and len(logs) == 2
+    assert not list((tmp_path / "out/claims").iterdir())
+
+
+def test_command_line(shot, tmp_path, capsys):
+    footage, plate = shot.write_movie(tmp_path / "a.mkv"), shot.write_plate(tmp_path / "p.png")
+    arguments = ["matte", "--footage", str(footage), "--plate", str(plate), "--output", str(tmp_path / "out")]
+    assert command_line.main([*arguments, "--frames", "2-3"]) == 0
+    assert "2 frames" in capsys.readouterr().out
+    assert command_line.main(["matte", str(tmp_path / "out/job.yaml")]) == 0
+    assert len(list((tmp_path / "out/alpha").iterdir())) == 5
+    assert command_line.main(["plate", "--footage", str(footage), "--output", str(tmp_path / "clip.png")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["matte"], 2, "--footage and --output"),
+        (["matte", "none.yaml"], 2, "readable job file"),
+        (["matte", "--footage", "none.mov", "--output", "out"], 3, "no file"),
+        (["matte", "--footage", "a.png", "--output", "out", "--model", "none.pth"], 4, "model"),
+        (["matte", "--footage", "a.png", "--output", "out", "--model", "a.png"], 4, "a.png"),
+        (["matte", "--footage", "a.png", "--output", "a.png/out"], 5, "written"),
+        (["matte", "--footage", "a.png", "--output", "out", "--device", "cuda:7"], 6, "cuda:7"),
+        (["matte", "--footage", "a.png", "--output", "out", "--frames", "7-1"], 2, "7-1"),
+        (["matte", "--footage", "a.png", "--output", "out", "--color-space", "Kodak"], 2, "Kodak"),
+    ],
+)
+def test_exit_status_and_sentence(tmp_path, monkeypatch, capsys, arguments, status, words):
+    monkeypatch.chdir(tmp_path)
+    frame_io.write_image(tmp_path / "a.png", np.zeros((32, 32, 3), np.uint8))
+    assert command_line.main(arguments) == status
+    message = capsys.readouterr().err
+    assert words in message and "Expected" in message and "Traceback" not in message
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_killed_run_resumes_to_the_same_files(shot, tmp_path):
+    footage = shot.write_movie(tmp_path / "a.mkv", 12)
+    arguments = [sys.executable, "-m", "core", "matte", "--footage", str(footage), "--output"]
+    subprocess.run([*arguments, str(tmp_path / "whole")], cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    run = subprocess.Popen([*arguments, str(tmp_path / "out")], cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 60
+    while len(list(tmp_path.glob("out/alpha/alpha.*"))) < 3 and time.time() < deadline:
+        time.sleep(0.01)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    assert 3 <= len(list((tmp_path / "out/alpha").glob("alpha.*"))) < 12
+    for claim in (tmp_path / "out/claims").glob("*"):
+        os.utime(claim, (0, 0))  # as if a minute had passed
+    subprocess.run([*arguments, str(tmp_path / "out")], cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import OpenImageIO as oiio
+import pytest
+
+from core import frame_io
+from core.errors import FootageError, OutputError
+
+
+def read_all(footage):
+    return dict(footage.frames(footage.numbers))
+
+
+def test_movie_frames_by_number(shot, tmp_path):
+    footage = frame_io.open_footage(shot.write_movie(tmp_path / "a.mkv", 6))
+    assert (footage.width, footage.height, footage.fps, footage.numbers) == (96, 64, 24.0, [1, 2, 3, 4, 5, 6])
+    for number, frame in footage.frames([2, 5, 6]):
+        assert np.array_equal(frame.pixels, shot.frame(number - 1))
+
+
+def test_movie_with_a_varying_rate_repeats_what_is_on_screen(shot, tmp_path):
+    footage = frame_io.open_footage(shot.write_movie(tmp_path / "a.mkv", 4, times=[0, 1, 5, 6]))
+    frames = read_all(footage)
+    shown = [next(i for i in range(4) if np.array_equal(f.pixels, shot.frame(i))) for f in frames.values()]
+    assert shown == sorted(shown) and shown[0] == 0 and shown[-1] == 3
+    assert len(shown) > 4 and "varies" in footage.warnings[0]
+
+
+@pytest.mark.parametrize(("pix_fmt", "dtype", "tolerance"), [("yuv444p", np.uint8, 3), ("yuv444p10le", np.uint16, 1)])
+@pytest.mark.parametrize("matrix", ["ITU601", "ITU709"])
+def test_movie_color_matrix_and_depth(tmp_path, pix_fmt, dtype, tolerance, matrix):
+    color = np.uint8([200, 120, 40])
+    path = tmp_path / "a.mov"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=24, options={"crf": "1"})
+        stream.width, stream.height, stream.pix_fmt = 64, 64, pix_fmt
+        stream.codec_context.colorspace = {"ITU601": 5, "ITU709": 1}[matrix]
+        picture = av.VideoFrame.from_ndarray(np.full((64, 64, 3), color), format="rgb24")
+        picture = picture.reformat(format=pix_fmt, dst_colorspace=matrix)
+        picture.colorspace = stream.codec_context.colorspace
+        container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    (frame,) = read_all(frame_io.open_footage(path)).values()
+    assert frame.pixels.dtype == dtype
+    scale = 1 if dtype == np.uint8 else 257
+    assert np.abs(frame.pixels[32, 32] / scale - color).max() < tolerance
+
+
+def test_truncated_movie_says_where_and_keeps_what_is_whole(shot, tmp_path):
+    path = shot.write_movie(tmp_path / "a.mkv", 20)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    footage = frame_io.open_footage(path)
+    assert 5 < len(read_all(footage)) < 20
+
+
+@pytest.mark.parametrize("name", ["text.mov", "text.png", "text.exr", "text.xyz"])
+def test_a_file_that_is_no_picture(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("no picture" * 100)
+    with pytest.raises(FootageError, match=name):
+        frame_io.open_footage(path)
+
+
+def test_absent_footage(tmp_path):
+    with pytest.raises(FootageError, match="no file"):
+        frame_io.open_footage(tmp_path / "none.mov")
+
+
+def test_absurd_size_is_refused_before_reading(tmp_path):
+    path = tmp_path / "huge.exr"
+    spec = oiio.ImageSpec(40000, 40000, 1, "half")
+    spec.tile_width = spec.tile_height = 64
+    output = oiio.ImageOutput.create(str(path))
+    output.open(str(path), spec)
+    output.close()
+    with pytest.raises(FootageError, match="40000"):
+        frame_io.open_footage(path)
+
+
+def test_sequence_numbers_start_anywhere_and_gaps_are_told(shot, tmp_path):
+    first = shot.write_sequence(tmp_path, first=1001, count=5)
+    (tmp_path / "shot.1003.png").unlink()
+    (tmp_path / "other.1001.png").write_bytes(first.read_bytes())
+    footage = frame_io.open_footage(first)
+    assert footage.numbers == [1001, 1002, 1004, 1005]
+    assert "lacks 1 of the frames 1001 to 1005" in footage.warnings[0]
+    assert np.array_equal(read_all(footage)[1004].pixels, shot.frame(3))
+
+
+def test_a_frame_of_another_size_is_named(shot, tmp_path):
+    first = shot.write_sequence(tmp_path, count=3)
+    frame_io.write_image(tmp_path / "shot.0002.png", np.zeros((10, 10, 3), np.uint8))
+    with pytest.raises(FootageError, match=r"shot\.0002\.png of 10 x 10"):
+        read_all(frame_io.open_footage(first))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_png_keeps_its_depth(tmp_path, dtype):
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (7, 5, 3), dtype)
+    frame_io.write_image(tmp_path / "a.png", pixels)
+    assert np.array_equal(frame_io.read_image(tmp_path / "a.png"), pixels)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_exr_keeps_values_above_one(tmp_path, dtype):
+    pixels = (np.random.default_rng(0).random((7, 5, 3)) * 8 - 1).astype(dtype)
+    frame_io.write_image(tmp_path / "a.exr", pixels)
+    read = frame_io.read_image(tmp_path / "a.exr")
+    assert read.dtype == dtype and np.array_equal(read, pixels)
+
+
+def test_transparent_png_keeps_its_stored_color(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.uint8([[[10, 20, 200, 51]]]))
+    assert frame_io.read_image(tmp_path / "a.png").tolist() == [[[200, 20, 10]]]
+
+
+def test_grey_becomes_rgb(tmp_path):
+    frame_io.write_image(tmp_path / "a.png", np.uint8([[5, 9]]))
+    assert frame_io.read_image(tmp_path / "a.png").tolist() == [[[5] * 3, [9] * 3]]
+
+
+def test_multilayer_exr_takes_the_color(tmp_path):
+    spec = oiio.ImageSpec(1, 1, 4, "half")
+    spec.channelnames = ("depth.Z", "beauty.B", "beauty.G", "beauty.R")
+    output = oiio.ImageOutput.create(str(tmp_path / "a.exr"))
+    output.open(str(tmp_path / "a.exr"), spec)
+    output.write_image(np.float16([[[9, 1, 2, 3]]]))
+    output.close()
+    assert frame_io.read_image(tmp_path / "a.exr").tolist() == [[[3, 2, 1]]]
+
+
+def test_exr_with_a_smaller_data_window_fills_its_display_window(tmp_path):
+    spec = oiio.ImageSpec(2, 1, 3, "half")
+    spec.x, spec.y, spec.full_width, spec.full_height = 1, 1, 4, 3
+    output = oiio.ImageOutput.create(str(tmp_path / "a.exr"))
+    output.open(str(tmp_path / "a.exr"), spec)
+    output.write_image(np.ones((1, 2, 3), np.float16))
+    output.close()
+    pixels = frame_io.read_image(tmp_path / "a.exr")
+    assert pixels.shape == (3, 4, 3) and pixels.sum() == 6 and pixels[1, 1:3].min() == 1
+
+
+def test_truncated_image(shot, tmp_path):
+    path = shot.write_plate(tmp_path / "a.png")
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(FootageError, match="whole"):
+        frame_io.read_image(path)
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    with pytest.raises(OutputError, match="to write"):
+        frame_io.write_image(tmp_path / "absent" / "a.png", np.zeros((2, 2, 3), np.uint8))
+    taken = tmp_path / "a.png"
+    taken.mkdir()
+    with pytest.raises(OutputError):
+        frame_io.write_image(taken, np.zeros((2, 2, 3), np.uint8))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_plate_with_digits_in_its_name_is_one_still(shot, tmp_path):
+    shot.write_sequence(tmp_path, count=3)
+    assert frame_io.open_plate(Path(tmp_path / "shot.0002.png")).numbers == [1]

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+import json
+from pathlib import Path
+
+import pytest
+
+from core.errors import JobError
+from core.job import Job, Source, job_from_dict, parse_frames, read_job, write_job
+
+
+def test_json_from_blender_and_paths_beside_the_file(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text(json.dumps({"footage": {"path": "../a.mov"}, "frames": [3, 9], "output": {"folder": "out"}}))
+    job = read_job(path)
+    assert Path(job.footage.path) == tmp_path / "../a.mov"
+    assert (job.frames, Path(job.output.folder), job.plate.path) == ((3, 9), tmp_path / "out", "")
+
+
+def test_a_written_job_reads_back_the_same(tmp_path):
+    job = job_from_dict({"footage": {"path": "a.mov"}, "plate": {"path": "p.png"}, "frames": [1, 2]}, tmp_path)
+    write_job(job, tmp_path / "job.yaml")
+    assert read_job(tmp_path / "job.yaml") == job
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[1, 2]", "mapping"),
+        ("{}", "footage: path"),
+        ("footage: {path: a, colour: x}", "colour"),
+        ("{footage: {path: a}, plaet: {}}", "plaet"),
+        ("{footage: {path: a}, frames: [9, 3]}", "9-3"),
+        ("{footage: {path: a}, frames: [1]}", "first, last"),
+        ("{footage: {path: 7}}", "path as str"),
+        ("{footage: {path: a}, detail: 2}", "detail"),
+        ("{footage: {path: a}, precision: fp8}", "fp8"),
+        ("{footage: {path: a}, version: 9}", "version 1"),
+        ("footage: !!python/object/apply:os.system [touch hacked]", "YAML"),
+        ("a: &a [x, x]\nb: [*a, *a]", "aliases"),
+        ("footage: {", "YAML"),
+        ("[" * 100_000, "YAML"),
+    ],
+)
+def test_bad_jobs_are_refused_in_words(tmp_path, monkeypatch, text, words):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    with pytest.raises(JobError, match=words):
+        read_job(path)
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_absent_and_oversized_job_files(tmp_path):
+    with pytest.raises(JobError, match="readable"):
+        read_job(tmp_path / "none.yaml")
+    (tmp_path / "big.yaml").write_bytes(b"#" * (2 << 20))
+    with pytest.raises(JobError, match="few kilobytes"):
+        read_job(tmp_path / "big.yaml")
+
+
+@pytest.mark.parametrize(("text", "frames"), [("", None), ("4", (4, 4)), ("1001-1100", (1001, 1100))])
+def test_frame_ranges(text, frames):
+    assert parse_frames(text) == frames
+
+
+@pytest.mark.parametrize("text", ["a-b", "5-", "9-3", "-"])
+def test_bad_frame_ranges(text):
+    with pytest.raises(JobError):
+        parse_frames(text)
+
+
+def test_defaults():
+    assert Job(Source("a")).model == "default"

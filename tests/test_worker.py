@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The engine's process, spoken to as Blender does."""
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from core import protocol
+
+ROOT = Path(__file__).parent.parent
+
+
+class Process:
+    def __init__(self) -> None:
+        self.popen = subprocess.Popen(
+            [sys.executable, "-m", "core", "worker"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        self._watchdog = threading.Timer(60, self.popen.kill)
+        self._watchdog.start()
+
+    def send(self, message: protocol.Message, id: str) -> None:
+        self.send_line(protocol.encode(message, id))
+
+    def send_line(self, line: bytes) -> None:
+        self.popen.stdin.write(line)
+        self.popen.stdin.flush()
+
+    def read(self) -> tuple[str, protocol.Message]:
+        return protocol.decode(self.popen.stdout.readline())
+
+    def answers(self, id: str) -> list[protocol.Message]:
+        """Everything up to and including this command's Done."""
+        messages = []
+        while True:
+            got, message = self.read()
+            if got == id:
+                messages.append(message)
+                if isinstance(message, protocol.Done):
+                    return messages
+
+    def close(self) -> int:
+        self._watchdog.cancel()
+        self.popen.stdin.close()
+        status = self.popen.wait(20)
+        self.popen.stdout.close()
+        return status
+
+
+@pytest.fixture
+def worker():
+    process = Process()
+    yield process
+    process.close()
+
+
+def test_hello(worker):
+    worker.send(protocol.Hello(), "1")
+    engine, done = worker.answers("1")
+    assert engine.protocol == protocol.VERSION and engine.torch.startswith("2.") and "default" in engine.models
+    assert engine.devices[-1]["id"] == "cpu" and done.outcome == "finished"
+
+
+def test_a_job_and_its_answers(worker, shot, tmp_path):
+    job = {"footage": {"path": str(shot.write_movie(tmp_path / "a.mkv"))}, "output": {"folder": str(tmp_path / "out")}}
+    (tmp_path / "job.yaml").write_text(json.dumps(job))
+    worker.send(protocol.Matte(str(tmp_path / "job.yaml"), "2-4"), "7")
+    *progress, result, done = worker.answers("7")
+    assert [p.done for p in progress] == [0, 1, 2, 3] and progress[-1].fps > 0
+    assert result.data["frames"] == 3 and Path(result.data["alpha"]).name == "alpha.0002.png"
+    worker.send(protocol.Preview(str(tmp_path / "job.yaml"), 1, str(tmp_path / "preview")), "8")
+    result, done = worker.answers("8")
+    assert Path(result.data["alpha"]).is_file()
+
+
+def test_failure_is_a_sentence_and_the_worker_lives_on(worker):
+    worker.send(protocol.Matte("/none/job.yaml"), "1")
+    error, done = worker.answers("1")
+    assert error.kind == "JobError" and "readable job file" in error.message and done.outcome == "failed"
+    worker.send(protocol.DryRun(2, 0.0), "2")
+    assert [type(m) for m in worker.answers("2")][-1] is protocol.Done
+
+
+def test_cancel_a_running_and_a_waiting_command(worker):
+    worker.send(protocol.DryRun(1000, 0.02), "long")
+    worker.send(protocol.DryRun(1000, 0.02), "waiting")
+    worker.read()
+    worker.send(protocol.Cancel("waiting"), "c1")
+    worker.send(protocol.Cancel("long"), "c2")
+    assert worker.answers("long")[-1].outcome == "cancelled"
+    assert [m.type for m in worker.answers("waiting")] == ["done"]
+
+
+def test_nonsense_is_answered_and_survived(worker):
+    for line in (b"nonsense\n", b'{"id": "9", "type": "fly"}\n', b"\xff\xfe\n", b"x" * (protocol.MAX_LINE * 2) + b"\n"):
+        worker.send_line(line)
+        _, error = worker.read()
+        assert isinstance(error, protocol.Error) and error.kind == "ProtocolError"
+    worker.send_line(b"\n")
+    worker.send(protocol.DryRun(1, 0.0), "1")
+    assert worker.answers("1")[-1].outcome == "finished"
+
+
+def test_closing_stdin_ends_it_even_in_the_middle_of_a_command(worker):
+    worker.send(protocol.DryRun(100_000, 0.01), "1")
+    worker.read()
+    assert worker.close() == 0
+
+
+def test_shutdown(worker):
+    worker.send(protocol.Shutdown(), "1")
+    assert worker.answers("1") == [protocol.Done("finished")]
+    assert worker.popen.wait(20) == 0
