@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which frame of the footage Blender shows when. No bpy: works on anything with a movie clip's attributes.
+
+Two counts meet here. Scene frames are Blender's. Frame numbers are the footage's own: an image sequence's files'
+numbers, a movie's frames from 1. A clip shows number `first + (scene - frame_start) + frame_offset`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Protocol
+
+_NUMBERED = re.compile(r"^(?P<prefix>.*?)(?P<number>\d+)(?P<suffix>\D*\.[^.]+)$")
+
+
+class Clip(Protocol):
+    """What is used of `bpy.types.MovieClip`."""
+
+    source: str  # MOVIE or SEQUENCE
+    frame_start: int  # scene frame that shows the first frame
+    frame_offset: int
+    frame_duration: int
+
+
+def file_number(path: Path) -> int:
+    """The number in a sequence file's name, "shot_v2.1001.exr" -> 1001; 1 where there is none."""
+    match = _NUMBERED.match(path.name)
+    return int(match["number"]) if match else 1
+
+
+def numbered_like(path: Path) -> list[int]:
+    """The numbers of the files in the same folder that belong to the same sequence, ascending."""
+    match = _NUMBERED.match(path.name)
+    if not match or not path.parent.is_dir():
+        return []
+    others = (_NUMBERED.match(other.name) for other in path.parent.iterdir())
+    same = (
+        other for other in others if other and (other["prefix"], other["suffix"]) == (match["prefix"], match["suffix"])
+    )
+    return sorted({int(other["number"]) for other in same})
+
+
+def first_number(clip: Clip, path: Path) -> int:
+    """The frame number of the clip's first frame; `path` is its file, absolute."""
+    return 1 if clip.source == "MOVIE" else file_number(path)
+
+
+def last_number(clip: Clip, path: Path) -> int:
+    """The frame number of the clip's last frame; Blender itself counts a sequence only up to its first gap."""
+    first = first_number(clip, path)
+    counted = first + max(clip.frame_duration, 1) - 1
+    return counted if clip.source == "MOVIE" else max([counted, *numbered_like(path)])
+
+
+def to_number(clip: Clip, path: Path, scene_frame: int) -> int:
+    """The frame number that the clip shows at a scene frame, inside the clip or not."""
+    return first_number(clip, path) + scene_frame - clip.frame_start + clip.frame_offset
+
+
+def to_scene(clip: Clip, path: Path, number: int) -> int:
+    """The scene frame at which the clip shows a frame number; the inverse of `to_number`."""
+    return number - first_number(clip, path) + clip.frame_start - clip.frame_offset
+
+
+def with_number(path: Path, number: int) -> Path:
+    """The file of the same sequence with another number, padded as wide."""
+    match = _NUMBERED.match(path.name)
+    if not match:
+        return path
+    return path.with_name(f"{match['prefix']}{number:0{len(match['number'])}}{match['suffix']}")

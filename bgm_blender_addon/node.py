@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The matting node: a plain compositor group, built and wired here, that renders the same without this add-on.
+
+No custom node class: Blender 4.5 and 5.0 crash on a file that holds one whose class is not registered.
+Inside, three reroutes ("Foreground Source", "Alpha Source" and the error output's link) are the only places that
+results move; what an artist adds behind them stays.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import bpy
+
+from . import footage, settings
+from .errors import UserError
+
+CLIP = "Clip"
+FOREGROUND = "Foreground"
+ALPHA = "Alpha Matte"
+ERROR = "Expected Error"
+FOREGROUND_SOURCE = "Foreground Source"
+ALPHA_SOURCE = "Alpha Source"
+PREMULTIPLY = "Premultiply"
+OVER = "Over Background"
+INPUT = "Group Input"
+OUTPUT = "Group Output"
+_NODES = {CLIP, FOREGROUND_SOURCE, ALPHA_SOURCE, OUTPUT}
+
+# Folder of a result: the node that shows it
+RESULTS = {"foreground": FOREGROUND, "alpha": ALPHA, "error": ERROR}
+
+
+def new_group(name: str) -> bpy.types.NodeTree:
+    """A matting group without clip and results, which passes its clip through."""
+    tree = bpy.data.node_groups.new(name, "CompositorNodeTree")
+    tree.bgm.is_matting = True
+    tree.bgm.output_folder = f"//matting/{bpy.path.clean_name(tree.name)}/"
+    sockets = tree.interface
+    background = sockets.new_socket("Background", in_out="INPUT", socket_type="NodeSocketColor")
+    background.default_value = (0.0, 0.0, 0.0, 0.0)
+    background.description = "Goes behind the subject; left open, the image is the premultiplied subject alone"
+    sockets.new_socket("Image", in_out="OUTPUT", socket_type="NodeSocketColor")
+    sockets.new_socket("Alpha", in_out="OUTPUT", socket_type="NodeSocketFloat")
+    sockets.new_socket("Foreground", in_out="OUTPUT", socket_type="NodeSocketColor")
+    sockets.new_socket("Error", in_out="OUTPUT", socket_type="NodeSocketFloat")
+    _build(tree)
+    return tree
+
+
+def add_to_scene(scene: bpy.types.Scene, group: bpy.types.NodeTree) -> bpy.types.Node:
+    """Put a node with the group into the scene's compositor, which is made where there is none, and return it."""
+    tree = compositor_tree(scene)
+    node = add_to_tree(tree, group)
+    target = output_socket(tree)
+    if target is not None and not target.is_linked:
+        tree.links.new(node.outputs["Image"], target)
+        node.location = (target.node.location.x - 260.0, target.node.location.y)
+    return node
+
+
+def add_to_tree(tree: bpy.types.NodeTree, group: bpy.types.NodeTree) -> bpy.types.Node:
+    """A group node, selected and active."""
+    node = tree.nodes.new("CompositorNodeGroup")
+    node.node_tree = group
+    node.label = "Matting"
+    node.width = 200.0
+    for other in tree.nodes:
+        other.select = other == node
+    tree.nodes.active = node
+    return node
+
+
+def compositor_tree(scene: bpy.types.Scene) -> bpy.types.NodeTree:
+    """The scene's compositor tree; made, with an output, where there is none."""
+    if hasattr(scene, "compositing_node_group"):  # 5.0 on
+        if scene.compositing_node_group is None:
+            tree = bpy.data.node_groups.new("Compositor", "CompositorNodeTree")
+            tree.interface.new_socket("Image", in_out="OUTPUT", socket_type="NodeSocketColor")
+            tree.nodes.new("NodeGroupOutput")
+            scene.compositing_node_group = tree
+        return scene.compositing_node_group
+    if scene.node_tree is None:
+        scene.use_nodes = True
+        scene.node_tree.nodes.clear()
+        scene.node_tree.nodes.new("CompositorNodeComposite")
+    scene.use_nodes = True
+    return scene.node_tree
+
+
+def output_socket(tree: bpy.types.NodeTree) -> bpy.types.NodeSocket | None:
+    """The socket whose picture the scene renders."""
+    for node in tree.nodes:
+        if node.bl_idname in {"CompositorNodeComposite", "NodeGroupOutput"} and node.inputs:
+            return node.inputs[0]
+    return None
+
+
+def update_sources(tree: bpy.types.NodeTree) -> None:
+    """Bring the group's clip, frame mapping and links up to date with its settings."""
+    if not _NODES <= set(tree.nodes.keys()):
+        _build(tree)
+    nodes, links = tree.nodes, tree.links
+    clip = tree.bgm.clip
+    nodes[CLIP].clip = clip
+    shown = {folder: nodes[name] for folder, name in RESULTS.items() if name in nodes}
+    for node in shown.values():
+        _follow(node, clip)
+    alpha = shown.get("alpha")
+    foreground = shown.get("foreground") if alpha else None
+    links.new((foreground or nodes[CLIP]).outputs["Image"], nodes[FOREGROUND_SOURCE].inputs[0])
+    links.new(alpha.outputs["Image"] if alpha else nodes[CLIP].outputs["Alpha"], nodes[ALPHA_SOURCE].inputs[0])
+    error = nodes[OUTPUT].inputs["Error"]
+    if "error" in shown:
+        links.new(shown["error"].outputs["Image"], error)
+    else:
+        for link in list(error.links):
+            links.remove(link)
+
+
+def wire_results(tree: bpy.types.NodeTree, folder: Path) -> None:
+    """Show the images of an output folder in the group.
+
+    Raises:
+        UserError: the folder holds no alpha.
+    """
+    bgm = tree.bgm
+    found = {name: find_sequence(folder / name) for name in RESULTS}
+    if not found["alpha"]:
+        raise UserError(f"There is no matte in {folder} yet. Matte the clip first.")
+    for name, files in found.items():
+        node = tree.nodes.get(RESULTS[name])
+        if not files:
+            if node is not None:
+                tree.nodes.remove(node)
+            continue
+        if node is None:
+            node = tree.nodes.new("CompositorNodeImage")
+            node.name = node.label = RESULTS[name]
+            node.location = (-560.0, {"foreground": 0.0, "alpha": -320.0, "error": -640.0}[name])
+        node.image = _load_sequence(node.image, files[0], f"{tree.name} {RESULTS[name]}")
+        node.image.colorspace_settings.name = color_space(name, files[0], bgm.clip)
+    bgm.result_folder = str(folder)
+    bgm.result_first = footage.file_number(found["alpha"][0])
+    bgm.result_last = footage.file_number(found["alpha"][-1])
+    update_sources(tree)
+
+
+def find_sequence(folder: Path) -> list[Path]:
+    """The finished images in a result's folder, by number; of two formats, the one written last."""
+    try:
+        files = [path for path in folder.iterdir() if re.fullmatch(r"[a-z]+\.\d+\.(png|exr)", path.name)]
+    except OSError:
+        return []
+    if not files:
+        return []
+    newest = max(files, key=lambda path: path.stat().st_mtime)
+    return sorted((path for path in files if path.suffix == newest.suffix), key=footage.file_number)
+
+
+def sync_all(*_: Any) -> None:
+    """Before saving and rendering: groups follow clips whose start or offset has changed."""
+    for tree in settings.matting_trees():
+        if tree.library is None:
+            for name in RESULTS.values():
+                if name in tree.nodes:
+                    _follow(tree.nodes[name], tree.bgm.clip)
+
+
+def _build(tree: bpy.types.NodeTree) -> None:
+    """The group's inside, from nothing."""
+    nodes, links = tree.nodes, tree.links
+    nodes.clear()
+
+    def add(kind: str, name: str, x: float, y: float) -> bpy.types.Node:
+        node = nodes.new(kind)
+        node.name = node.label = name
+        node.location = (x, y)
+        return node
+
+    clip = add("CompositorNodeMovieClip", CLIP, -560.0, 320.0)
+    foreground = add("NodeReroute", FOREGROUND_SOURCE, -240.0, 0.0)
+    alpha = add("NodeReroute", ALPHA_SOURCE, -240.0, -320.0)
+    premultiply = add("CompositorNodeSetAlpha", PREMULTIPLY, -140.0, 160.0)
+    if hasattr(premultiply, "mode"):
+        premultiply.mode = "APPLY"
+    else:  # 5.0 on
+        premultiply.inputs["Type"].default_value = "Apply Mask"
+    over = add("CompositorNodeAlphaOver", OVER, 80.0, 200.0)
+    group_input = add("NodeGroupInput", INPUT, -140.0, 360.0)
+    group_output = add("NodeGroupOutput", OUTPUT, 320.0, 100.0)
+    colors = [socket for socket in over.inputs if socket.type == "RGBA"]  # background first, in every version
+
+    links.new(clip.outputs["Image"], foreground.inputs[0])
+    links.new(clip.outputs["Alpha"], alpha.inputs[0])
+    links.new(foreground.outputs[0], premultiply.inputs["Image"])
+    links.new(alpha.outputs[0], premultiply.inputs["Alpha"])
+    links.new(group_input.outputs["Background"], colors[0])
+    links.new(premultiply.outputs["Image"], colors[1])
+    links.new(over.outputs["Image"], group_output.inputs["Image"])
+    links.new(alpha.outputs[0], group_output.inputs["Alpha"])
+    links.new(foreground.outputs[0], group_output.inputs["Foreground"])
+
+
+def _follow(node: bpy.types.Node, clip: bpy.types.MovieClip | None) -> None:
+    """Have an image node show, at every scene frame, the file with the number of the clip's frame."""
+    if clip is None or node.image is None:
+        return
+    path = settings.file_path(clip)
+    first, last = footage.first_number(clip, path), footage.last_number(clip, path)
+    values = {
+        "frame_start": clip.frame_start,
+        "frame_offset": footage.to_number(clip, path, clip.frame_start) - 1,
+        # One more than there are: Blender holds the last frame for ever, and the missing file is transparent
+        "frame_duration": max(1, last - first + 2 - clip.frame_offset),
+    }
+    for name, value in values.items():
+        if getattr(node, name) != value:  # setting it starts a new composite
+            setattr(node, name, value)
+
+
+def _load_sequence(image: bpy.types.Image | None, path: Path, name: str) -> bpy.types.Image:
+    if image is None:
+        image = bpy.data.images.load(str(path))
+        image.name = name
+    image.source = "SEQUENCE"
+    image.filepath = _storable(path)
+    image.reload()
+    return image
+
+
+def _storable(path: Path) -> str:
+    """Relative to the saved .blend file, so that both can move together."""
+    if not bpy.data.filepath:
+        return str(path)
+    try:
+        return bpy.path.relpath(str(path))
+    except ValueError:  # another drive on Windows
+        return str(path)
+
+
+def color_space(result: str, path: Path, clip: bpy.types.MovieClip | None) -> str:
+    """Alpha and error are data; a PNG foreground is encoded as its clip is, an EXR one is linear."""
+    if result != "foreground":
+        return "Non-Color"
+    if path.suffix == ".exr":
+        return "Linear Rec.709"
+    return clip.colorspace_settings.name if clip else "sRGB"
+
+
+def register() -> None:
+    for handlers in (bpy.app.handlers.save_pre, bpy.app.handlers.render_pre):
+        handlers.append(_on_save_or_render)
+
+
+def unregister() -> None:
+    for handlers in (bpy.app.handlers.save_pre, bpy.app.handlers.render_pre):
+        handlers.remove(_on_save_or_render)
+
+
+_on_save_or_render = bpy.app.handlers.persistent(sync_all)

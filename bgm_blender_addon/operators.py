@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The operators: each gathers its inputs, calls one function, and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import bpy
+
+from . import node, preferences, runner, sequencer, settings, tasks
+from .errors import UserError
+
+
+def find_tree(context: bpy.types.Context, name: str = "") -> bpy.types.NodeTree:
+    """The matting group that an operator is about: the named one, the one the editor shows, or the file's only one.
+
+    Raises:
+        UserError: there is none, or several and none is chosen.
+    """
+    if name:
+        tree = bpy.data.node_groups.get(name)
+        if tree is None or not tree.bgm.is_matting:
+            raise UserError(f"There is no matting node group named {name}.")
+        return tree
+    shown = shown_tree(context)
+    if shown is not None:
+        return shown
+    trees = settings.matting_trees()
+    if len(trees) == 1:
+        return trees[0]
+    if not trees:
+        raise UserError("There is no matting node. Add one in the compositor: Add > Matting.")
+    raise UserError("There are several matting nodes. Select the one you mean.")
+
+
+def shown_tree(context: bpy.types.Context) -> bpy.types.NodeTree | None:
+    """The matting group that the current editor is about."""
+    space = context.space_data
+    if space is None:
+        return None
+    if space.type == "NODE_EDITOR" and space.edit_tree is not None:
+        if space.edit_tree.bgm.is_matting:
+            return space.edit_tree
+        active = space.edit_tree.nodes.active
+        group = active.node_tree if active is not None and active.type == "GROUP" else None
+        return group if group is not None and group.bgm.is_matting else None
+    if space.type == "CLIP_EDITOR" and space.clip is not None:
+        return next((tree for tree in settings.matting_trees() if tree.bgm.clip == space.clip), None)
+    return None
+
+
+def report_task(operator: bpy.types.Operator, begin: Callable[[], None]) -> set[str]:
+    """Begin a task and say so; in `blender -b`, where it has ended by now, say how."""
+    try:
+        begin()
+    except UserError as error:
+        operator.report({"ERROR"}, str(error))
+        return {"CANCELLED"}
+    task = runner.task
+    if task is None or task.running:
+        operator.report({"INFO"}, "Started; Blender stays usable meanwhile")
+        return {"FINISHED"}
+    for warning in task.warnings:
+        operator.report({"WARNING"}, warning)
+    if task.state == "failed":
+        operator.report({"ERROR"}, task.message)
+        return {"CANCELLED"}
+    operator.report({"INFO"}, f"{task.title}: {task.message}")
+    return {"FINISHED"} if task.state == "finished" else {"CANCELLED"}
+
+
+class GroupOperator:
+    """An operator on a matting group, which scripts name and panels fill in."""
+
+    group: bpy.props.StringProperty(
+        name="Group",
+        description="Name of the matting node group; empty: the one selected",
+        options={"HIDDEN", "SKIP_SAVE"},
+    )
+
+    def begin(self, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:
+        raise NotImplementedError
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        return report_task(self, lambda: self.begin(context, self.editable_tree(context)))
+
+    def editable_tree(self, context: bpy.types.Context) -> bpy.types.NodeTree:
+        tree = find_tree(context, self.group)
+        if not tree.is_editable:
+            raise UserError(f"The group {tree.name} is linked from another file. Matte it there, or make it local.")
+        return tree
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        if runner.busy():
+            cls.poll_message_set("A job is running. Wait for its end, or cancel it")
+            return False
+        return True
+
+
+class BGM_OT_add_node(bpy.types.Operator):
+    """Add a matting node to the compositor: footage and a clean plate in, alpha and foreground out"""
+
+    bl_idname = "bgm.add_node"
+    bl_label = "Background Matting"
+    bl_options = {"REGISTER", "UNDO"}
+
+    clip: bpy.props.StringProperty(
+        name="Clip", description="Name of the movie clip to matte", options={"HIDDEN", "SKIP_SAVE"}
+    )
+    plate: bpy.props.StringProperty(
+        name="Plate", description="Name of the clean plate's image", options={"HIDDEN", "SKIP_SAVE"}
+    )
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        clip = bpy.data.movieclips.get(self.clip)
+        plate = bpy.data.images.get(self.plate)
+        if (self.clip and clip is None) or (self.plate and plate is None):
+            self.report({"ERROR"}, f"There is no {'clip' if clip is None else 'image'} of that name in this file.")
+            return {"CANCELLED"}
+        space = context.space_data
+        if clip is None and space is not None and space.type == "CLIP_EDITOR":
+            clip = space.clip
+        group = node.new_group(f"Matting {Path(clip.name).stem}" if clip else "Matting")
+        group.bgm.clip = clip
+        group.bgm.plate_image = plate
+        if space is not None and space.type == "NODE_EDITOR" and space.edit_tree is not None:
+            added = node.add_to_tree(space.edit_tree, group)
+            added.location = space.cursor_location
+        else:
+            node.add_to_scene(context.scene, group)
+        return {"FINISHED"}
+
+    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        space = context.space_data
+        if space is None or space.type != "NODE_EDITOR":
+            return self.execute(context)
+        if space.edit_tree is None:
+            node.compositor_tree(context.scene)
+        else:
+            space.cursor_location_from_region(event.mouse_region_x, event.mouse_region_y)
+        result = self.execute(context)
+        if "FINISHED" in result and space.edit_tree is not None:
+            bpy.ops.node.translate_attach_remove_on_cancel("INVOKE_DEFAULT")
+        return result
+
+
+class BGM_OT_matte_clip(GroupOperator, bpy.types.Operator):
+    """Pull the matte of the chosen frames; those that are up to date are not done again"""
+
+    bl_idname = "bgm.matte_clip"
+    bl_label = "Matte Clip"
+
+    def begin(self, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:
+        tasks.matte(tree, context.scene)
+
+
+class BGM_OT_matte_frame(GroupOperator, bpy.types.Operator):
+    """Matte the current frame alone and show it as an image"""
+
+    bl_idname = "bgm.matte_frame"
+    bl_label = "Preview Frame"
+
+    def begin(self, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:
+        tasks.preview(tree, context.scene, context.scene.frame_current)
+
+
+class BGM_OT_make_plate(GroupOperator, bpy.types.Operator):
+    """Estimate the empty background from the clip itself and use it as the clean plate"""
+
+    bl_idname = "bgm.make_plate"
+    bl_label = "Make Plate from Clip"
+
+    def begin(self, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:
+        tasks.make_plate(tree, context.scene)
+
+
+class BGM_OT_check_plate(GroupOperator, bpy.types.Operator):
+    """Look for what makes bad mattes: a plate that is shifted, of another exposure, or of another place"""
+
+    bl_idname = "bgm.check_plate"
+    bl_label = "Check Plate"
+
+    def begin(self, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:
+        tasks.check_plate(tree, context.scene)
+
+
+class BGM_OT_use_results(GroupOperator, bpy.types.Operator):
+    """Show what lies in the output folder: made on a farm, say, or by another Blender"""
+
+    bl_idname = "bgm.use_results"
+    bl_label = "Load Results"
+    bl_options = {"REGISTER", "UNDO"}
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        try:
+            tree = self.editable_tree(context)
+            node.wire_results(tree, settings.output_folder(tree.bgm))
+        except UserError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        self.report({"INFO"}, f"Frames {tree.bgm.result_first} to {tree.bgm.result_last} loaded")
+        return {"FINISHED"}
+
+
+class BGM_OT_cancel(bpy.types.Operator):
+    """End the running job after its current frame; what is done stays done"""
+
+    bl_idname = "bgm.cancel"
+    bl_label = "Cancel"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return runner.busy()
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        runner.cancel()
+        return {"FINISHED"}
+
+
+class BGM_OT_check_engine(bpy.types.Operator):
+    """Start the engine and say what works: its Python, its version, the devices it can use"""
+
+    bl_idname = "bgm.check_engine"
+    bl_label = "Check Engine"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return not runner.busy()
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        return report_task(self, tasks.check_engine)
+
+
+class BGM_OT_make_environment(bpy.types.Operator):
+    """Download PyTorch and what else the engine needs, into an environment of this extension's own"""
+
+    bl_idname = "bgm.make_environment"
+    bl_label = "Make Engine Environment"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return not runner.busy()
+
+    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        return context.window_manager.invoke_props_dialog(self, width=420, title=self.bl_label, confirm_text="Download")
+
+    def draw(self, context: bpy.types.Context) -> None:
+        column = self.layout.column(align=True)
+        column.label(text="This downloads PyTorch and the engine's other packages from pypi.org:")
+        column.label(text="0.3 GB for computing on the processor, up to 3 GB with NVIDIA's libraries.")
+        column.label(text="They go into a folder of this extension's own, apart from Blender's Python:")
+        column.label(text=str(preferences.environment_folder()))
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        if not bpy.app.online_access:
+            self.report(
+                {"ERROR"},
+                "Blender is offline. Switch on Preferences > System > Network > Allow Online Access, or name a Python "
+                "that has the engine's packages.",
+            )
+            return {"CANCELLED"}
+        try:
+            runner.make_environment()
+        except UserError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        if runner.maker is not None and runner.maker.error:
+            self.report({"ERROR"}, runner.maker.error)
+            return {"CANCELLED"}
+        return {"FINISHED"}
+
+
+class BGM_OT_open_folder(GroupOperator, bpy.types.Operator):
+    """Show the output folder in the system's file browser"""
+
+    bl_idname = "bgm.open_folder"
+    bl_label = "Open Output Folder"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        try:
+            folder = settings.output_folder(find_tree(context, self.group).bgm)
+        except UserError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        if not folder.is_dir():
+            self.report({"ERROR"}, f"There is no folder {folder} yet. Matte the clip first.")
+            return {"CANCELLED"}
+        bpy.ops.wm.path_open(filepath=str(folder))
+        return {"FINISHED"}
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return True
+
+
+class BGM_OT_add_strip(GroupOperator, bpy.types.Operator):
+    """Lay the cut-out into the sequencer: over the strip that shows its clip, in sync, or on a channel of its own"""
+
+    bl_idname = "bgm.add_strip"
+    bl_label = "Add to Sequencer"
+    bl_options = {"REGISTER", "UNDO"}
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        scene = sequencer_scene(context)
+        try:
+            tree = find_tree(context, self.group)
+            strip = sequencer.add_matte_strip(scene, tree, sequencer.source_strip(scene, tree))
+        except UserError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        self.report({"INFO"}, f"{strip.name} is on channel {strip.channel}")
+        return {"FINISHED"}
+
+
+class BGM_OT_matte_strip(bpy.types.Operator):
+    """Matte the active strip's footage and lay the cut-out over it, in sync"""
+
+    bl_idname = "bgm.matte_strip"
+    bl_label = "Matte Strip"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        if runner.busy():
+            cls.poll_message_set("A job is running. Wait for its end, or cancel it")
+            return False
+        editor = sequencer_scene(context).sequence_editor
+        return editor is not None and editor.active_strip is not None
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        scene = sequencer_scene(context)
+        return report_task(self, lambda: tasks.matte_strip(scene, scene.sequence_editor.active_strip))
+
+
+def sequencer_scene(context: bpy.types.Context) -> bpy.types.Scene:
+    """The scene whose strips the sequencer shows; from 5.0 on it may be another than the window's."""
+    return getattr(context, "sequencer_scene", None) or context.scene
+
+
+register, unregister = bpy.utils.register_classes_factory(
+    (
+        BGM_OT_add_node,
+        BGM_OT_matte_clip,
+        BGM_OT_matte_frame,
+        BGM_OT_make_plate,
+        BGM_OT_check_plate,
+        BGM_OT_use_results,
+        BGM_OT_cancel,
+        BGM_OT_check_engine,
+        BGM_OT_make_environment,
+        BGM_OT_open_folder,
+        BGM_OT_add_strip,
+        BGM_OT_matte_strip,
+    )
+)

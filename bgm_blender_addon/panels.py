@@ -1,0 +1,416 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the artist sees: the Matting tab of compositor, clip editor and sequencer, the status bar, the preferences."""
+
+from __future__ import annotations
+
+import textwrap
+
+import bpy
+
+from . import environment, operators, preferences, runner, sequencer, settings, tasks
+from .errors import UserError
+
+LIGHTS = {"GREEN": "CHECKMARK", "YELLOW": "ERROR", "RED": "CANCEL"}
+
+
+def draw_text(layout: bpy.types.UILayout, text: str, icon: str = "NONE", width: int = 40) -> None:
+    """A sentence over as many lines as it needs; `width` in characters, or an editor's region to measure."""
+    column = layout.column(align=True)
+    column.scale_y = 0.85
+    lines = [line for part in text.splitlines() for line in textwrap.wrap(part, max(16, width))]
+    for i, line in enumerate(lines):
+        column.label(text=line, icon=icon if i == 0 else "BLANK1" if icon != "NONE" else "NONE")
+
+
+def characters(context: bpy.types.Context) -> int:
+    """About how many characters fit beside an icon into the current region."""
+    scale = context.preferences.system.ui_scale
+    return int((context.region.width / scale - 70) / 6.3) if context.region else 40
+
+
+def draw_progress(layout: bpy.types.UILayout) -> None:
+    """The job that runs now, and its cancel button."""
+    making = runner.maker is not None and not runner.maker.finished
+    factor = runner.maker.factor if making else runner.task.factor
+    text = runner.maker.message if making else runner.task.message
+    row = layout.row(align=True)
+    row.progress(factor=factor, type="BAR", text=f"{factor:.0%}" if factor else "")
+    row.operator("bgm.cancel", text="", icon="X")
+    draw_text(layout, text, width=characters(bpy.context))
+
+
+def draw_main(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:
+    """Clip, plate, frames, the button, and how it goes."""
+    bgm = tree.bgm
+    layout.use_property_split = True
+    layout.use_property_decorate = False
+    column = layout.column()
+    column.enabled = not runner.busy()
+    column.template_ID(bgm, "clip", open="clip.open", text="Clip")
+    column.separator(factor=0.5)
+    column.prop(bgm, "plate_source")
+    if bgm.plate_source == "IMAGE":
+        column.template_ID(bgm, "plate_image", open="image.open", text="Plate")
+    elif bgm.plate_source == "CLIP":
+        column.template_ID(bgm, "plate_clip", open="clip.open", text="Plate")
+    column.separator(factor=0.5)
+    column.prop(bgm, "frame_range")
+    if bgm.frame_range == "CUSTOM":
+        range_column = column.column(align=True)
+        range_column.prop(bgm, "frame_first")
+        range_column.prop(bgm, "frame_last")
+    layout.separator(factor=0.5)
+    if runner.busy():
+        draw_progress(layout)
+    else:
+        draw_buttons(layout, tree)
+        draw_outcome(layout, context, tree)
+
+
+def draw_buttons(layout: bpy.types.UILayout, tree: bpy.types.NodeTree) -> None:
+    column = layout.column(align=True)
+    row = column.row(align=True)
+    row.scale_y = 1.5
+    row.operator("bgm.matte_clip", icon="RENDER_ANIMATION").group = tree.name
+    column.operator("bgm.matte_frame", icon="RENDER_STILL").group = tree.name
+
+
+def draw_outcome(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:
+    """How the last run ended, and the preview where there is one."""
+    task = runner.task
+    width = characters(context)
+    if task is not None and task.group_uid == tree.session_uid:
+        icon = {"finished": "CHECKMARK", "cancelled": "X", "failed": "ERROR"}.get(task.state, "NONE")
+        draw_text(layout, task.message, icon, width)
+        for warning in task.warnings[:3]:
+            draw_text(layout, warning, "INFO", width)
+    elif tree.bgm.status:
+        draw_text(layout, tree.bgm.status, "INFO", width)
+    preview = bpy.data.images.get(tasks.PREVIEW_IMAGE)
+    if preview is not None and task is not None and task.title.startswith("Preview") and task.state == "finished":
+        preview.preview_ensure()
+        layout.template_icon(preview.preview.icon_id, scale=9.0)
+
+
+def draw_plate(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:
+    bgm = tree.bgm
+    layout.use_property_split = True
+    layout.use_property_decorate = False
+    column = layout.column(heading="Per Frame")
+    column.active = bgm.plate_source != "NONE"
+    column.prop(bgm, "plate_align")
+    column.prop(bgm, "plate_match")
+    if bgm.plate_source == "CLIP":
+        column.prop(bgm, "plate_moving")
+    row = layout.row(align=True)
+    row.operator("bgm.check_plate", icon="VIEWZOOM").group = tree.name
+    row.operator("bgm.make_plate", text="Make from Clip", icon="IMAGE_BACKGROUND").group = tree.name
+    for finding in bgm.findings:
+        draw_text(layout.box(), finding.text, LIGHTS[finding.light], characters(context) - 4)
+
+
+def draw_output(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:
+    bgm = tree.bgm
+    layout.use_property_split = True
+    layout.use_property_decorate = False
+    layout.prop(bgm, "output_folder")
+    if bgm.output_folder.startswith("//") and not bpy.data.filepath:
+        try:
+            folder = settings.output_folder(bgm)
+            draw_text(layout, f"Not saved yet: the images go to {folder}", "INFO", characters(context))
+        except UserError:
+            pass
+    layout.prop(bgm, "format")
+    column = layout.column(heading="Write")
+    alpha = column.row()
+    alpha.enabled = False
+    alpha.label(text="Alpha Matte", icon="CHECKBOX_HLT")
+    column.prop(bgm, "use_foreground")
+    column.prop(bgm, "use_error")
+    column.prop(bgm, "use_matte")
+    row = layout.row(align=True)
+    row.operator("bgm.open_folder", text="Open Folder", icon="FILE_FOLDER").group = tree.name
+    row.operator("bgm.use_results", icon="FILE_REFRESH").group = tree.name
+    layout.operator("bgm.add_strip", icon="SEQUENCE").group = tree.name
+
+
+def draw_engine(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:
+    bgm = tree.bgm
+    layout.use_property_split = True
+    layout.use_property_decorate = False
+    layout.prop(bgm, "model_source")
+    if bgm.model_source == "FILE":
+        layout.prop(bgm, "model_path", text=" ")
+    layout.prop(bgm, "device")
+    layout.prop(bgm, "precision")
+    layout.prop(bgm, "detail")
+
+
+def draw_no_engine(layout: bpy.types.UILayout, context: bpy.types.Context) -> bool:
+    """Where the engine has no Python: say so, with the way out. Returns whether it did."""
+    try:
+        preferences.engine_python()
+    except UserError as error:
+        box = layout.box()
+        draw_text(box, str(error), "INFO", characters(context) - 4)
+        if runner.busy():
+            draw_progress(box)
+        else:
+            box.operator("bgm.make_environment", icon="IMPORT")
+            box.operator(
+                "preferences.addon_show", text="Open Preferences", icon="PREFERENCES"
+            ).module = preferences.PACKAGE
+        return True
+    return False
+
+
+class CompositorPanel:
+    bl_space_type = "NODE_EDITOR"
+    bl_region_type = "UI"
+    bl_category = "Matting"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return context.space_data.tree_type == "CompositorNodeTree"
+
+
+class ClipPanel:
+    bl_space_type = "CLIP_EDITOR"
+    bl_region_type = "UI"
+    bl_category = "Matting"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return context.space_data.clip is not None
+
+
+class MainPanel:
+    bl_label = "Background Matting"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        if draw_no_engine(layout, context):
+            return
+        tree = operators.shown_tree(context)
+        if tree is not None:
+            draw_main(layout, context, tree)
+            return
+        if context.space_data.type == "CLIP_EDITOR":
+            layout.operator("bgm.add_node", text="Matte This Clip", icon="NODE_COMPOSITING")
+        else:
+            draw_text(layout, "Select a matting node, or add one.", width=characters(context))
+            layout.operator("bgm.add_node", text="Add Matting Node", icon="ADD")
+
+
+class SubPanel:
+    bl_options = {"DEFAULT_CLOSED"}
+    draw_settings = None
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return operators.shown_tree(context) is not None
+
+    def draw(self, context: bpy.types.Context) -> None:
+        tree = operators.shown_tree(context)
+        self.layout.enabled = not runner.busy()
+        type(self).draw_settings(self.layout, context, tree)
+
+
+class BGM_PT_compositor(MainPanel, CompositorPanel, bpy.types.Panel):
+    bl_idname = "BGM_PT_compositor"
+
+
+class BGM_PT_compositor_plate(SubPanel, CompositorPanel, bpy.types.Panel):
+    bl_label = "Clean Plate"
+    bl_parent_id = "BGM_PT_compositor"
+    draw_settings = staticmethod(draw_plate)
+
+
+class BGM_PT_compositor_output(SubPanel, CompositorPanel, bpy.types.Panel):
+    bl_label = "Output"
+    bl_parent_id = "BGM_PT_compositor"
+    draw_settings = staticmethod(draw_output)
+
+
+class BGM_PT_compositor_engine(SubPanel, CompositorPanel, bpy.types.Panel):
+    bl_label = "Engine"
+    bl_parent_id = "BGM_PT_compositor"
+    draw_settings = staticmethod(draw_engine)
+
+
+class BGM_PT_clip(MainPanel, ClipPanel, bpy.types.Panel):
+    bl_idname = "BGM_PT_clip"
+
+
+class BGM_PT_clip_plate(SubPanel, ClipPanel, bpy.types.Panel):
+    bl_label = "Clean Plate"
+    bl_parent_id = "BGM_PT_clip"
+    draw_settings = staticmethod(draw_plate)
+
+
+class BGM_PT_clip_output(SubPanel, ClipPanel, bpy.types.Panel):
+    bl_label = "Output"
+    bl_parent_id = "BGM_PT_clip"
+    draw_settings = staticmethod(draw_output)
+
+
+class BGM_PT_clip_engine(SubPanel, ClipPanel, bpy.types.Panel):
+    bl_label = "Engine"
+    bl_parent_id = "BGM_PT_clip"
+    draw_settings = staticmethod(draw_engine)
+
+
+class BGM_PT_sequencer(bpy.types.Panel):
+    bl_label = "Background Matting"
+    bl_space_type = "SEQUENCE_EDITOR"
+    bl_region_type = "UI"
+    bl_category = "Matting"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        editor = operators.sequencer_scene(context).sequence_editor
+        return editor is not None and editor.active_strip is not None
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        if draw_no_engine(layout, context):
+            return
+        strip = operators.sequencer_scene(context).sequence_editor.active_strip
+        tree = sequencer.find_group(strip)
+        if tree is not None:
+            layout.use_property_split = True
+            layout.use_property_decorate = False
+            layout.prop(tree.bgm, "plate_source")
+            if tree.bgm.plate_source == "IMAGE":
+                layout.template_ID(tree.bgm, "plate_image", open="image.open", text="Plate")
+            elif tree.bgm.plate_source == "CLIP":
+                layout.template_ID(tree.bgm, "plate_clip", open="clip.open", text="Plate")
+        if runner.busy():
+            draw_progress(layout)
+            return
+        row = layout.row()
+        row.scale_y = 1.5
+        row.operator("bgm.matte_strip", icon="RENDER_ANIMATION")
+        if tree is not None:
+            layout.operator("bgm.add_strip", icon="SEQUENCE").group = tree.name
+            draw_outcome(layout, context, tree)
+
+
+def draw_preferences(layout: bpy.types.UILayout, chosen: preferences.BGM_AP_preferences) -> None:
+    """The engine's environment, what works, the device and the log."""
+    context = bpy.context
+    width = characters(context) - 8
+    layout.use_property_split = True
+    layout.use_property_decorate = False
+    layout.prop(chosen, "engine_source", expand=True)
+    if chosen.engine_source == "NAMED":
+        layout.prop(chosen, "python")
+    layout.prop(chosen, "device")
+
+    box = layout.box()
+    try:
+        python = preferences.engine_python()
+        draw_text(box, f"Python: {python}", "CHECKMARK", width)
+    except UserError as error:
+        draw_text(box, str(error), "ERROR", width)
+    if runner.busy():
+        draw_progress(box)
+    else:
+        draw_engine_state(box, width)
+        row = box.row()
+        row.operator("bgm.check_engine", icon="VIEWZOOM")
+        if chosen.engine_source == "MADE":
+            made = environment.is_made(preferences.environment_folder())
+            row.operator("bgm.make_environment", text="Make Again" if made else "Make Environment...", icon="IMPORT")
+            if not bpy.app.online_access:
+                draw_text(
+                    box,
+                    "Making it needs Preferences > System > Network > Allow Online Access.",
+                    "INTERNET_OFFLINE",
+                    width,
+                )
+    log_path = preferences.log_path()
+    if log_path.exists():
+        row = layout.row()
+        row.label(text=f"Log: {log_path}")
+        row.operator("wm.path_open", text="Open Log", icon="TEXT").filepath = str(log_path)
+
+
+def draw_engine_state(layout: bpy.types.UILayout, width: int) -> None:
+    """What the engine said of itself, or why it did not."""
+    if runner.maker is not None and runner.maker.error:
+        draw_text(layout, runner.maker.error, "ERROR", width)
+    engine, task = runner.engine, runner.task
+    if engine is not None:
+        draw_text(
+            layout, f"Engine {engine.version} on Python {engine.python}, PyTorch {engine.torch}", "CHECKMARK", width
+        )
+        for device in engine.devices:
+            memory = f", {device['memory'] / 2**30:.0f} GB" if device.get("memory") else ""
+            draw_text(layout, f"{device.get('name') or device['id']} ({device['id']}{memory})", "CHECKMARK", width)
+        draw_text(
+            layout, f"Models: {', '.join(engine.models) or 'none'}", "CHECKMARK" if engine.models else "ERROR", width
+        )
+    elif task is not None and task.state == "failed":
+        draw_text(layout, task.message, "ERROR", width)
+
+
+def draw_status_bar(self: bpy.types.Header, context: bpy.types.Context) -> None:
+    if runner.busy():
+        making = runner.maker is not None and not runner.maker.finished
+        row = self.layout.row(align=True)
+        row.ui_units_x = 12
+        factor = runner.maker.factor if making else runner.task.factor
+        row.progress(factor=factor, type="BAR", text=runner.maker.message if making else runner.task.title)
+        row.operator("bgm.cancel", text="", icon="X")
+
+
+def draw_node_menu(self: bpy.types.Menu, context: bpy.types.Context) -> None:
+    if context.space_data.tree_type == "CompositorNodeTree":
+        self.layout.separator()
+        self.layout.menu("BGM_MT_node_add")
+
+
+def draw_strip_menu(self: bpy.types.Menu, context: bpy.types.Context) -> None:
+    self.layout.separator()
+    self.layout.operator("bgm.matte_strip", icon="RENDER_ANIMATION")
+
+
+class BGM_MT_node_add(bpy.types.Menu):
+    bl_label = "Matting"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        self.layout.operator("bgm.add_node")
+
+
+_register_classes, _unregister_classes = bpy.utils.register_classes_factory(
+    (
+        BGM_MT_node_add,
+        BGM_PT_compositor,
+        BGM_PT_compositor_plate,
+        BGM_PT_compositor_output,
+        BGM_PT_compositor_engine,
+        BGM_PT_clip,
+        BGM_PT_clip_plate,
+        BGM_PT_clip_output,
+        BGM_PT_clip_engine,
+        BGM_PT_sequencer,
+    )
+)
+_DRAWN_INTO = {
+    "NODE_MT_compositor_node_add_all": draw_node_menu,
+    "SEQUENCER_MT_strip": draw_strip_menu,
+    "STATUSBAR_HT_header": draw_status_bar,
+}
+
+
+def register() -> None:
+    _register_classes()
+    for name, draw in _DRAWN_INTO.items():
+        getattr(bpy.types, name).append(draw)
+
+
+def unregister() -> None:
+    for name, draw in _DRAWN_INTO.items():
+        getattr(bpy.types, name).remove(draw)
+    _unregister_classes()

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The one job that runs now: commands to the engine and their answers, on a timer in the GUI, blocking in `blender -b`.
+
+State lives in this module, not in the file: it survives undo and the loading of another file. Groups are found again
+by `session_uid`, never kept as references, which undo would invalidate.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import bpy
+
+from . import environment, preferences
+from .client import EngineClient, protocol
+from .errors import UserError
+
+log = logging.getLogger(__name__)
+
+PUMP_SECONDS = 0.1
+
+
+@dataclass
+class Task:
+    """One thing the user asked for: commands that run one after another, and what becomes of their results."""
+
+    title: str
+    commands: list[protocol.Message]
+    on_result: Callable[[dict[str, Any]], str]  # takes the last command's result, returns how it went, as a sentence
+    group_uid: int = 0  # session_uid of the group it belongs to
+    state: str = "running"  # then "finished", "cancelled" or "failed"
+    message: str = "Starting the engine"  # what is happening, then how it ended
+    factor: float = 0.0  # 0 to 1
+    warnings: list[str] = field(default_factory=list)
+    _id: str = ""
+    _cancelling: bool = False
+    _error: str = ""
+    _result: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def running(self) -> bool:
+        return self.state == "running"
+
+
+task: Task | None = None  # the one that runs, or the last that ran
+maker: environment.EnvironmentMaker | None = None  # likewise
+engine: protocol.Engine | None = None  # what the engine last said of itself
+_client: EngineClient | None = None
+
+
+def busy() -> bool:
+    return (task is not None and task.running) or (maker is not None and not maker.finished)
+
+
+def start(new_task: Task) -> None:
+    """Begin a task; in `blender -b`, also wait for its end, printing its progress.
+
+    Raises:
+        UserError: another one runs, or there is no engine.
+    """
+    global task
+    if busy():
+        raise UserError("Another job is running. Wait for its end, or cancel it.")
+    client = _running_client()
+    task = new_task
+    _send_next(client, new_task)
+    _pump_until_done()
+
+
+def cancel() -> None:
+    """Ask the running task to end after its current frame, the environment being made to end at once."""
+    if task is not None and task.running and _client is not None:
+        task._cancelling = True
+        task.message = "Cancelling after this frame"
+        _client.cancel(task._id)
+    if maker is not None and not maker.finished:
+        maker.cancel()
+
+
+def make_environment() -> None:
+    """Begin to make the engine's environment; in `blender -b`, also wait for its end.
+
+    Raises:
+        UserError: something else runs.
+    """
+    global maker
+    if busy():
+        raise UserError("Another job is running. Wait for its end, or cancel it.")
+    stop_engine()
+    maker = environment.EnvironmentMaker(preferences.environment_folder(), preferences.log_path())
+    _pump_until_done()
+
+
+def stop_engine() -> None:
+    """End the engine process; the next task starts a new one."""
+    global _client, engine
+    if _client is not None:
+        _client.shutdown()
+    _client = engine = None
+
+
+def find_group(uid: int) -> bpy.types.NodeTree | None:
+    """The group of a task, where the file still has it."""
+    return next((tree for tree in bpy.data.node_groups if uid and tree.session_uid == uid), None)
+
+
+def pump() -> float | None:
+    """Take in what the engine said; a timer of Blender's. Returns the seconds to its next call."""
+    if maker is not None:
+        maker.poll()
+    if _client is not None:
+        for id, message in _client.drain():
+            if task is not None and id == task._id:
+                _take(_client, task, message)
+    redraw()
+    return PUMP_SECONDS if busy() else None
+
+
+def redraw() -> None:
+    """Draw anew whatever shows progress."""
+    for window in bpy.context.window_manager.windows if bpy.context.window_manager else ():
+        for area in window.screen.areas:
+            if area.type in {"NODE_EDITOR", "CLIP_EDITOR", "SEQUENCE_EDITOR", "PREFERENCES", "STATUSBAR"}:
+                area.tag_redraw()
+
+
+def _running_client() -> EngineClient:
+    global _client
+    python = preferences.engine_python()
+    if _client is not None and not (_client.alive and _client.python == python):
+        stop_engine()
+    if _client is None:
+        _client = EngineClient(python, environment.core_folder(), preferences.log_path(), variables=_variables())
+    return _client
+
+
+def _variables() -> dict[str, str]:
+    """The engine reads colour spaces as this Blender does, unless the user has a configuration of their own."""
+    config = Path(bpy.utils.system_resource("DATAFILES", path="colormanagement")) / "config.ocio"
+    return {} if "OCIO" in os.environ or not config.is_file() else {"OCIO": str(config)}
+
+
+def _send_next(client: EngineClient, task: Task) -> None:
+    task._result = {}
+    task._id = client.send(task.commands.pop(0))
+
+
+def _take(client: EngineClient, task: Task, message: protocol.Message) -> None:
+    global engine
+    match message:
+        case protocol.Engine():
+            engine = message
+        case protocol.Progress():
+            task.factor = message.done / message.total if message.total else 0.0
+            task.message = describe_progress(message)
+        case protocol.Warning():
+            log.warning("%s: %s", task.title, message.message)
+            task.warnings.append(message.message)
+        case protocol.Result():
+            task._result = message.data
+        case protocol.Error():
+            task._error = message.message
+        case protocol.Done():
+            if message.outcome != "finished" or not task.commands:
+                _end(task, message.outcome)
+            elif task._cancelling:
+                _end(task, "cancelled")
+            else:
+                _send_next(client, task)
+
+
+def _end(task: Task, outcome: str) -> None:
+    task.state = outcome
+    if outcome == "finished":
+        try:
+            task.message = task.on_result(task._result)
+        except UserError as error:
+            task.state, task.message = "failed", str(error)
+        except Exception as error:  # a bug must not stop the timer in the middle of a user's day
+            log.exception("%s", task.title)
+            task.state, task.message = "failed", f"The results cannot be shown ({error!r}); see the system console."
+    elif outcome == "cancelled":
+        task.message = "Cancelled"
+    else:
+        task.message = task._error or "The engine failed without a word; see its log."
+    group = find_group(task.group_uid)
+    if group is not None:
+        group.bgm.status = task.message
+    push_undo(task.title)
+
+
+def push_undo(message: str) -> None:
+    """An undo step for what a task did, which no operator makes for it."""
+    windows = bpy.context.window_manager.windows if bpy.context.window_manager else ()
+    if not bpy.app.background and windows:
+        with bpy.context.temp_override(window=windows[0]):
+            bpy.ops.ed.undo_push(message=message)
+
+
+def describe_progress(progress: protocol.Progress) -> str:
+    """ "Matting: 12 of 100 frames, 3.4 a second, 26 s left"."""
+    if progress.stage == "plate":  # counts its steps, not frames
+        return f"Making the plate: {100 * progress.done // max(progress.total, 1)} %"
+    words = f"Matting: {progress.done} of {progress.total} frames"
+    if progress.fps:
+        words += f", {progress.fps:.1f} a second"
+    if progress.seconds_left >= 1:
+        words += f", {describe_seconds(progress.seconds_left)} left"
+    return words
+
+
+def describe_seconds(seconds: float) -> str:
+    """ "45 s", "3 min 20 s", "2 h 5 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _pump_until_done() -> None:
+    if not bpy.app.background:
+        if not bpy.app.timers.is_registered(pump):
+            bpy.app.timers.register(pump, persistent=True)
+        return
+    shown, shown_at = "", 0.0
+    try:
+        while pump() is not None:
+            current = task.message if task is not None and task.running else maker.message if maker is not None else ""
+            if current != shown and time.monotonic() - shown_at > 1.0:
+                print(current, flush=True)
+                shown, shown_at = current, time.monotonic()
+            time.sleep(0.02)
+    except KeyboardInterrupt:
+        cancel()
+        raise
+
+
+def register() -> None:
+    """Nothing to do before the first task."""
+
+
+def unregister() -> None:
+    if bpy.app.timers.is_registered(pump):
+        bpy.app.timers.unregister(pump)
+    cancel()
+    stop_engine()

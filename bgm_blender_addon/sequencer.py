@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The matte in the video sequencer: an image strip with alpha over its source strip, frame for frame in sync."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import bpy
+
+from . import footage, node, settings
+from .errors import UserError
+
+
+def strips(scene: bpy.types.Scene) -> Any:
+    """The scene's strips, its sequencer made where there is none."""
+    return (scene.sequence_editor or scene.sequence_editor_create()).strips
+
+
+def strip_file(strip: bpy.types.Strip) -> Path:
+    """The file of a movie strip, the first file of an image strip, absolute.
+
+    Raises:
+        UserError: the strip is of another kind.
+    """
+    if strip.type == "MOVIE":
+        return Path(bpy.path.abspath(strip.filepath)).absolute()
+    if strip.type == "IMAGE" and strip.elements:
+        return Path(bpy.path.abspath(strip.directory)).absolute() / strip.elements[0].filename
+    raise UserError(f"The strip {strip.name} is neither a movie nor images. Choose one that is.")
+
+
+def group_for_strip(scene: bpy.types.Scene, strip: bpy.types.Strip) -> bpy.types.NodeTree:
+    """The matting group of a strip's footage; made, with its clip, where there is none.
+
+    Raises:
+        UserError: the strip's file is missing, or it is of another kind.
+    """
+    path = strip_file(strip)
+    if not path.is_file():
+        raise UserError(f"The strip's file is missing: {path}.")
+    check_rate(scene, strip)
+    tree = _group_of(path)
+    if tree is not None:
+        return tree
+    clip = bpy.data.movieclips.load(str(path), check_existing=True)
+    if strip.type == "IMAGE":
+        clip.colorspace_settings.name = strip.colorspace_settings.name
+    tree = node.new_group(f"Matting {Path(path.name).stem}")
+    tree.use_fake_user = True  # no node holds it
+    tree.bgm.clip = clip
+    return tree
+
+
+def find_group(strip: bpy.types.Strip) -> bpy.types.NodeTree | None:
+    """The matting group of a strip's footage, where there is one."""
+    return _group_of(strip_file(strip)) if strip.type in {"MOVIE", "IMAGE"} else None
+
+
+def source_strip(scene: bpy.types.Scene, tree: bpy.types.NodeTree) -> bpy.types.Strip | None:
+    """The strip that shows a group's clip, the selected one first."""
+    if tree.bgm.clip is None or scene.sequence_editor is None:
+        return None
+    path = settings.file_path(tree.bgm.clip).absolute()
+    candidates = [strip for strip in strips(scene) if strip.type in {"MOVIE", "IMAGE"} and _shows(strip, path)]
+    return next((strip for strip in candidates if strip.select), candidates[0] if candidates else None)
+
+
+def add_matte_strip(
+    scene: bpy.types.Scene, tree: bpy.types.NodeTree, source: bpy.types.Strip | None
+) -> bpy.types.Strip:
+    """Add an image strip of the group's cut-out, over `source` and trimmed as it is, or where the clip starts.
+
+    Raises:
+        UserError: no cut-out has been written, or the source strip plays at another speed.
+    """
+    files = (
+        node.find_sequence(Path(bpy.path.abspath(tree.bgm.result_folder)) / "matte") if tree.bgm.result_folder else []
+    )
+    if not files:
+        raise UserError("There is no cut-out to show. Switch on Cut-Out under Output and matte the clip again.")
+    first, last = footage.file_number(files[0]), footage.file_number(files[-1])
+    clip = tree.bgm.clip
+    if source is not None:
+        check_rate(scene, source)
+        start = _content_start(source) + first - _first_number(source)
+        channel = _free_channel(scene, source.channel + 1, source.frame_final_start, source.frame_final_end)
+    else:
+        if clip is None:
+            raise UserError("There is no clip. Choose the footage to pull a matte from.")
+        start = footage.to_scene(clip, settings.file_path(clip), first)
+        channel = _free_channel(scene, 1, start, start + last - first + 1)
+    strip = strips(scene).new_image(
+        name=f"{tree.name} Matte", filepath=str(files[0]), channel=channel, frame_start=start, fit_method="ORIGINAL"
+    )
+    for number in range(first + 1, last + 1):  # those that are missing, too: what follows keeps its place
+        strip.elements.append(footage.with_number(files[0], number).name)
+    set_frames(strip, start, start + last - first + 1)
+    strip.blend_type = "ALPHA_OVER"
+    strip.alpha_mode = "PREMUL" if files[0].suffix == ".exr" else "STRAIGHT"
+    strip.colorspace_settings.name = node.color_space("foreground", files[0], clip)
+    if source is not None:
+        set_frames(strip, max(start, source.frame_final_start), min(start + last - first + 1, source.frame_final_end))
+        for name in ("offset_x", "offset_y", "scale_x", "scale_y", "rotation"):
+            setattr(strip.transform, name, getattr(source.transform, name))
+    return strip
+
+
+def set_frames(strip: bpy.types.Strip, first: int, end: int) -> None:
+    """Show a strip from scene frame `first` to before `end`."""
+    left, right = ("left_handle", "right_handle") if hasattr(strip, "left_handle") else _OLD_HANDLES
+    setattr(strip, right, end)
+    setattr(strip, left, first)
+
+
+_OLD_HANDLES = ("frame_final_start", "frame_final_end")
+
+
+def check_rate(scene: bpy.types.Scene, strip: bpy.types.Strip) -> None:
+    """Raise UserError where a movie strip does not show one of its frames per scene frame."""
+    rate = scene.render.fps / scene.render.fps_base
+    if strip.type == "MOVIE" and abs(strip.fps - rate) > 0.01:
+        raise UserError(
+            f"The movie runs at {strip.fps:.2f} frames a second, the scene at {rate:.2f}: their frames would drift "
+            "apart. Set the scene's frame rate to the movie's."
+        )
+    if len(strip.retiming_keys) > 0:
+        raise UserError(f"The strip {strip.name} is retimed. Matte it at its own speed: reset its retiming first.")
+
+
+def _group_of(path: Path) -> bpy.types.NodeTree | None:
+    trees = [tree for tree in settings.matting_trees() if tree.bgm.clip]
+    return next((tree for tree in trees if settings.file_path(tree.bgm.clip).absolute() == path), None)
+
+
+def _shows(strip: bpy.types.Strip, path: Path) -> bool:
+    file = strip_file(strip)
+    if strip.type == "MOVIE":
+        return file == path
+    return file.parent == path.parent and path.name in {element.filename for element in strip.elements}
+
+
+def _content_start(strip: bpy.types.Strip) -> int:
+    """The scene frame of a strip's first content frame, before its handles trim it."""
+    return int(round(strip.content_start if hasattr(strip, "content_start") else strip.frame_start))
+
+
+def _first_number(strip: bpy.types.Strip) -> int:
+    """The footage's frame number of a strip's first content frame."""
+    if strip.type == "MOVIE":
+        return 1 + _content_trim(strip)
+    return footage.file_number(Path(strip.elements[0].filename)) + _content_trim(strip)
+
+
+def _content_trim(strip: bpy.types.Strip) -> int:
+    return strip.content_trim_start if hasattr(strip, "content_trim_start") else strip.animation_offset_start
+
+
+def _free_channel(scene: bpy.types.Scene, lowest: int, first: int, end: int) -> int:
+    """The lowest channel from `lowest` on that is empty from scene frame `first` to before `end`."""
+    taken = {s.channel for s in strips(scene) if s.frame_final_start < end and s.frame_final_end > first}
+    return next(channel for channel in range(lowest, lowest + len(taken) + 1) if channel not in taken)

@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What to matte and how: the settings on a matting group's datablock (`NodeTree.bgm`), and the job made of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import bpy
+
+from . import footage
+from .errors import UserError
+
+COLOR_SPACES = {"sRGB": "srgb", "Linear Rec.709": "linear", "Non-Color": "auto"}  # Blender's name: the engine's
+
+
+class BGM_PG_finding(bpy.types.PropertyGroup):
+    """One finding of the plate doctor."""
+
+    light: bpy.props.EnumProperty(
+        name="Light",
+        items=[("GREEN", "Good", ""), ("YELLOW", "Attention", ""), ("RED", "Problem", "")],
+    )
+    text: bpy.props.StringProperty(name="Finding")
+
+
+def _clip_changed(self: BGM_PG_matting, context: bpy.types.Context) -> None:
+    from . import node
+
+    node.update_sources(self.id_data)
+
+
+class BGM_PG_matting(bpy.types.PropertyGroup):
+    """The settings of one matting group; `is_matting` tells such a group from others."""
+
+    is_matting: bpy.props.BoolProperty(name="Is a Matting Group", options={"HIDDEN"})
+
+    clip: bpy.props.PointerProperty(
+        name="Clip",
+        description="The footage to pull a matte from",
+        type=bpy.types.MovieClip,
+        update=_clip_changed,
+    )
+
+    plate_source: bpy.props.EnumProperty(
+        name="Clean Plate",
+        description="Where the picture of the empty background comes from",
+        items=[
+            ("IMAGE", "Image", "A still of the empty background"),
+            ("CLIP", "Movie Clip", "A movie or image sequence of the empty background"),
+            ("FROM_CLIP", "From the Clip", "Estimate the empty background from the clip, where its subject moves"),
+            ("NONE", "No Plate", "No picture of the background: people are found, objects they hold are not"),
+        ],
+    )
+    plate_image: bpy.props.PointerProperty(
+        name="Plate Image", description="A still of the empty background", type=bpy.types.Image
+    )
+    plate_clip: bpy.props.PointerProperty(
+        name="Plate Clip", description="Footage of the empty background", type=bpy.types.MovieClip
+    )
+    plate_align: bpy.props.BoolProperty(
+        name="Align to the Clip",
+        description="Move the plate onto the clip frame by frame: for a camera that was not locked off",
+        default=True,
+    )
+    plate_match: bpy.props.BoolProperty(
+        name="Match Exposure",
+        description="Follow the clip's changes of exposure and white balance outside the subject",
+        default=True,
+    )
+    plate_moving: bpy.props.BoolProperty(
+        name="Moving Plate",
+        description="The plate is a second take with the same camera move, used frame by frame",
+    )
+
+    frame_range: bpy.props.EnumProperty(
+        name="Frames",
+        description="Which frames to matte",
+        items=[
+            ("CLIP", "Whole Clip", "Every frame of the clip"),
+            ("SCENE", "Scene Range", "The frames of the clip that the scene's frame range shows"),
+            ("CUSTOM", "Custom", "From one scene frame to another"),
+        ],
+    )
+    frame_first: bpy.props.IntProperty(name="First", description="First scene frame to matte", default=1)
+    frame_last: bpy.props.IntProperty(name="Last", description="Last scene frame to matte, included", default=100)
+
+    model_source: bpy.props.EnumProperty(
+        name="Model",
+        description="The network that pulls the matte",
+        items=[
+            ("DEFAULT", "Default", "The network that comes with this extension"),
+            ("FILE", "File", "Weights of your own"),
+        ],
+    )
+    model_path: bpy.props.StringProperty(
+        name="Model File",
+        description="A .safetensors or .pth file with weights",
+        subtype="FILE_PATH",
+        options={"PATH_SUPPORTS_BLEND_RELATIVE"},
+    )
+    device: bpy.props.EnumProperty(
+        name="Device",
+        description="What to compute on",
+        items=[
+            ("PREFERENCES", "As in Preferences", "The device chosen in this extension's preferences"),
+            ("auto", "Automatic", "The fastest device there is"),
+            ("cpu", "CPU", "The processor"),
+            ("cuda", "CUDA", "The first NVIDIA graphics card"),
+            ("mps", "Metal", "An Apple graphics processor"),
+        ],
+    )
+    precision: bpy.props.EnumProperty(
+        name="Precision",
+        description="Number format of the network's arithmetic",
+        items=[
+            ("auto", "Automatic", "Half where the device is faster with it"),
+            ("fp32", "Full", "32 bits"),
+            ("fp16", "Half", "16 bits"),
+            ("bf16", "Brain Float", "16 bits with the range of 32"),
+        ],
+    )
+    detail: bpy.props.FloatProperty(
+        name="Coarse Size",
+        description="Size of the network's first look, as a share of the frame; 0 chooses it by the frame's size",
+        min=0.0,
+        max=1.0,
+    )
+
+    output_folder: bpy.props.StringProperty(
+        name="Folder",
+        description="Where the matte's images go; // is the .blend file's folder",
+        subtype="DIR_PATH",
+        options={"PATH_SUPPORTS_BLEND_RELATIVE"},
+    )
+    format: bpy.props.EnumProperty(
+        name="Format",
+        description="File format of the images",
+        items=[
+            ("auto", "Automatic", "OpenEXR for floating point footage, else PNG"),
+            ("png", "PNG", "Alpha at 16 bits, foreground as deep as the footage"),
+            ("exr", "OpenEXR", "Half float, foreground in linear light"),
+        ],
+    )
+    use_foreground: bpy.props.BoolProperty(
+        name="Foreground",
+        description="Write the subject's own colours, free of the background's at soft edges",
+        default=True,
+    )
+    use_error: bpy.props.BoolProperty(
+        name="Expected Error", description="Write where the network is unsure of the alpha", default=True
+    )
+    use_matte: bpy.props.BoolProperty(
+        name="Cut-Out", description="Write colour and alpha in one image, as the sequencer needs it"
+    )
+
+    result_folder: bpy.props.StringProperty(
+        name="Results", description="The folder that is wired in", subtype="DIR_PATH"
+    )
+    result_first: bpy.props.IntProperty(name="First Result", description="In the footage's own numbers")
+    result_last: bpy.props.IntProperty(name="Last Result", description="In the footage's own numbers")
+    status: bpy.props.StringProperty(name="Status", description="How the last run ended")
+
+    findings: bpy.props.CollectionProperty(type=BGM_PG_finding)
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """A job that is ready to be written and run."""
+
+    data: dict[str, Any]  # the job file's content, see core/job.py
+    folder: Path  # of the outputs
+    footage: Path
+    plate_to_make: Path | None  # file for the plate that is to be made from the clip first
+
+    def write(self, name: str = "job.yaml") -> Path:
+        """Write the job file (JSON, which is YAML) and return its path.
+
+        Raises:
+            UserError: the output folder cannot be written.
+        """
+        path = self.folder / name
+        partial = path.with_name(path.name + ".part")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial.write_text(json.dumps(self.data, indent=2), encoding="utf-8")
+            partial.replace(path)
+        except OSError as error:
+            raise UserError(
+                f"The output folder {self.folder} cannot be written: {error.strerror or error}. Choose another."
+            ) from None
+        return path
+
+
+def matting_trees() -> list[bpy.types.NodeTree]:
+    """Every matting group of the file."""
+    return [tree for tree in bpy.data.node_groups if tree.bl_idname == "CompositorNodeTree" and tree.bgm.is_matting]
+
+
+def file_path(datablock: bpy.types.ID) -> Path:
+    """Absolute path of a clip's or image's own file, linked datablocks included; never a proxy."""
+    return Path(bpy.path.abspath(datablock.filepath, library=datablock.library))
+
+
+def output_folder(settings: BGM_PG_matting) -> Path:
+    """Where the outputs go, absolute. Until the .blend file is saved, // stands for the user's home folder.
+
+    Raises:
+        UserError: none is named.
+    """
+    text = settings.output_folder
+    if not text:
+        raise UserError("There is no output folder. Choose one under Output.")
+    if text.startswith("//") and not bpy.data.filepath:
+        return Path.home() / text[2:].lstrip("/\\")
+    return Path(bpy.path.abspath(text)).absolute()
+
+
+def frame_numbers(settings: BGM_PG_matting, scene: bpy.types.Scene) -> tuple[int, int]:
+    """First and last frame number to matte, in the footage's own numbers.
+
+    Raises:
+        UserError: the chosen range shows no frame of the clip.
+    """
+    clip = settings.clip
+    path = file_path(clip)
+    first, last = footage.first_number(clip, path), footage.last_number(clip, path)
+    if settings.frame_range == "CLIP":
+        return first, last
+    wanted = (scene.frame_start, scene.frame_end)
+    if settings.frame_range == "CUSTOM":
+        wanted = (settings.frame_first, settings.frame_last)
+    numbers = (
+        max(first, footage.to_number(clip, path, wanted[0])),
+        min(last, footage.to_number(clip, path, wanted[1])),
+    )
+    if numbers[0] > numbers[1]:
+        shown = [footage.to_scene(clip, path, number) for number in (first, last)]
+        raise UserError(
+            f"Frames {wanted[0]} to {wanted[1]} show nothing of the clip, which lasts from scene frame {shown[0]} to "
+            f"{shown[1]}. Choose other frames."
+        )
+    return numbers
+
+
+def make_job(settings: BGM_PG_matting, scene: bpy.types.Scene, device: str) -> JobRequest:
+    """The job that the settings describe.
+
+    Args:
+        device: what the preferences say, for settings that leave it to them.
+
+    Raises:
+        UserError: something is missing or does not fit, in words.
+    """
+    clip_path = check_clip(settings.clip)
+    folder = output_folder(settings)
+    plate, plate_to_make = _plate(settings, folder)
+    model = "default"
+    if settings.model_source == "FILE":
+        model_path = Path(bpy.path.abspath(settings.model_path))
+        if not settings.model_path or not model_path.is_file():
+            raise UserError(
+                f"There is no model file {settings.model_path or 'chosen'}. Choose one, or the default model."
+            )
+        model = str(model_path.absolute())
+    first, last = frame_numbers(settings, scene)
+    data = {
+        "version": 1,
+        "footage": {"path": str(clip_path), "color_space": color_space(settings.clip)},
+        "frames": [first, last],
+        "plate": plate,
+        "model": model,
+        "device": device if settings.device == "PREFERENCES" else settings.device,
+        "precision": settings.precision,
+        "detail": round(settings.detail, 4),
+        "output": {
+            "folder": str(folder),
+            "format": settings.format,
+            "foreground": settings.use_foreground,
+            "matte": settings.use_matte,
+            "error": settings.use_error,
+        },
+    }
+    return JobRequest(data, folder, clip_path, plate_to_make)
+
+
+def check_clip(clip: bpy.types.MovieClip | None) -> Path:
+    """The clip's file.
+
+    Raises:
+        UserError: no clip, or its file is missing.
+    """
+    if clip is None:
+        raise UserError("There is no clip. Choose the footage to pull a matte from.")
+    path = file_path(clip).absolute()
+    if not path.is_file():
+        raise UserError(f"The clip's file is missing: {path}. Find it with File > External Data.")
+    return path
+
+
+def color_space(datablock: bpy.types.MovieClip | bpy.types.Image) -> str:
+    """The engine's name for a datablock's colour space."""
+    name = datablock.colorspace_settings.name
+    return COLOR_SPACES.get(name, name)
+
+
+def _plate(settings: BGM_PG_matting, folder: Path) -> tuple[dict[str, Any], Path | None]:
+    """The job's plate, and the file to make it into where it comes from the clip."""
+    plate = {"align": "auto" if settings.plate_align else "off", "match": settings.plate_match}
+    source = settings.plate_source
+    if source == "NONE":
+        return {}, None
+    if source == "FROM_CLIP":
+        path = plate_file(settings, folder)
+        plate |= {"path": str(path), "color_space": color_space(settings.clip)}
+        return plate, None if path.is_file() else path
+    datablock = settings.plate_image if source == "IMAGE" else settings.plate_clip
+    if datablock is None:
+        raise UserError("There is no clean plate. Choose one, or say under Clean Plate that there is none.")
+    path = (
+        _packed_image_file(datablock, folder) if source == "IMAGE" and datablock.packed_file else file_path(datablock)
+    )
+    if source == "IMAGE" and (datablock.source not in {"FILE", "SEQUENCE", "MOVIE"} or datablock.is_dirty):
+        raise UserError(f"The plate {datablock.name} is not on disk as it is now. Save the image first.")
+    if not path.is_file():
+        raise UserError(f"The plate's file is missing: {path}. Find it with File > External Data.")
+    plate |= {"path": str(path.absolute()), "color_space": color_space(datablock)}
+    if source == "CLIP":
+        plate["moving"] = settings.plate_moving
+    return plate, None
+
+
+def plate_file(settings: BGM_PG_matting, folder: Path) -> Path:
+    """Where the plate goes that is made from the clip, in the clip's own encoding."""
+    return folder / "plate" / ("from_clip.exr" if color_space(settings.clip) == "linear" else "from_clip.png")
+
+
+def _packed_image_file(image: bpy.types.Image, folder: Path) -> Path:
+    """Write a packed image's file where the engine can read it."""
+    path = folder / "plate" / bpy.path.basename(image.filepath or image.name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image.packed_file.data)
+    except OSError as error:
+        raise UserError(
+            f"The output folder {folder} cannot be written: {error.strerror or error}. Choose another."
+        ) from None
+    return path
+
+
+_register_classes, _unregister_classes = bpy.utils.register_classes_factory((BGM_PG_finding, BGM_PG_matting))
+
+
+def register() -> None:
+    _register_classes()
+    bpy.types.NodeTree.bgm = bpy.props.PointerProperty(type=BGM_PG_matting)
+
+
+def unregister() -> None:
+    del bpy.types.NodeTree.bgm
+    _unregister_classes()

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What each button asks of the engine, and what becomes of the answer. Operators report; these functions do."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import bpy
+
+from . import footage, node, preferences, runner, sequencer, settings
+from .client import protocol
+from .errors import UserError
+
+PREVIEW_IMAGE = "Matting Preview"
+
+
+def matte(
+    tree: bpy.types.NodeTree, scene: bpy.types.Scene, then: Callable[[bpy.types.NodeTree], None] | None = None
+) -> None:
+    """Matte the group's clip; its results are wired in when they are there.
+
+    Args:
+        then: called with the group after that.
+
+    Raises:
+        UserError: the settings do not make a job, or the engine cannot start.
+    """
+    bgm = tree.bgm
+    request = settings.make_job(bgm, scene, preferences.device())
+    commands: list[protocol.Message] = []
+    if request.plate_to_make:
+        commands.append(_plate_command(request))
+    commands.append(protocol.Matte(job=str(request.write())))
+    uid = tree.session_uid
+
+    def take(result: dict[str, Any]) -> str:
+        group = runner.find_group(uid)
+        if group is None:
+            return f"The matte is in {request.folder}; its node is no longer in this file."
+        node.wire_results(group, request.folder)
+        if then is not None:
+            then(group)
+        return describe_result(result)
+
+    runner.start(runner.Task(f"Matte {request.footage.name}", commands, take, uid))
+
+
+def preview(tree: bpy.types.NodeTree, scene: bpy.types.Scene, scene_frame: int) -> None:
+    """Matte the frame that the clip shows at a scene frame, and show it as an image with alpha.
+
+    Raises:
+        UserError: as `matte`; or the clip shows nothing at that frame.
+    """
+    bgm = tree.bgm
+    request = settings.make_job(bgm, scene, preferences.device())
+    clip = bgm.clip
+    number = footage.to_number(clip, request.footage, scene_frame)
+    first = footage.first_number(clip, request.footage)
+    last = footage.last_number(clip, request.footage)
+    if not first <= number <= last:
+        shown = [footage.to_scene(clip, request.footage, n) for n in (first, last)]
+        raise UserError(f"The clip shows nothing at frame {scene_frame}; it lasts from {shown[0]} to {shown[1]}.")
+    request.data["frames"] = None  # the frame need not be among those to be matted
+    request.data["output"] |= {"foreground": True, "matte": False, "error": False}
+    folder = request.folder / "preview"
+    commands: list[protocol.Message] = []
+    if request.plate_to_make:
+        commands.append(_plate_command(request))
+    job = request.write("preview.yaml")
+    commands.append(protocol.Preview(job=str(job), frame_number=number, output=str(folder)))
+    space = clip.colorspace_settings.name
+
+    def take(result: dict[str, Any]) -> str:
+        image = show_preview(Path(result["alpha"]), Path(result["foreground"]), space)
+        shutil.rmtree(folder, ignore_errors=True)
+        job.unlink(missing_ok=True)
+        image["bgm_frame"] = scene_frame
+        return f"Preview of frame {scene_frame}"
+
+    runner.start(runner.Task(f"Preview frame {scene_frame}", commands, take, tree.session_uid))
+
+
+def make_plate(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:
+    """Make a clean plate from the clip and have the group use it.
+
+    Raises:
+        UserError: as `matte`.
+    """
+    bgm = tree.bgm
+    clip_path = settings.check_clip(bgm.clip)
+    folder = settings.output_folder(bgm)
+    plate_path = settings.plate_file(bgm, folder)
+    data = {
+        "footage": {"path": str(clip_path), "color_space": settings.color_space(bgm.clip)},
+        "frames": list(settings.frame_numbers(bgm, scene)),
+    }
+    request = settings.JobRequest(data, folder, clip_path, plate_path)
+    uid = tree.session_uid
+    space = bgm.clip.colorspace_settings.name
+
+    def take(result: dict[str, Any]) -> str:
+        group = runner.find_group(uid)
+        image = bpy.data.images.load(str(plate_path), check_existing=True)
+        image.reload()
+        image.colorspace_settings.name = space
+        if group is not None:
+            group.bgm.plate_image = image
+        return "The clean plate is made: look at it before you matte"
+
+    runner.start(runner.Task(f"Plate from {clip_path.name}", [_plate_command(request)], take, uid))
+
+
+def check_plate(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:
+    """Have the plate doctor look at the group's plate; its findings go to the panel.
+
+    Raises:
+        UserError: as `matte`.
+    """
+    request = settings.make_job(tree.bgm, scene, preferences.device())
+    commands: list[protocol.Message] = []
+    if request.plate_to_make:
+        commands.append(_plate_command(request))
+    commands.append(protocol.Diagnose(job=str(request.write())))
+    uid = tree.session_uid
+
+    def take(result: dict[str, Any]) -> str:
+        group = runner.find_group(uid)
+        if group is not None:
+            show_findings(group.bgm, result)
+        return "The plate is checked"
+
+    runner.start(runner.Task("Check the plate", commands, take, uid))
+
+
+def check_engine() -> None:
+    """Ask the engine what it is and what it runs on; `runner.engine` holds the answer.
+
+    Raises:
+        UserError: there is no engine, or it does not start.
+    """
+    runner.start(runner.Task("Check the engine", [protocol.Hello()], lambda result: describe_engine()))
+
+
+def matte_strip(scene: bpy.types.Scene, strip: bpy.types.Strip) -> None:
+    """Matte a movie or image strip's footage and lay the cut-out over it.
+
+    Raises:
+        UserError: as `matte`; or the strip is of another kind.
+    """
+    tree = sequencer.group_for_strip(scene, strip)
+    tree.bgm.use_matte = True
+    scene_name, strip_name = scene.name, strip.name
+
+    def add(group: bpy.types.NodeTree) -> None:
+        target = bpy.data.scenes.get(scene_name)
+        source = sequencer.strips(target).get(strip_name) if target else None
+        if source is None:
+            raise UserError(f"The matte is made, but its strip {strip_name} is gone.")
+        sequencer.add_matte_strip(target, group, source)
+
+    matte(tree, scene, then=add)
+
+
+def show_preview(alpha_path: Path, foreground_path: Path, foreground_space: str) -> bpy.types.Image:
+    """One image of straight foreground and alpha, shown in an open image editor."""
+    import numpy as np  # Blender's own
+
+    parts = []
+    for path in (alpha_path, foreground_path):
+        image = bpy.data.images.load(str(path))
+        image.colorspace_settings.name = "Non-Color"  # the numbers as the file has them
+        pixels = np.empty(image.size[0] * image.size[1] * 4, np.float32)
+        image.pixels.foreach_get(pixels)
+        parts.append(pixels)
+        size = tuple(image.size)
+        bpy.data.images.remove(image)
+    alpha, rgba = parts
+    rgba[3::4] = alpha[0::4]
+    is_linear = foreground_path.suffix == ".exr"
+    shown = bpy.data.images.get(PREVIEW_IMAGE)
+    if shown is not None and (tuple(shown.size) != size or shown.is_float != is_linear):
+        shown.name = f"{PREVIEW_IMAGE} (old)"
+        shown.user_remap(replacement := _new_preview(size, is_linear))
+        bpy.data.images.remove(shown)
+        shown = replacement
+    if shown is None:
+        shown = _new_preview(size, is_linear)
+    shown.colorspace_settings.name = "Linear Rec.709" if is_linear else foreground_space
+    shown.pixels.foreach_set(rgba)
+    shown.update()
+    for window in bpy.context.window_manager.windows if bpy.context.window_manager else ():
+        for area in window.screen.areas:
+            if area.type == "IMAGE_EDITOR":
+                area.spaces.active.image = shown
+    return shown
+
+
+def _new_preview(size: tuple[int, ...], is_linear: bool) -> bpy.types.Image:
+    return bpy.data.images.new(PREVIEW_IMAGE, size[0], size[1], alpha=True, float_buffer=is_linear)
+
+
+def show_findings(bgm: settings.BGM_PG_matting, diagnosis: dict[str, Any]) -> None:
+    """Take the plate doctor's findings into the settings, for the panel."""
+    bgm.findings.clear()
+    for finding in diagnosis.get("findings", []):
+        item = bgm.findings.add()
+        item.light = str(finding.get("light", "yellow")).upper()
+        item.text = " ".join(str(finding[key]) for key in ("message", "consequence", "remedy") if finding.get(key))
+    if not bgm.findings:
+        item = bgm.findings.add()
+        item.light, item.text = "GREEN", "The plate fits the clip."
+
+
+def describe_result(result: dict[str, Any]) -> str:
+    """A matte's result as a sentence for the panel."""
+    count, skipped = result.get("frames", 0), result.get("skipped", 0)
+    if skipped and skipped == count:
+        return f"All {count} frames were up to date"
+    return f"{count} frames, {result.get('first')} to {result.get('last')}" + (
+        f", {skipped} up to date" if skipped else ""
+    )
+
+
+def describe_engine() -> str:
+    """What works, in a sentence; the panel lists the details."""
+    engine = runner.engine
+    if engine is None:
+        raise UserError("The engine said nothing of itself. See its log.")
+    if engine.protocol != protocol.VERSION:
+        raise UserError(
+            f"The engine speaks version {engine.protocol} of the protocol, this extension {protocol.VERSION}. "
+            "Install the same release of both."
+        )
+    return "The engine works"
+
+
+def _plate_command(request: settings.JobRequest) -> protocol.MakePlate:
+    assert request.plate_to_make is not None
+    try:
+        request.plate_to_make.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"The output folder {request.folder} cannot be written: {error.strerror or error}. Choose another."
+        ) from None
+    first, last = request.data["frames"] or (None, None)
+    return protocol.MakePlate(
+        footage=str(request.footage),
+        output=str(request.plate_to_make),
+        color_space=request.data["footage"]["color_space"],
+        frames="" if first is None else f"{first}-{last}",
+    )

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the scripts share that run inside Blender: installing the built extension, loading footage, rendering.
+
+Each script gets one JSON argument (the last) and prints one line `RESULT {...}`.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import bpy
+
+MODULE = "bl_ext.user_default.bgm_matting"
+
+
+def arguments() -> dict:
+    return json.loads(sys.argv[-1])
+
+
+def finish(**result: object) -> None:
+    print("RESULT " + json.dumps(result), flush=True)
+
+
+def install(archive: str) -> None:
+    """Install the built zip into the scratch BLENDER_USER_RESOURCES, and enable it."""
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    assert bpy.ops.extensions.package_install_files(
+        repo="user_default", filepath=archive, enable_on_install=True, overwrite=True
+    ) == {"FINISHED"}
+    assert hasattr(bpy.ops.bgm, "matte_clip") and hasattr(bpy.types.NodeTree, "bgm")
+
+
+def addon(name: str):  # noqa: ANN201
+    """A module of the installed add-on."""
+    return sys.modules[f"{MODULE}.bgm_blender_addon.{name}"]
+
+
+def load_clip(path: str, frame_start: int = 1, frame_offset: int = 0) -> bpy.types.MovieClip:
+    clip = bpy.data.movieclips.load(path)
+    clip.frame_start, clip.frame_offset = frame_start, frame_offset
+    return clip
+
+
+def size_scene(scene: bpy.types.Scene, width: int, height: int) -> None:
+    scene.render.resolution_x, scene.render.resolution_y = width, height
+    scene.render.resolution_percentage = 100
+    settings = scene.render.image_settings
+    if hasattr(settings, "media_type"):  # 5.0 on
+        settings.media_type = "IMAGE"
+    settings.file_format = "OPEN_EXR"
+    settings.color_mode, settings.color_depth = "RGBA", "32"
+
+
+def render(scene: bpy.types.Scene, frame: int, path: Path) -> str:
+    """Render a frame to a float EXR."""
+    scene.frame_set(frame)
+    scene.render.filepath = str(path)
+    bpy.ops.render.render(write_still=True)
+    return str(path)
+
+
+def connect(scene: bpy.types.Scene, node: bpy.types.Node, output: str) -> None:
+    """Have the scene render one output of the matting node."""
+    tree = node.id_data
+    target = next(n for n in tree.nodes if n.bl_idname in {"CompositorNodeComposite", "NodeGroupOutput"}).inputs[0]
+    tree.links.new(node.outputs[output], target)
+
+
+def matting_node(scene: bpy.types.Scene) -> bpy.types.Node:
+    tree = scene.compositing_node_group if hasattr(scene, "compositing_node_group") else scene.node_tree
+    return next(node for node in tree.nodes if node.type == "GROUP" and "Matting" in node.node_tree.name)
+
+
+def error_of(operator, **arguments: object) -> str:  # noqa: ANN001
+    """The sentence that an operator reports as its error."""
+    try:
+        operator(**arguments)
+    except RuntimeError as error:
+        return str(error).removeprefix("Error: ").strip()
+    return ""

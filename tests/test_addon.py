@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The built extension inside Blender 4.5, 5.0 and 5.2: what it renders is compared here, by another reader."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import OpenImageIO as oiio
+import pytest
+
+from scripts import build_extension
+from tests.fake_worker import alpha_of, foreground_of
+
+ROOT = Path(__file__).resolve().parent.parent
+VERSIONS = ("4.5", "5.0", "5.2")
+WIDTH, HEIGHT = 67, 45
+
+pytestmark = pytest.mark.blender
+
+
+def blender_python(version: str) -> Path:
+    folder = ROOT / ".envs" / f"bpy-{version}"
+    python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    if not python.exists():
+        pytest.skip(f"no bpy {version} environment in {folder}")
+    return python
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    blender_python(VERSIONS[-1])
+    return build_extension.main(argparse.Namespace(blender=ROOT / ".envs" / "bpy-5.2", output=folder))
+
+
+@pytest.fixture(scope="session")
+def fake_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Looks like the engine's Python, and runs the fake worker whatever it is asked to run."""
+    if sys.platform == "win32":
+        pytest.skip("a Python that is a script needs a shell")
+    path = tmp_path_factory.mktemp("engine") / "python"
+    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -u "{ROOT}/tests/fake_worker.py"\n')
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def sequence(tmp_path: Path) -> Path:
+    """An image sequence of 12 frames that starts at 1001."""
+    folder = tmp_path / "footage"
+    folder.mkdir()
+    for number in range(1001, 1013):
+        assert cv2.imwrite(str(folder / f"shot_v2.{number}.png"), foreground_of(number, WIDTH, HEIGHT)[..., ::-1] // 2)
+    return folder / "shot_v2.1001.png"
+
+
+def run_blender(version: str, script: str, engine: Path | None, tmp_path: Path, **arguments: Any) -> dict[str, Any]:
+    """Run a script of tests/blender inside a Blender module; returns its RESULT."""
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "BGM_"))},
+        "BLENDER_USER_RESOURCES": str(tmp_path / f"user-{version}"),
+        "OMP_NUM_THREADS": "1",
+    }
+    if engine is not None:
+        environment["BGM_ENGINE_PYTHON"] = str(engine)
+    environment |= arguments.pop("variables", {})
+    arguments = {"folder": str(tmp_path), **arguments}
+    command = [
+        str(blender_python(version)),
+        str(ROOT / "tests" / "blender" / script),
+        json.dumps(arguments, default=str),
+    ]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    assert done.returncode == 0 and results, f"{script} in {version}:\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
+    result: dict[str, Any] = json.loads(results[-1].removeprefix("RESULT "))
+    return {**result, "stdout": done.stdout}
+
+
+def read_exr(path: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """(H, W, 4) float."""
+    return np.asarray(oiio.ImageBuf(path).get_pixels(oiio.FLOAT), np.float32)
+
+
+def linear(srgb8: Any) -> Any:
+    values = srgb8 / 255.0
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def check_renders(renders: dict[str, str], numbers: dict[int, int | None]) -> None:
+    """Compare renders of the node's outputs with what the fake engine wrote.
+
+    Args:
+        numbers: scene frame: the frame number that it must show; None: nothing.
+    """
+    for frame, number in numbers.items():
+        alpha, foreground = np.zeros((HEIGHT, WIDTH)), np.zeros((HEIGHT, WIDTH, 3))
+        error = np.zeros((HEIGHT, WIDTH))
+        if number is not None:
+            alpha16 = alpha_of(number, WIDTH, HEIGHT)
+            alpha, error = alpha16 / 65535, (alpha16 >> 8) / 255
+            foreground = linear(foreground_of(number, WIDTH, HEIGHT))
+        np.testing.assert_allclose(read_exr(renders[f"Alpha {frame}"])[..., 0], alpha, atol=1e-6)
+        np.testing.assert_allclose(read_exr(renders[f"Error {frame}"])[..., 0], error, atol=1e-6)
+        np.testing.assert_allclose(
+            read_exr(renders[f"Foreground {frame}"])[..., :3], foreground, atol=5e-5
+        )  # Blender converts by table
+        image = read_exr(renders[f"Image {frame}"])
+        np.testing.assert_allclose(image[..., 3], alpha, atol=1e-6)
+        np.testing.assert_allclose(image[..., :3], foreground * alpha[..., None], atol=5e-5)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_node_renders_what_the_engine_wrote(
+    version: str, archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path
+) -> None:
+    # The clip shows 1001 + (scene - 10) + 2: at 10 number 1003, at 19 number 1012, before and after nothing
+    numbers: dict[int, int | None] = {9: None, 10: 1003, 15: 1008, 19: 1012, 20: None, 25: None}
+    setup = {"zip": archive, "footage": sequence, "frame_start": 10, "frame_offset": 2, "frames": list(numbers)}
+    result = run_blender(version, "node.py", fake_engine, tmp_path, **setup)
+    assert (result["first"], result["last"]) == (1001, 1012)
+    assert result["status"] == "12 frames, 1001 to 1012"
+    check_renders(result["renders"], numbers)
+
+    number = 1008
+    before = read_exr(result["renders"]["before"])
+    np.testing.assert_allclose(before[..., :3], linear(foreground_of(number, WIDTH, HEIGHT) // 2), atol=5e-5)
+    np.testing.assert_allclose(before[..., 3], 1.0)
+    alpha = (alpha_of(number, WIDTH, HEIGHT) / 65535)[..., None]
+    over = linear(foreground_of(number, WIDTH, HEIGHT)) * alpha + np.array([0.25, 0.5, 0.75]) * (1 - alpha)
+    np.testing.assert_allclose(read_exr(result["renders"]["over"])[..., :3], over, atol=5e-5)
+
+    plain = run_blender(version, "render_only.py", None, tmp_path, blend=result["blend"], frames=list(numbers))
+    for frame in numbers:
+        np.testing.assert_array_equal(
+            read_exr(plain["renders"][str(frame)]), read_exr(result["renders"][f"Image {frame}"])
+        )
