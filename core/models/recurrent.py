@@ -55,7 +55,7 @@ class PlateConv2d(nn.Conv2d):
         self.plate_weight = nn.Parameter(torch.zeros(out_channels, plate_channels, kernel_size, kernel_size))
         self.plate_bias = nn.Parameter(torch.zeros(out_channels))
 
-    def forward(self, *inputs: Tensor, plate: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, *inputs: Tensor, plate: Tensor | None = None) -> Tensor:
         """Inputs (B, C, H, W) with `in_channels` in all, and the plate's (B, plate, H, W) -> (B, out, H, W).
 
         All are cast to the first one's precision before they are joined: under autocast that is the lower one.
@@ -204,7 +204,7 @@ class _GuidedRefiner(nn.Module):
         mean_guide, mean_coarse = self.box(guide), self.box(coarse)
         covariance = self.box(guide * coarse) - mean_guide * mean_coarse
         variance = self.box(guide * guide) - mean_guide * mean_guide
-        statistics = None
+        statistics = mean_change = None
         if change_sm is not None:
             mean_change, pha = _box(change_sm), coarse[:, 3:]
             change_covariance = _box(change_sm * pha) - mean_change * _box(pha)
@@ -214,16 +214,16 @@ class _GuidedRefiner(nn.Module):
         x = F.relu(self.conv1(x))
         slope = self.slope(x)
         offset = mean_coarse - slope * mean_guide
-        size = (src.shape[-2], src.shape[-1])
-        if change is None or change_sm is None:
-            slope, offset = _resize(torch.cat([slope, offset], dim=1), size).chunk(2, dim=1)
-            return slope * torch.cat([src, src.mean(1, keepdim=True)], dim=1) + offset
-        change_slope = self.plate_slope(x)
-        lines = _resize(torch.cat([slope, offset, change_slope, change_slope * mean_change], dim=1), size)
-        slope, offset, change_slope, change_offset = torch.split(lines, [4, 4, 3, 3], dim=1)
-        y = slope * torch.cat([src, src.mean(1, keepdim=True)], dim=1) + offset
-        pha = y[:, 3:] + (change_slope * change - change_offset).sum(1, keepdim=True)
-        return torch.cat([y[:, :3], pha], dim=1)
+        lines = [slope, offset]
+        if change_sm is not None:
+            change_slope = self.plate_slope(x)
+            drift = (change_slope * mean_change).sum(1, keepdim=True)
+            lines = [slope, offset - F.pad(drift, (0, 0, 0, 0, 3, 0)), change_slope]
+        lines = list(torch.split(_resize(torch.cat(lines, dim=1), (src.shape[-2], src.shape[-1])), 4, dim=1))
+        y = torch.addcmul(lines[1], lines[0], torch.cat([src, src.mean(1, keepdim=True)], dim=1))
+        if change is None:
+            return y
+        return torch.cat([y[:, :3], y[:, 3:] + (lines[2] * change).sum(1, keepdim=True)], dim=1)
 
 
 class RecurrentMatting(nn.Module):
