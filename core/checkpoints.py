@@ -13,9 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from core.errors import CheckpointError
-from core.models.recurrent import RecurrentMatting
+from core.models import MattingBase, MattingRefine, RecurrentMatting
 
-_ARCHITECTURES: dict[str, type[nn.Module]] = {"RecurrentMatting": RecurrentMatting}
+_ARCHITECTURES: dict[str, type[nn.Module]] = {
+    architecture.__name__: architecture for architecture in (MattingBase, MattingRefine, RecurrentMatting)
+}
 _WEIGHTS = Path(__file__).parent / "weights"
 
 

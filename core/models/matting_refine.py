@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The whole network of Lin et al. 2021: the base network on a small frame, the refinement network on the full one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from core.errors import ShapeError
+from core.models.matting_base import MattingBase, check_source_and_plate
+from core.models.refiner import PATCH, Refiner
+
+REFINE_MODES = ("sampling", "thresholding", "full")
+
+
+class MattingRefine(MattingBase):
+    """Predict alpha and foreground at full resolution.
+
+    `backbone_scale` and the refiner's `mode`, `sample_pixels`, `threshold` and `prevent_oversampling` may be set anew
+    between two frames; the weights do not depend on them.
+
+    Args:
+        backbone: "resnet50", "resnet101" or "mobilenetv2".
+        backbone_scale: size of the frame that the base network sees; at most 1/2. 1/4 suits HD, 1/8 suits 4K.
+        refine_mode: "sampling" refines the pixels with the largest expected errors, "thresholding" all whose expected
+            error is above a threshold, "full" every pixel.
+        refine_sample_pixels: how many pixels "sampling" refines. 80,000 suits HD, 320,000 suits 4K.
+        refine_threshold: expected error, 0 to 1, for "thresholding".
+        refine_kernel_size: the refiner's kernels, 3 or 1.
+        refine_prevent_oversampling: in "sampling", leave out pixels whose expected error is nil.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        backbone_scale: float = 1 / 4,
+        refine_mode: str = "sampling",
+        refine_sample_pixels: int = 80_000,
+        refine_threshold: float = 0.1,
+        refine_kernel_size: int = 3,
+        refine_prevent_oversampling: bool = True,
+    ) -> None:
+        super().__init__(backbone)
+        if not 0 < backbone_scale <= 1 / 2:
+            raise ValueError(f"backbone_scale is above 0 and at most 1/2; got {backbone_scale}")
+        if refine_mode not in REFINE_MODES:
+            raise ValueError(f"refine_mode is one of {', '.join(REFINE_MODES)}; got {refine_mode!r}")
+        if refine_kernel_size not in (1, 3):
+            raise ValueError(f"refine_kernel_size is 1 or 3; got {refine_kernel_size}")
+        self.arguments |= {
+            "backbone_scale": backbone_scale,
+            "refine_mode": refine_mode,
+            "refine_sample_pixels": refine_sample_pixels,
+            "refine_threshold": refine_threshold,
+            "refine_kernel_size": refine_kernel_size,
+            "refine_prevent_oversampling": refine_prevent_oversampling,
+        }
+        self.backbone_scale = backbone_scale
+        self.refiner = Refiner(
+            refine_mode, refine_sample_pixels, refine_threshold, refine_kernel_size, refine_prevent_oversampling
+        )
+
+    def forward(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, ...]:
+        """Predict one batch.
+
+        Args:
+            src: (B, 3, H, W) RGB, sRGB-encoded, 0 to 1; H and W divisible by 4. Channels-last layout saves a copy.
+            bgr: clean plate, same shape and encoding.
+
+        Returns:
+            pha (B, 1, H, W) alpha, fgr (B, 3, H, W) straight foreground; the base network's pha_sm (B, 1, h, w),
+            fgr_sm (B, 3, h, w), err_sm (B, 1, h, w) at h = H * backbone_scale; all 0 to 1; ref_sm (B, 1, H/4, W/4),
+            1 where a patch was refined, else 0.
+
+        Raises:
+            ShapeError: src and bgr differ, are no RGB batches, or H or W does not divide by 4.
+        """
+        check_source_and_plate(src, bgr)
+        H, W = src.shape[2], src.shape[3]
+        if H % PATCH or W % PATCH:
+            raise ShapeError(
+                f"a width and a height that divide by {PATCH}", f"{W} x {H} pixels", "Pad the frame and crop the result"
+            )
+        src = src.contiguous(memory_format=torch.channels_last)
+        bgr = bgr.contiguous(memory_format=torch.channels_last)
+        small = [int(H * self.backbone_scale), int(W * self.backbone_scale)]
+        src_sm = F.interpolate(src, small, mode="bilinear", align_corners=False)
+        bgr_sm = F.interpolate(bgr, small, mode="bilinear", align_corners=False)
+        pha_sm, fgr_sm, err_sm, hid_sm = self.predict(src_sm, bgr_sm)
+        pha, fgr, ref_sm = self.refiner(src, bgr, pha_sm, fgr_sm, err_sm, hid_sm)
+        return pha.clamp(0, 1), (fgr + src).clamp(0, 1), pha_sm, (fgr_sm + src_sm).clamp(0, 1), err_sm, ref_sm

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The refinement network (Lin et al. 2021, section 3.3): full resolution, where the base network expects to err.
+
+The published network resamples and pads whole frames, then cuts its patches from them one by one, overlaps included.
+Here only the patches' own neighbourhoods are read, neighbouring patches share theirs, and no frame is copied. The
+arithmetic on each pixel is the same, and so is the result.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.models.patches import cut_upsampled_windows, cut_windows
+
+PATCH = 4  # side of a patch in pixels; it is 2 at half and 1 at quarter resolution
+_WIDEST_TILE = 8  # in patches
+_PIXELS_PER_PASS = 512 * 64  # at half resolution: what goes through the network at once stays in a CPU's cache
+
+
+class Refiner(nn.Module):
+    """Predict alpha and foreground residual anew in the patches of 4 x 4 pixels where an error is expected.
+
+    Args:
+        mode: "sampling" (the `sample_pixels` worst), "thresholding" (all above `threshold`) or "full" (everywhere).
+        sample_pixels: pixels to refine in mode "sampling"; a patch has 16.
+        threshold: expected error, 0 to 1, above which a patch is refined in mode "thresholding".
+        kernel_size: 3, or 1 for a network that looks at each pixel alone.
+        prevent_oversampling: leave out patches whose expected error is nil in mode "sampling".
+    """
+
+    def __init__(
+        self,
+        mode: str,
+        sample_pixels: int,
+        threshold: float,
+        kernel_size: int = 3,
+        prevent_oversampling: bool = True,
+    ) -> None:
+        super().__init__()
+        self.mode = mode
+        self.sample_pixels = sample_pixels
+        self.threshold = threshold
+        self.prevent_oversampling = prevent_oversampling
+        # What the two convolutions of each half consume around a patch, at half and at full resolution.
+        self.half_margin, self.full_margin = (3, 2) if kernel_size == 3 else (0, 0)
+        self.traceable = False  # True while a tracer records: one pass, of operators that every runtime has
+        self.conv1 = nn.Conv2d(32 + 1 + 3 + 6, 24, kernel_size, bias=False)
+        self.bn1 = nn.BatchNorm2d(24)
+        self.conv2 = nn.Conv2d(24, 16, kernel_size, bias=False)
+        self.bn2 = nn.BatchNorm2d(16)
+        self.conv3 = nn.Conv2d(16 + 6, 12, kernel_size, bias=False)
+        self.bn3 = nn.BatchNorm2d(12)
+        self.conv4 = nn.Conv2d(12, 4, kernel_size)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(
+        self, src: Tensor, bgr: Tensor, pha: Tensor, fgr: Tensor, err: Tensor, hid: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Bring the coarse result to full resolution.
+
+        Args:
+            src: (B, 3, H, W), 0 to 1; H and W divisible by 4; in channels-last layout it is not copied.
+            bgr: the plate, same shape.
+            pha: (B, 1, h, w) coarse alpha.
+            fgr: (B, 3, h, w) coarse foreground residual.
+            err: (B, 1, h, w) expected absolute error of alpha.
+            hid: (B, 32, h, w) hidden features.
+
+        Returns:
+            pha (B, 1, H, W) and foreground residual fgr (B, 3, H, W), neither clamped; ref (B, 1, H/4, W/4), 1 where a
+            patch was refined, else 0.
+        """
+        B, _, H, W = src.shape
+        coarse = torch.cat([hid, pha, fgr], dim=1)
+        if self.mode == "full":
+            out = self._refine_everywhere(torch.cat([src, bgr], dim=1), coarse)
+            ref = torch.ones([B, 1, H // PATCH, W // PATCH], dtype=src.dtype, device=src.device)
+        else:
+            err = F.interpolate(err, [H // PATCH, W // PATCH], mode="bilinear", align_corners=False)
+            ref = self._select(err)
+            out = F.interpolate(torch.cat([pha, fgr], dim=1), [H, W], mode="bilinear", align_corners=False)
+            out = self._refine_selected(src, bgr, coarse, ref, out.contiguous())
+        return out[:, :1], out[:, 1:], ref
+
+    def _select(self, err: Tensor) -> Tensor:
+        """Mark the patches to refine: expected errors (B, 1, H/4, W/4) -> 1 where a patch is chosen, else 0."""
+        if self.mode == "thresholding":
+            return (err > self.threshold).to(err.dtype)
+        flat = err.flatten(1)
+        count = min(self.sample_pixels // PATCH**2, flat.shape[1])
+        worst = flat.topk(count, dim=1, sorted=False).indices
+        ref = torch.zeros_like(flat).scatter_(1, worst, 1.0).view(err.shape)
+        return ref * (err > 0) if self.prevent_oversampling else ref
+
+    def _refine_everywhere(self, images: Tensor, coarse: Tensor) -> Tensor:
+        """images (B, 6, H, W), coarse (B, 36, h, w) -> alpha and foreground residual (B, 4, H, W)."""
+        size = [images.shape[2] // 2, images.shape[3] // 2]
+        half = [F.interpolate(x, size, mode="bilinear", align_corners=False) for x in (coarse, images)]
+        return self._convolve(
+            F.pad(torch.cat(half, dim=1), [self.half_margin] * 4), F.pad(images, [self.full_margin] * 4)
+        )
+
+    def _refine_selected(self, src: Tensor, bgr: Tensor, coarse: Tensor, ref: Tensor, out: Tensor) -> Tensor:
+        """Write the refined patches into out (B, 4, H, W), in place, and return it."""
+        B, _, H, W = out.shape
+        side, tiles = self._tile(ref)
+        if not self.traceable and tiles.shape[0] == 0:
+            return out
+        size = 2 * (side + self.half_margin)  # of a tile with its margins, at half resolution
+        crop = 2 * self.half_margin - self.full_margin  # what the first half of the network consumed
+        src, bgr, coarse = src.permute(0, 2, 3, 1), bgr.permute(0, 2, 3, 1), coarse.permute(0, 2, 3, 1).contiguous()
+        count = tiles.shape[0] if self.traceable else max(1, _PIXELS_PER_PASS // size**2)
+        refined: list[Tensor] = []
+        for part in torch.split(tiles, count):
+            b, i, j = part[:, 0], part[:, 1], part[:, 2]
+            y, x = 2 * side * i - self.half_margin, 2 * side * j - self.half_margin
+            features = cut_upsampled_windows(
+                coarse, H // 2, W // 2, b, y, x, size, self.half_margin, self.traceable
+            ).permute(0, 3, 1, 2)
+            windows = [cut_windows(frame, b, 2 * y, 2 * x, 2 * size, self.traceable) for frame in (src, bgr)]
+            images = torch.cat(windows, dim=3).permute(0, 3, 1, 2)
+            half = F.interpolate(images, [size, size], mode="bilinear", align_corners=False)
+            images = images[:, :, crop : 2 * size - crop, crop : 2 * size - crop]
+            refined.append(self._convolve(torch.cat([features, half], dim=1), images))
+
+        b, i, j = torch.nonzero(ref[:, 0]).unbind(1)
+        order = torch.zeros([B, H // PATCH // side + 1, W // PATCH // side + 1], dtype=torch.long, device=ref.device)
+        order[tiles[:, 0], tiles[:, 1], tiles[:, 2]] = torch.arange(tiles.shape[0], device=ref.device)
+        in_tiles = torch.cat(refined).reshape(-1, 4, side, PATCH, side, PATCH)
+        patches = in_tiles[order[b, i // side, j // side], :, i % side, :, j % side]
+        out.view(B, 4, H // PATCH, PATCH, W // PATCH, PATCH)[b, :, i, :, j] = patches
+        return out
+
+    def _tile(self, ref: Tensor) -> tuple[int, Tensor]:
+        """Group the chosen patches into square tiles, which read their margins once.
+
+        Returns:
+            The tiles' side in patches, such that the tiles read least in all, and (N, 3) each tile's frame, row and
+            column. Tiles at the right and lower edge may overhang.
+        """
+        best_side, best = 1, ref
+        if not self.traceable:
+            side, covered, least = 1, ref, int(ref.count_nonzero()) * (1 + self.half_margin) ** 2
+            while side < _WIDEST_TILE and 2 * side * PATCH <= min(ref.shape[2], ref.shape[3]) * PATCH:
+                side, covered = 2 * side, F.max_pool2d(covered, 2, ceil_mode=True)
+                reading = int(covered.count_nonzero()) * (side + self.half_margin) ** 2
+                if reading < least:
+                    best_side, best, least = side, covered, reading
+        return best_side, torch.nonzero(best[:, 0])
+
+    def _convolve(self, half: Tensor, full: Tensor) -> Tensor:
+        """Half-resolution features and images (N, 42, s, s), images (N, 6, S, S) -> (N, 4, S - 4, S - 4)."""
+        x = self.relu(self.bn1(self.conv1(half)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        x = self.relu(self.bn3(self.conv3(torch.cat([x, full], dim=1))))
+        out: Tensor = self.conv4(x)
+        return out
