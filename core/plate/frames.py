@@ -9,12 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+# OpenCV's own annotations leave the element type open, so these names say what mypy cannot.
 Image = NDArray[Any]  # (H, W, 3) RGB; uint8, uint16 or float32
-Plane = NDArray[np.float32]  # (H, W)
-Mask = NDArray[np.bool_]  # (H, W)
-Matrix = NDArray[np.float64]  # (3, 3)
-View = Callable[[Image], NDArray[np.float32]]  # a frame as the file holds it -> (H, W, 3) sRGB-encoded, 0 to 1
-Matte = Callable[[NDArray[np.float32], NDArray[np.float32] | None], Plane]  # src, bgr -> pha (H, W), 0 to 1
+Plane = NDArray[Any]  # (H, W) float32
+Mask = NDArray[Any]  # (H, W) bool
+Matrix = NDArray[Any]  # (3, 3) float64
+View = Callable[[Image], Image]  # a frame as the file holds it -> (H, W, 3) float32, sRGB-encoded, 0 to 1
+Matte = Callable[[Image, Image | None], Plane]  # src, bgr (float32, sRGB-encoded, 0 to 1) -> pha, 0 to 1
 
 
 class FrameReader(Protocol):
@@ -42,7 +43,7 @@ class FrameList:
         return self._frames[index]
 
 
-def as_srgb(frame: Image) -> NDArray[np.float32]:
+def as_srgb(frame: Image) -> Image:
     """Scale an already sRGB-encoded frame to float32, 0 to 1 (the default `View`)."""
     if frame.dtype == np.uint8:
         return np.asarray(frame, np.float32) * np.float32(1 / 255)

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Alignment against warps that are known to the last digit."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from core.errors import PlateError
+from core.plate.alignment import PlateAligner, fit_motion, lay_plate
+from core.plate.frames import Matrix
+
+W, H = 480, 270
+
+
+def scene(seed: int = 0, margin: int = 80) -> NDArray[np.float32]:
+    """A textured picture larger than the frame by `margin` on each side, float32, 0.1 to 0.9."""
+    rng = np.random.default_rng(seed)
+    height, width = H + 2 * margin, W + 2 * margin
+    image = np.zeros((height, width, 3), np.float32)
+    for step in (3, 6, 12, 24, 48):
+        noise = rng.normal(size=(height // step + 2, width // step + 2, 3)).astype(np.float32)
+        image += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC) * step**0.3
+    image -= image.min()
+    return np.asarray(0.1 + 0.8 * image / image.max(), np.float32)
+
+
+def motion(x: float = 0, y: float = 0, degrees: float = 0, scale: float = 1) -> Matrix:
+    """Rotation and scale about the frame's middle, then a shift in pixels."""
+    c, s = scale * math.cos(math.radians(degrees)), scale * math.sin(math.radians(degrees))
+    turn = np.array([[c, -s, W / 2 + x], [s, c, H / 2 + y], [0, 0, 1]])
+    return np.asarray(turn @ np.array([[1, 0, -W / 2], [0, 1, -H / 2], [0, 0, 1]]))
+
+
+def shoot(world: NDArray[np.float32], pose: Matrix, seed: int = 0, noise: float = 0.005) -> NDArray[np.uint8]:
+    """The frame that a camera at `pose` (frame pixel -> frame pixel of the plain view) takes of `world`."""
+    margin = (world.shape[1] - W) // 2
+    matrix = np.array([[1, 0, margin], [0, 1, margin], [0, 0, 1.0]]) @ pose
+    frame = cv2.warpPerspective(world, matrix, (W, H), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP)
+    frame = frame + np.random.default_rng(seed).normal(0, noise, frame.shape)
+    return np.asarray(np.rint(np.clip(frame, 0, 1) * 255), np.uint8)
+
+
+def with_subject(frame: NDArray[np.uint8], share: float, seed: int = 3) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Cover `share` of the frame, from its middle outwards, with something else."""
+    mask = np.zeros((H, W), np.bool_)
+    half = round(W * share / 2)
+    mask[:, W // 2 - half : W // 2 + half] = True
+    other = shoot(scene(seed), motion())
+    return np.where(mask[..., None], other, frame), mask
+
+
+def error(true: Matrix, found: Matrix, outside: NDArray[np.bool_]) -> float:
+    """Mean distance in plate pixels over the background that the plate shows."""
+    ys, xs = np.nonzero(outside[::4, ::4])
+    points = np.stack([xs, ys], 1)[:, None].astype(np.float64) * 4
+    a, b = (cv2.perspectiveTransform(points, matrix)[:, 0] for matrix in (true, found))
+    inside = (a >= 0).all(axis=1) & (a[:, 0] < W) & (a[:, 1] < H)
+    return float(np.linalg.norm(a - b, axis=1)[inside].mean())
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.7])
+def test_large_misalignment_half_covered(gain: float) -> None:
+    world = scene()
+    pose = motion(0.05 * W, -0.04 * W, 3, 1.03)
+    src, mask = with_subject(shoot(world, motion(), 1), 0.5)
+    plate = (shoot(world, pose, 2) * gain).astype(np.uint8)
+    aligned = PlateAligner(plate).align(src, mask)
+    assert error(np.linalg.inv(pose), aligned.homography, ~mask) < 0.25
+    assert aligned.residual < 0.6 * aligned.residual_before
+    assert aligned.inliers > 50
+    good = aligned.valid & ~mask
+    assert np.abs(aligned.bgr[good] / gain - src[good]).mean() < 4
+    assert 0.02 < np.mean(~aligned.valid) < 0.3
+
+
+def test_exact_plate_is_left_alone_and_reused() -> None:
+    world = scene()
+    plate = shoot(world, motion(), 0)
+    aligner = PlateAligner(plate)
+    results = [aligner.align(*with_subject(shoot(world, motion(), i), 0.3)) for i in range(1, 8)]
+    assert max(np.abs(result.homography - np.eye(3)).max() for result in results) < 0.1
+    assert all(result.valid.mean() > 0.99 for result in results)
+    assert [result.still for result in results[-2:]] == [True, True]
+    moved = aligner.align(*with_subject(shoot(world, motion(3, 0), 9), 0.3))
+    assert not moved.still
+    assert error(motion(3, 0), moved.homography, np.ones((H, W), np.bool_)) < 0.3
+
+
+def test_blank_wall_stays_where_it_is() -> None:
+    rng = np.random.default_rng(0)
+    plate, src = (np.clip(rng.normal(128, 3, (H, W, 3)), 0, 255).astype(np.uint8) for _ in range(2))
+    aligned = PlateAligner(plate).align(src)
+    assert np.abs(aligned.homography - np.eye(3)).max() < 1e-9
+    assert aligned.flow is None
+
+
+def test_other_place_is_not_forced_on() -> None:
+    aligned = PlateAligner(shoot(scene(7), motion())).align(shoot(scene(8), motion()))
+    assert aligned.residual > 0.4
+    assert aligned.residual <= aligned.residual_before
+
+
+def test_handheld_shot_is_followed_without_jitter() -> None:
+    world = scene()
+    aligner = PlateAligner(shoot(world, motion(), 99))
+    poses = [motion(8 * math.sin(i / 3), 5 * math.cos(i / 4), 0.5 * math.sin(i / 5)) for i in range(12)]
+    errors = []
+    for i, pose in enumerate(poses):
+        src, mask = with_subject(shoot(world, pose, i), 0.3)
+        errors.append(error(pose, aligner.align(src, mask).homography, ~mask))
+    assert max(errors) < 0.3
+
+
+def test_parallax_of_a_few_pixels_is_followed() -> None:
+    world = scene()
+    plate = shoot(world, motion(), 0)
+    x, y = np.meshgrid(np.arange(W, dtype=np.float32), np.arange(H, dtype=np.float32))
+    bulge = 3 * np.exp(-((x - 240) ** 2 + (y - 135) ** 2) / (2 * 70**2)).astype(np.float32)
+    src = cv2.remap(shoot(world, motion(), 1), x + bulge, y, cv2.INTER_CUBIC)
+    aligned = PlateAligner(plate).align(src)
+    rigid = PlateAligner(plate, local_flow=False).align(src)
+    assert aligned.flow is not None and rigid.flow is None
+    inner = np.s_[20:-20, 20:-20]
+    left, left_rigid = (np.abs(r.bgr[inner].astype(float) - src[inner]).mean() for r in (aligned, rigid))
+    assert left < 0.6 * left_rigid
+
+
+def test_track_drives_the_plate() -> None:
+    world = scene()
+    pose = motion(60, 0)
+    aligner = PlateAligner(shoot(world, motion(), 0))
+    aligned = aligner.align(shoot(world, pose, 1), homography=motion(59, 1))
+    assert error(pose, aligned.homography, np.ones((H, W), np.bool_)) < 0.2
+
+
+def test_plate_of_another_resolution_and_a_mosaic() -> None:
+    world = scene()
+    src = shoot(world, motion(), 1)
+    half = cv2.resize(shoot(world, motion(), 0), (W // 2, H // 2), interpolation=cv2.INTER_AREA)
+    assert PlateAligner(half).align(src).homography[0, 0] == pytest.approx(0.5, abs=0.01)
+    mosaic = np.rint(world * 255).astype(np.uint8)
+    start = np.array([[1, 0, 70], [0, 1, 85], [0, 0, 1.0]])
+    found = PlateAligner(mosaic, start=start).align(src)
+    np.testing.assert_allclose(found.homography[:2, 2], 80, atol=0.3)
+    assert found.valid.all()
+
+
+def test_guessed_pixels_are_not_valid() -> None:
+    plate = shoot(scene(), motion())
+    known = np.ones((H, W), np.bool_)
+    known[100:120, 200:260] = False
+    aligned = PlateAligner(plate, known=known).align(plate)
+    assert not aligned.valid[105:115, 205:255].any()
+    assert aligned.valid[:90].all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_lay_plate_shifts_whole_pixels_exactly(dtype: type) -> None:
+    plate: NDArray[Any] = np.random.default_rng(0).integers(0, 200, (20, 30, 3)).astype(dtype)
+    shift = np.array([[1, 0, 4], [0, 1, 0], [0, 0, 1.0]])
+    bgr, valid = lay_plate(plate, None, shift, None, (20, 30))
+    np.testing.assert_array_equal(bgr[:, :26], plate[:, 4:])
+    np.testing.assert_array_equal(valid[0], [True] * 26 + [False] * 4)
+    same, _ = lay_plate(plate, None, np.eye(3), None, (20, 30))
+    assert same is plate
+
+
+def test_fit_motion_takes_the_simplest_model() -> None:
+    rng = np.random.default_rng(0)
+    here = rng.uniform(0, 400, (80, 2)).astype(np.float32)
+    there = here + np.array([3, -2], np.float32) + rng.normal(0, 0.1, here.shape).astype(np.float32)
+    there[:20] += 40  # outliers
+    found = fit_motion(here, there, (400, 400))
+    assert found is not None
+    matrix, inliers, sigma = found
+    np.testing.assert_allclose(matrix[:2, :2], np.eye(2), atol=1e-9)
+    np.testing.assert_allclose(matrix[:2, 2], [3, -2], atol=0.05)
+    assert inliers == pytest.approx(60, abs=3) and sigma < 0.1
+
+
+def test_frames_of_two_sizes_are_refused() -> None:
+    aligner = PlateAligner(np.zeros((H, W, 3), np.uint8))
+    aligner.align(np.zeros((H, W, 3), np.uint8))
+    with pytest.raises(PlateError, match="100 x 50"):
+        aligner.align(np.zeros((50, 100, 3), np.uint8))
+    with pytest.raises(PlateError, match="RGB plate"):
+        PlateAligner(np.zeros((H, W), np.uint8))
