@@ -130,11 +130,12 @@ class EngineClient:
         self._pending.clear()
         if self.alive:
             self._write(protocol.encode(protocol.Shutdown()))
-            self._close_stdin()
+            self._close_stdin()  # which ends it, too
             try:
                 self._process.wait(timeout)
             except subprocess.TimeoutExpired:
                 self.kill()
+        self._close_stdin()
         self._reader.join(timeout=1.0)
 
     def kill(self) -> None:

@@ -49,11 +49,12 @@ def find_python(named: str | None, folder: Path) -> Path:
     Raises:
         UserError: there is none, in words that say what to do.
     """
-    overriding = os.environ.get(PYTHON_VARIABLE, "")
-    if named == "" and not overriding:
+    overriding = os.environ.get(PYTHON_VARIABLE)
+    chosen = overriding or named
+    if chosen == "":
         raise UserError("The preferences say that the engine runs on a Python of yours, but name none.")
-    if overriding or named:
-        python = Path(os.path.expanduser(overriding or named)).absolute()
+    if chosen is not None:
+        python = Path(chosen).expanduser().absolute()
         if python.is_dir():  # people name the environment's folder, too
             python = environment_python(python)
         if not python.is_file():
@@ -106,7 +107,7 @@ class EnvironmentMaker:
             _stamp(self.folder).unlink(missing_ok=True)
             self._run("Making the environment", [str(self.python), "-I", "-m", "venv", "--clear", str(self.folder)])
             pip = [str(environment_python(self.folder)), "-I", "-u", "-m", "pip", "--disable-pip-version-check"]
-            install = ["install", "--progress-bar", "raw", "-r", str(self.requirements)]
+            install = ["install", "--progress-bar", self._progress_bar(), "-r", str(self.requirements)]
             self._run("Installing", pip + install)
             _stamp(self.folder).write_text(self.requirements.read_text())
             self._events.put(("The engine's environment is ready", 1.0))
@@ -114,6 +115,12 @@ class EnvironmentMaker:
             self.error = str(error)
         except OSError as error:
             self.error = f"The environment cannot be made in {self.folder}: {error}."
+
+    def _progress_bar(self) -> str:
+        """What pip's own version can do: 24.1 and later print progress for machines."""
+        found = self.folder.glob("[Ll]ib*/**/site-packages/pip-*.dist-info")
+        versions = [re.match(r"pip-(\d+)\.(\d+)", path.name) for path in found]
+        return "raw" if any(match and (int(match[1]), int(match[2])) >= (24, 1) for match in versions) else "off"
 
     def _run(self, what: str, command: list[str]) -> None:
         """Run one step, its output to the log and its last line to the events."""

@@ -211,10 +211,10 @@ def _follow(node: bpy.types.Node, clip: bpy.types.MovieClip | None) -> None:
     path = settings.file_path(clip)
     first, last = footage.first_number(clip, path), footage.last_number(clip, path)
     values = {
-        "frame_start": clip.frame_start,
-        "frame_offset": footage.to_number(clip, path, clip.frame_start) - 1,
+        "frame_start": footage.to_scene(clip, path, first),
+        "frame_offset": first - 1,
         # One more than there are: Blender holds the last frame for ever, and the missing file is transparent
-        "frame_duration": max(1, last - first + 2 - clip.frame_offset),
+        "frame_duration": last - first + 2,
     }
     for name, value in values.items():
         if getattr(node, name) != value:  # setting it starts a new composite

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,13 +27,13 @@ SECONDS_PER_FRAME = float(os.environ.get("FAKE_WORKER_SECONDS", "0"))
 MANNER = os.environ.get("FAKE_WORKER", "")
 
 
-def alpha_of(number: int, width: int, height: int) -> NDArray[np.uint16]:
+def alpha_of(number: int, width: int, height: int) -> NDArray[Any]:
     """(H, W), another one for every frame number, different at every border."""
     y, x = np.mgrid[:height, :width]
     return ((x * 997 + y * 3571 + number * 7919) % 65536).astype(np.uint16)
 
 
-def foreground_of(number: int, width: int, height: int) -> NDArray[np.uint8]:
+def foreground_of(number: int, width: int, height: int) -> NDArray[Any]:
     """(H, W, 3) RGB."""
     y, x = np.mgrid[:height, :width]
     return np.stack([(x * 3 + number) % 256, (y * 5 + number) % 256, (x + y) % 256], -1).astype(np.uint8)
@@ -46,7 +47,7 @@ def send(message: protocol.Message, id: str) -> None:
 def write_frame(folder: Path, number: int, size: tuple[int, int], names: list[str]) -> dict[str, str]:
     alpha, foreground = alpha_of(number, *size), foreground_of(number, *size)
     bgr = foreground[..., ::-1]
-    pictures = {
+    pictures: dict[str, NDArray[Any]] = {
         "alpha": alpha,
         "foreground": bgr,
         "error": (alpha >> 8).astype(np.uint8),
@@ -63,7 +64,7 @@ def write_frame(folder: Path, number: int, size: tuple[int, int], names: list[st
 
 def footage_size(path: str) -> tuple[int, int]:
     ok, picture = cv2.VideoCapture(path).read() if Path(path).suffix == ".mp4" else (True, cv2.imread(path))
-    assert ok, path
+    assert ok and picture is not None, path
     return picture.shape[1], picture.shape[0]
 
 

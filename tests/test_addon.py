@@ -122,15 +122,15 @@ def check_renders(renders: dict[str, str], numbers: dict[int, int | None]) -> No
 def test_node_renders_what_the_engine_wrote(
     version: str, archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path
 ) -> None:
-    # The clip shows 1001 + (scene - 10) + 2: at 10 number 1003, at 19 number 1012, before and after nothing
-    numbers: dict[int, int | None] = {9: None, 10: 1003, 15: 1008, 19: 1012, 20: None, 25: None}
+    # The clip shows 1001 + (scene - 10) + 2: from 8 on number 1001, at 19 number 1012
+    numbers: dict[int, int | None] = {5: None, 7: None, 8: 1001, 10: 1003, 15: 1008, 19: 1012, 20: None, 25: None}
     setup = {"zip": archive, "footage": sequence, "frame_start": 10, "frame_offset": 2, "frames": list(numbers)}
     result = run_blender(version, "node.py", fake_engine, tmp_path, **setup)
     assert (result["first"], result["last"]) == (1001, 1012)
     assert result["status"] == "12 frames, 1001 to 1012"
     check_renders(result["renders"], numbers)
 
-    number = 1008
+    number = 1003
     before = read_exr(result["renders"]["before"])
     np.testing.assert_allclose(before[..., :3], linear(foreground_of(number, WIDTH, HEIGHT) // 2), atol=5e-5)
     np.testing.assert_allclose(before[..., 3], 1.0)

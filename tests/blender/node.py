@@ -23,7 +23,7 @@ def main() -> None:
     assert bpy.ops.bgm.add_node(clip=clip.name) == {"FINISHED"}
     node = matting_node(scene)
     bgm = node.node_tree.bgm
-    renders = {"before": render(scene, args["frames"][1], folder / "before.exr")}
+    renders = {"before": render(scene, args["frames"][3], folder / "before.exr")}
     bgm.plate_source = "NONE"
     bgm.use_matte = True
     bgm.detail = 0.25
@@ -35,7 +35,7 @@ def main() -> None:
             renders[f"{output} {frame}"] = render(scene, frame, folder / f"{output}.{frame}.exr")
     connect(scene, node, "Image")
     node.inputs["Background"].default_value = (0.25, 0.5, 0.75, 1.0)
-    renders["over"] = render(scene, args["frames"][1], folder / "over.exr")
+    renders["over"] = render(scene, args["frames"][3], folder / "over.exr")
     node.inputs["Background"].default_value = (0.0, 0.0, 0.0, 0.0)
     bpy.ops.wm.save_as_mainfile(filepath=str(blend))
     finish(renders=renders, blend=str(blend), status=bgm.status, first=bgm.result_first, last=bgm.result_last)
