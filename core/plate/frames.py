@@ -50,3 +50,10 @@ def as_srgb(frame: Image) -> Image:
     if frame.dtype == np.uint16:
         return np.asarray(frame, np.float32) * np.float32(1 / 65535)
     return np.clip(frame, 0, 1).astype(np.float32, copy=False)
+
+
+def as_dtype(values: Image, dtype: np.dtype[Any]) -> Image:
+    """Round and clip to an integer dtype; floats pass as they are."""
+    if dtype.kind == "u":
+        values = np.clip(np.rint(values), 0, np.iinfo(dtype).max)
+    return values.astype(dtype, copy=False)

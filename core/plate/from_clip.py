@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import FootageError
-from core.plate.frames import FrameList, FrameReader, Image, Mask, Plane, View, as_srgb
+from core.plate.frames import FrameList, FrameReader, Image, Mask, Plane, View, as_dtype, as_srgb
 
 SPILL_BYTES = 512 << 20  # sampled frames beyond this many bytes go to a temporary file instead of memory
 TILE_BYTES = 192 << 20  # working memory of the temporal estimate
@@ -168,13 +168,6 @@ def _consensus_tile(tile: Image, seen: NDArray[np.bool_], view: View, sigma: flo
     mean = _masked_mean(tile, inlier)
     share: Plane = inlier.mean(axis=0, dtype=np.float32)
     return as_dtype(mean, tile.dtype), share
-
-
-def as_dtype(values: NDArray[Any], dtype: np.dtype[Any]) -> Image:
-    """Round and clip to an integer dtype; floats pass as they are."""
-    if dtype.kind == "u":
-        values = np.clip(np.rint(values), 0, np.iinfo(dtype).max)
-    return values.astype(dtype)
 
 
 def _masked_mean(values: Image, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
