@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from core.errors import PlateError
-from core.plate.alignment import PlateAligner, fit_motion, lay_plate
-from core.plate.frames import Matrix
+from core.plate.alignment import MovingPlateAligner, PlateAligner, fit_motion, lay_plate
+from core.plate.frames import FrameList, Matrix
 from tests.plate_scenes import H, W, motion, scene, shoot, with_subject
 
 
@@ -99,6 +99,19 @@ def test_track_drives_the_plate() -> None:
     aligner = PlateAligner(shoot(world, motion(), 0))
     aligned = aligner.align(shoot(world, pose, 1), homography=motion(59, 1))
     assert error(pose, aligned.homography, np.ones((H, W), np.bool_)) < 0.2
+
+
+def test_moving_plate_is_matched_frame_by_frame() -> None:
+    world = scene()
+    pan = [motion(4 * i - 40, 0) for i in range(20)]
+    aligner = MovingPlateAligner(FrameList([shoot(world, pose, 50 + i) for i, pose in enumerate(pan)]))
+    for i in range(5, 11):  # the shot starts five frames into the plate's move, and a little higher
+        src, mask = with_subject(shoot(world, pan[i] @ motion(0, 2), i), 0.3)
+        aligned = aligner.align(src, mask)
+        assert aligner.index == i
+        assert error(motion(0, 2), aligned.homography, ~mask) < 0.3
+    with pytest.raises(PlateError, match="at least one frame"):
+        MovingPlateAligner(FrameList([]))
 
 
 def test_plate_of_another_resolution_and_a_mosaic() -> None:

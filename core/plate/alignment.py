@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import PlateError
-from core.plate.frames import Image, Mask, Matrix, Plane, View, as_srgb
+from core.plate.frames import FrameReader, Image, Mask, Matrix, Plane, View, as_srgb
 
 WORK_WIDTH = 640  # pixels of the longer side that alignment looks at (a third of the frame's, if that is more)
 EVEN_WINDOW = 31  # pixels over which brightness and contrast are evened out
@@ -77,6 +77,7 @@ class PlateAligner:
         start: frame pixel -> plate pixel before alignment; the whole plate fills the frame if None.
         view: turns plate and frames into sRGB-encoded float32, 0 to 1.
         local_flow: follow parallax and lens breathing of a few pixels on top of the homography.
+        enabled: False lays the plate as `start` or a given homography says, and only measures how well it lies.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class PlateAligner:
         start: Matrix | None = None,
         view: View = as_srgb,
         local_flow: bool = True,
+        enabled: bool = True,
     ) -> None:
         if plate.ndim != 3 or plate.shape[2] != 3:
             raise PlateError("an RGB plate", f"an array of {plate.shape}", "Give a colour picture")
@@ -94,8 +96,10 @@ class PlateAligner:
         self.known = None if known is None or known.all() else known
         self._given_start = start
         self._view = view
-        self._local_flow = local_flow
+        self._local_flow = local_flow and enabled
+        self._enabled = enabled
         self._frame_shape: tuple[int, int] | None = None
+        self._small_plate: Small = np.empty((0, 0), np.float32)
         self._matrix: Matrix = np.eye(3)
         self._flow: Flow | None = None
         self._last: AlignedPlate | None = None
@@ -132,10 +136,12 @@ class PlateAligner:
 
         if driven is None and self._still >= STILL_FRAMES and self._last is not None:
             if self._has_not_moved(grey, outside):
-                self._last = _reused(self._last)
+                self._last = replace(self._last, still=True)
                 return self._last
             self._still = 0
 
+        if not self._enabled:
+            return self._lay_as_told(grey, outside, self._start if driven is None else driven)
         if driven is not None:
             fit, score = self._track(grey, outside, driven)
         else:
@@ -151,6 +157,21 @@ class PlateAligner:
         self._matrix, self._flow, self._usual_score = matrix, flow, 0.8 * self._usual_score + 0.2 * score
         self._last = self._lay(matrix, flow, score, before, fit.inliers)
         return self._last
+
+    def replace_plate(self, plate: Image) -> None:
+        """Go on with another picture of the same size: the next frame of a plate that moves."""
+        self.plate = plate
+        self._features = None
+        self._still = 0
+        if self._frame_shape is not None:
+            self._small_plate = _small_grey(plate, self._small_plate.shape[::-1], self._view)
+
+    def _lay_as_told(self, grey: Small, outside: Weight, matrix: Matrix) -> AlignedPlate:
+        score = self._score(grey, outside, matrix)
+        if self._last is None or not np.array_equal(matrix, self._matrix):
+            self._matrix = matrix
+            self._last = self._lay(matrix, None, score, score, 0)
+        return replace(self._last, residual=score, residual_before=score)
 
     # Geometry
 
@@ -382,6 +403,63 @@ class PlateAligner:
         return AlignedPlate(bgr, valid, full, full_flow, score, before, inliers)
 
 
+class MovingPlateAligner:
+    """Aligns a plate that is a second take with the same camera move: finds the plate's frame, then lays it.
+
+    Args:
+        plates: the take without the subject.
+        view: turns plate and frames into sRGB-encoded float32, 0 to 1.
+        reach: how many plate frames to look back and ahead of the one expected next.
+    """
+
+    THUMB = (160, 90)  # pixels
+    FIRST_LOOK = 60  # plate frames that the shot's first frame is compared with
+
+    def __init__(self, plates: FrameReader, *, view: View = as_srgb, reach: int = 3) -> None:
+        if plates.count == 0:
+            raise PlateError("a plate with at least one frame", "none", "Check the plate's path and frame range")
+        self._plates = plates
+        self._view = view
+        self._reach = reach
+        self._thumbs: dict[int, Small] = {}
+        self._aligner: PlateAligner | None = None
+        self.index: int | None = None  # the plate's frame under the last frame
+
+    def align(self, src: Image, subject: Plane | Mask | None = None) -> AlignedPlate:
+        """Lay the plate's matching frame under `src`, the next frame of the shot; see `PlateAligner.align`."""
+        grey = _small_grey(src, self.THUMB, self._view)
+        outside = np.ones(grey.shape, np.uint8)
+        if subject is not None:
+            outside = (cv2.resize(subject.astype(np.float32), self.THUMB, interpolation=cv2.INTER_AREA) < 0.02).astype(
+                np.uint8
+            )
+        last = self._plates.count - 1
+        if self.index is None:
+            step = max(1, math.ceil(self._plates.count / self.FIRST_LOOK))
+            near = self._closest(grey, outside, range(0, last + 1, step))
+            candidates = range(max(0, near - step + 1), min(last, near + step - 1) + 1)
+        else:
+            expected = min(self.index + 1, last)
+            candidates = range(max(0, expected - self._reach), min(last, expected + self._reach) + 1)
+        index = self._closest(grey, outside, candidates)
+        if self._aligner is None:
+            self._aligner = PlateAligner(self._plates.read(index), view=self._view)
+        elif index != self.index:
+            self._aligner.replace_plate(self._plates.read(index))
+        self.index = index
+        self._thumbs = {i: thumb for i, thumb in self._thumbs.items() if abs(i - index) <= 2 * self._reach}
+        return self._aligner.align(src, subject)
+
+    def _closest(self, grey: Small, outside: Weight, candidates: range) -> int:
+        here = _even_out(grey, outside)
+        scores = []
+        for i in candidates:
+            if i not in self._thumbs:
+                self._thumbs[i] = _small_grey(self._plates.read(i), self.THUMB, self._view)
+            scores.append((_difference(here, _even_out(self._thumbs[i], outside), outside, outside), i))
+        return min(scores)[1]
+
+
 def lay_plate(
     plate: Image, known: Mask | None, homography: Matrix, flow: Flow | None, shape: tuple[int, int]
 ) -> tuple[Image, Mask]:
@@ -572,9 +650,3 @@ def _is_sane(matrix: Matrix, size: tuple[int, int]) -> bool:
     turn = edges[:, 0] * after[:, 1] - edges[:, 1] * after[:, 0]
     area = cv2.contourArea(corners.astype(np.float32)) / (size[0] * size[1])
     return bool((turn > 0).all() and 1 / 16 < area < 16)
-
-
-def _reused(last: AlignedPlate) -> AlignedPlate:
-    return AlignedPlate(
-        last.bgr, last.valid, last.homography, last.flow, last.residual, last.residual_before, last.inliers, True
-    )

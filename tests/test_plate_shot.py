@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Alignment and colour matching together, as the engine calls them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from core.plate import ShotPlate
+from core.plate.frames import FrameList
+from tests.plate_scenes import H, W, motion, scene, shoot, with_subject
+
+
+def test_other_place_and_other_light_at_once() -> None:
+    world = scene()
+    plate = (shoot(world, motion(12, -9, 1.5), 0) * 0.75).astype(np.uint8)
+    src, mask = with_subject(shoot(world, motion(), 1), 0.4)
+    fitted = ShotPlate(plate).under(src, mask)
+    good = fitted.valid & ~mask
+    assert np.abs(fitted.bgr[good].astype(float) - src[good]).mean() < 3.5
+    assert fitted.light.stops > 0.5
+    assert fitted.bgr.dtype == np.uint8
+
+
+def test_locked_off_shot_keeps_one_array() -> None:
+    world = scene()
+    shot = ShotPlate((shoot(world, motion(), 0) * 0.8).astype(np.uint8))
+    arrays = {id(shot.under(*with_subject(shoot(world, motion(), i), 0.3)).bgr) for i in range(1, 13)}
+    assert len(arrays) <= 5  # while the averages settle; then nothing is resampled, matched or encoded again
+
+
+def test_switched_off_it_leaves_the_plate_alone() -> None:
+    world = scene()
+    plate = shoot(world, motion(20, 0), 0)
+    fitted = ShotPlate(plate, align=False, match=False).under(shoot(world, motion(), 1))
+    assert fitted.bgr is plate
+    assert fitted.valid.all()
+    assert fitted.aligned.residual > 0.3  # but says how badly it lies
+
+
+def test_moving_plate() -> None:
+    world = scene()
+    takes = FrameList([shoot(world, motion(3 * i), i) for i in range(6)])
+    fitted = ShotPlate(takes).under(shoot(world, motion(9), 9))
+    assert (
+        np.abs(fitted.bgr[20 : H - 20, 20 : W - 20].astype(float) - takes.read(3)[20 : H - 20, 20 : W - 20]).mean() < 2
+    )
