@@ -46,14 +46,10 @@ def draw_main(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bpy.
     layout.use_property_decorate = False
     column = layout.column()
     column.enabled = not runner.busy()
-    column.template_ID(bgm, "clip", open="clip.open", text="Clip")
-    column.separator(factor=0.5)
-    column.prop(bgm, "plate_source")
-    if bgm.plate_source == "IMAGE":
-        column.template_ID(bgm, "plate_image", open="image.open", text="Plate")
-    elif bgm.plate_source == "CLIP":
-        column.template_ID(bgm, "plate_clip", open="clip.open", text="Plate")
-    column.separator(factor=0.5)
+    column.label(text="Clip", icon="TRACKER")
+    column.template_ID(bgm, "clip", open="clip.open")
+    draw_plate_choice(column, bgm)
+    column.separator()
     column.prop(bgm, "frame_range")
     if bgm.frame_range == "CUSTOM":
         range_column = column.column(align=True)
@@ -65,6 +61,18 @@ def draw_main(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bpy.
     else:
         draw_buttons(layout, tree)
         draw_outcome(layout, context, tree)
+
+
+def draw_plate_choice(layout: bpy.types.UILayout, bgm: settings.BGM_PG_matting) -> None:
+    column = layout.column(align=True)
+    row = column.row()
+    row.use_property_split = False
+    row.label(text="Clean Plate", icon="IMAGE_BACKGROUND")
+    row.prop(bgm, "plate_source", text="")
+    if bgm.plate_source == "IMAGE":
+        column.template_ID(bgm, "plate_image", open="image.open")
+    elif bgm.plate_source == "CLIP":
+        column.template_ID(bgm, "plate_clip", open="clip.open")
 
 
 def draw_buttons(layout: bpy.types.UILayout, tree: bpy.types.NodeTree) -> None:
@@ -221,7 +229,7 @@ class BGM_PT_compositor(MainPanel, CompositorPanel, bpy.types.Panel):
 
 
 class BGM_PT_compositor_plate(SubPanel, CompositorPanel, bpy.types.Panel):
-    bl_label = "Clean Plate"
+    bl_label = "Plate Tools"
     bl_parent_id = "BGM_PT_compositor"
     draw_settings = staticmethod(draw_plate)
 
@@ -243,7 +251,7 @@ class BGM_PT_clip(MainPanel, ClipPanel, bpy.types.Panel):
 
 
 class BGM_PT_clip_plate(SubPanel, ClipPanel, bpy.types.Panel):
-    bl_label = "Clean Plate"
+    bl_label = "Plate Tools"
     bl_parent_id = "BGM_PT_clip"
     draw_settings = staticmethod(draw_plate)
 
@@ -280,11 +288,7 @@ class BGM_PT_sequencer(bpy.types.Panel):
         if tree is not None:
             layout.use_property_split = True
             layout.use_property_decorate = False
-            layout.prop(tree.bgm, "plate_source")
-            if tree.bgm.plate_source == "IMAGE":
-                layout.template_ID(tree.bgm, "plate_image", open="image.open", text="Plate")
-            elif tree.bgm.plate_source == "CLIP":
-                layout.template_ID(tree.bgm, "plate_clip", open="clip.open", text="Plate")
+            draw_plate_choice(layout, tree.bgm)
         if runner.busy():
             draw_progress(layout)
             return

@@ -245,10 +245,13 @@ def frame_numbers(settings: BGM_PG_matting, scene: bpy.types.Scene) -> tuple[int
     return numbers
 
 
-def make_job(settings: BGM_PG_matting, scene: bpy.types.Scene, device: str) -> JobRequest:
+def make_job(
+    settings: BGM_PG_matting, scene: bpy.types.Scene, device: str, numbers: tuple[int, int] | None = None
+) -> JobRequest:
     """The job that the settings describe.
 
     Args:
+        numbers: first and last frame number, instead of what the settings say.
         device: what the preferences say, for settings that leave it to them.
 
     Raises:
@@ -265,7 +268,7 @@ def make_job(settings: BGM_PG_matting, scene: bpy.types.Scene, device: str) -> J
                 f"There is no model file {settings.model_path or 'chosen'}. Choose one, or the default model."
             )
         model = str(model_path.absolute())
-    first, last = frame_numbers(settings, scene)
+    first, last = numbers or frame_numbers(settings, scene)
     data = {
         "version": 1,
         "footage": {"path": str(clip_path), "color_space": color_space(settings.clip)},

@@ -54,16 +54,14 @@ def preview(tree: bpy.types.NodeTree, scene: bpy.types.Scene, scene_frame: int) 
     Raises:
         UserError: as `matte`; or the clip shows nothing at that frame.
     """
-    bgm = tree.bgm
-    request = settings.make_job(bgm, scene, preferences.device())
-    clip = bgm.clip
-    number = footage.to_number(clip, request.footage, scene_frame)
-    first = footage.first_number(clip, request.footage)
-    last = footage.last_number(clip, request.footage)
+    clip = tree.bgm.clip
+    path = settings.check_clip(clip)
+    number = footage.to_number(clip, path, scene_frame)
+    first, last = footage.first_number(clip, path), footage.last_number(clip, path)
     if not first <= number <= last:
-        shown = [footage.to_scene(clip, request.footage, n) for n in (first, last)]
+        shown = [footage.to_scene(clip, path, n) for n in (first, last)]
         raise UserError(f"The clip shows nothing at frame {scene_frame}; it lasts from {shown[0]} to {shown[1]}.")
-    request.data["frames"] = None  # the frame need not be among those to be matted
+    request = settings.make_job(tree.bgm, scene, preferences.device(), (first, last))
     request.data["output"] |= {"foreground": True, "matte": False, "error": False}
     folder = request.folder / "preview"
     commands: list[protocol.Message] = []
@@ -245,10 +243,10 @@ def _plate_command(request: settings.JobRequest) -> protocol.MakePlate:
         raise UserError(
             f"The output folder {request.folder} cannot be written: {error.strerror or error}. Choose another."
         ) from None
-    first, last = request.data["frames"] or (None, None)
+    first, last = request.data["frames"]
     return protocol.MakePlate(
         footage=str(request.footage),
         output=str(request.plate_to_make),
         color_space=request.data["footage"]["color_space"],
-        frames="" if first is None else f"{first}-{last}",
+        frames=f"{first}-{last}",
     )

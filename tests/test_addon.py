@@ -143,3 +143,42 @@ def test_node_renders_what_the_engine_wrote(
         np.testing.assert_array_equal(
             read_exr(plain["renders"][str(frame)]), read_exr(result["renders"][f"Image {frame}"])
         )
+
+
+SENTENCES = {
+    "no node": "There is no matting node. Add one in the compositor: Add > Matting.",
+    "no such clip": "There is no clip of that name in this file.",
+    "no clip": "There is no clip. Choose the footage to pull a matte from.",
+    "no plate": "There is no clean plate. Choose one",
+    "plate not on disk": "The plate drawn is not on disk as it is now. Save the image first.",
+    "plate gone": "The plate's file is missing",
+    "empty range": "Frames 1 to 50 show nothing of the clip, which lasts from scene frame 101 to 112.",
+    "empty frame": "The clip shows nothing at frame 50; it lasts from 101 to 112.",
+    "no model": "There is no model file chosen.",
+    "no folder": "There is no output folder.",
+    "unwritable": "cannot be written: Not a directory. Choose another.",
+    "nothing to load": "There is no matte in",
+    "nothing to show": "There is no cut-out to show. Switch on Cut-Out under Output",
+    "no folder yet": "There is no folder",
+    "check plate": "Expected a plate of this place; got another. Choose the right plate.",
+    "crash": "The engine ended unexpectedly (exit code 3). Its last words:\nthe fake engine dies on purpose",
+    "after the crash": "",
+    "clip gone": "The clip's file is missing",
+    "which node": "There are several matting nodes. Select the one you mean.",
+    "python gone": "which the variable BGM_ENGINE_PYTHON name",
+    "no engine": "The engine has no environment yet: make one in the preferences",
+    "none named": "The preferences say that the engine runs on a Python of yours, but name none.",
+    "wrong python": "The engine ended unexpectedly (exit code 1).",
+    "offline": "Blender is offline.",
+}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_errors_are_sentences(version: str, archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path) -> None:
+    plate = tmp_path / "plate.png"
+    plate.write_bytes(sequence.read_bytes())
+    setup = {"zip": archive, "footage": sequence, "plate": plate}
+    said = run_blender(version, "errors.py", fake_engine, tmp_path, **setup)["said"]
+    assert said.keys() == SENTENCES.keys()
+    for case, sentence in SENTENCES.items():
+        assert sentence in said[case] and bool(sentence) == bool(said[case]), f"{case}: {said[case]}"

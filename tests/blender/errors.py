@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bad input of every kind: each operator's error as the user reads it."""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import bpy
+from common import addon, arguments, error_of, finish, install, load_clip, matting_node
+
+
+def main() -> None:
+    args = arguments()
+    install(args["zip"])
+    folder = Path(args["folder"])
+    ops, scene = bpy.ops.bgm, bpy.context.scene
+    said = {"no node": error_of(ops.matte_clip), "no such clip": error_of(ops.add_node, clip="gone")}
+
+    ops.add_node()
+    tree = matting_node(scene).node_tree
+    bgm = tree.bgm
+    bgm.output_folder = str(folder / "out")
+    said["no clip"] = error_of(ops.matte_clip)
+    bgm.clip = clip = load_clip(args["footage"], frame_start=101)
+    said["no plate"] = error_of(ops.matte_clip)
+    bgm.plate_image = bpy.data.images.new("drawn", 8, 8)
+    said["plate not on disk"] = error_of(ops.matte_clip)
+    bgm.plate_image = bpy.data.images.load(args["plate"])
+    bgm.plate_image.filepath = str(folder / "gone.png")
+    said["plate gone"] = error_of(ops.matte_clip)
+    bgm.plate_image.filepath = args["plate"]
+    bgm.frame_range = "SCENE"
+    scene.frame_start, scene.frame_end = 1, 50
+    said["empty range"] = error_of(ops.matte_clip)
+    scene.frame_set(50)
+    said["empty frame"] = error_of(ops.matte_frame)
+    bgm.frame_range = "CLIP"
+    bgm.model_source = "FILE"
+    said["no model"] = error_of(ops.matte_clip)
+    bgm.model_source = "DEFAULT"
+    bgm.output_folder = ""
+    said["no folder"] = error_of(ops.matte_clip)
+    bgm.output_folder = str(Path(args["footage"]) / "below a file")
+    said["unwritable"] = error_of(ops.matte_clip)
+    bgm.output_folder = str(folder / "out")
+    said["nothing to load"] = error_of(ops.use_results)
+    said["nothing to show"] = error_of(ops.add_strip)
+    said["no folder yet"] = error_of(ops.open_folder)
+
+    # The engine's own errors arrive as they are
+    said["check plate"] = error_of(ops.check_plate)
+    os.environ["FAKE_WORKER"] = "crash"
+    addon("runner").stop_engine()
+    said["crash"] = error_of(ops.matte_clip)
+    os.environ["FAKE_WORKER"] = ""
+    said["after the crash"] = error_of(ops.matte_clip)  # a new engine is started
+
+    clip.filepath = str(folder / "gone.1001.png")
+    said["clip gone"] = error_of(ops.matte_clip)
+    clip.filepath = args["footage"]
+    ops.add_node()
+    said["which node"] = error_of(ops.matte_clip)
+
+    os.environ["BGM_ENGINE_PYTHON"] = str(folder / "no-python")
+    said["python gone"] = error_of(ops.matte_clip, group=tree.name)
+    del os.environ["BGM_ENGINE_PYTHON"]
+    said["no engine"] = error_of(ops.check_engine)
+    preferences = bpy.context.preferences.addons[addon("preferences").PACKAGE].preferences
+    preferences.engine_source = "NAMED"
+    said["none named"] = error_of(ops.check_engine)
+    preferences.python = sys.executable  # a Python without the engine's requirements
+    said["wrong python"] = error_of(ops.matte_clip, group=tree.name)
+    preferences.engine_source = "MADE"
+    bpy.context.preferences.system.use_online_access = False
+    said["offline"] = error_of(ops.make_environment)
+    finish(said=said)
+
+
+main()
