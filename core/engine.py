@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A job from footage to files: decode, plate, network and encode side by side; resumable, shareable. No bpy.
 
-How a recurrent network's state is restored: a run's frames are cut into segments of `SEGMENT` from its first frame.
-Each segment starts from an empty memory, `PREROLL` frames early, so what it gives depends on the footage alone. A run
-that was interrupted, even in the middle of a segment, starts that segment again and writes what is missing: the same
-files, bit for bit. Segments are also what engines on one folder share out among themselves (see `claims`).
+How a recurrent network's state is restored: a run's frames are cut into segments of `SEGMENT` from its first frame,
+and what the network remembers at a segment's end is stored beside the results. The next segment starts from there, in
+the same process or another; where nothing is stored (a range from the middle of a shot, a segment whose forerunner
+another engine has not finished) it starts from an empty memory `PREROLL` frames early. The plate's alignment and match
+always start afresh, as early. So a run that was interrupted, even in the middle of a segment, starts that segment
+again, writes what is missing, and gives the same files, bit for bit. Segments are also what engines on one folder share
+out among themselves (see `claims`).
 """
 
 from __future__ import annotations
@@ -26,6 +29,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor
 
 from . import color, frame_io
 from .checkpoints import load_model, locate_model
@@ -34,10 +41,10 @@ from .errors import JobError, OutputError, PlateError
 from .frame_io import Footage, Frame
 from .job import Job, Source, write_job
 from .matting import Matte, Matter
-from .plate import plate_from_clip
+from .plate import ShotPlate, plate_from_clip
 
 SEGMENT = 200  # frames between two fresh starts of a recurrent network
-PREROLL = 8  # frames run before a segment to fill its memory
+PREROLL = 12  # frames run before a segment to settle the plate, and the memory where none is stored
 VERSION = 1  # raise when the same job gives other pixels: finished frames are then redone
 READ_AHEAD = 4  # frames decoded before the network asks
 WRITERS = 2  # threads that encode
@@ -135,8 +142,7 @@ def preview_frame(job: Job, frame_number: int, folder: Path) -> dict[str, Any]:
     results = _Results(job, footage, plate, folder)
     results.make_folders()
     for number, frame in footage.frames(numbers):
-        matter.reset()
-        results.write(number, frame, _matte_frame(matter, plate, number, frame), seconds=0.0)
+        results.write(number, frame, *_matte_frame(matter, plate, frame))
     return {**results.paths(frame_number), "frame_number": frame_number}
 
 
@@ -156,7 +162,7 @@ def make_plate(
         MattingError: any member.
     """
     footage = frame_io.open_footage(source.path, source.color_space)
-    reader = _Reader(footage, _select(footage, frames), cancelled)
+    reader = FootageReader(footage, _select(footage, frames), cancelled=cancelled)
     is_float = footage.color_space == "linear"
     if path.suffix.lower() != (".exr" if is_float else ".png"):
         raise JobError("a .png plate for integer footage, .exr for float", path.name, "Change the name's ending")
@@ -169,6 +175,7 @@ def make_plate(
     except _StoppedError:
         return {"plate": "", "coverage": 0.0, "cancelled": True}
     path.parent.mkdir(parents=True, exist_ok=True)
+    frame_io.write_image(coverage_path(path), color.to_dtype(plate.coverage, np.dtype(np.uint8)))
     frame_io.write_image(path, plate.plate)
     return {"plate": str(path), "coverage": round(float(plate.coverage.mean()), 4), "cancelled": False}
 
@@ -177,18 +184,26 @@ class _StoppedError(Exception):
     """The user cancelled."""
 
 
-class _Reader:
-    """Footage as core.plate reads it: by index, in any order."""
+class FootageReader:
+    """Footage as core.plate reads it: by index, in any order, sRGB-encoded where a size is given."""
 
-    def __init__(self, footage: Footage, numbers: list[int], cancelled: Cancelled) -> None:
-        self._footage, self._numbers, self._cancelled = footage, numbers, cancelled
+    def __init__(
+        self,
+        footage: Footage,
+        numbers: list[int],
+        size: tuple[int, int] | None = None,
+        cancelled: Cancelled = lambda: False,
+    ) -> None:
+        self._footage, self._numbers, self._size, self._cancelled = footage, numbers, size, cancelled
         self.count = len(numbers)
 
     def read(self, index: int) -> color.Pixels:
         if self._cancelled():
             raise _StoppedError
         ((_, frame),) = self._footage.frames([self._numbers[index]])
-        return frame.pixels
+        if self._size is None:
+            return frame.pixels
+        return color.to_srgb(frame_io.resize(frame.pixels, *self._size), frame.color_space)
 
 
 def _run_segment(
@@ -201,30 +216,39 @@ def _run_segment(
     rate: _Rate,
     listener: _Listener,
 ) -> None:
-    """Run a segment's frames up to the last missing one through the network; write the missing ones."""
-    numbers = [n for n in segment if n <= missing[-1]]
-    if matter.is_recurrent:
-        first = bisect_left(footage.numbers, segment[0])
-        numbers = footage.numbers[max(0, first - PREROLL) : first] + numbers
-    else:
-        numbers = missing
-    wanted = set(missing)
+    """Run a segment's frames up to the last missing one through network; write the missing ones."""
     results.sweep(missing)
     matter.reset()
-    with _ReadAhead(footage, numbers) as frames, _WriteBehind() as writer:
+    plate.reset()
+    first = bisect_left(footage.numbers, segment[0])
+    memory = results.load_memory(footage.numbers[first - 1]) if first and matter.is_recurrent else {}
+    settle = plate.settles or (matter.is_recurrent and not memory)
+    before = footage.numbers[max(0, first - PREROLL) : first] if settle else []
+    needs_all = matter.is_recurrent or plate.settles
+    wanted = set(missing)
+    numbers = [n for n in segment if n <= missing[-1]] if needs_all else missing
+    with _ReadAhead(footage, before + numbers) as frames, _WriteBehind() as writer:
         for number, frame in frames:
             if listener.cancelled():
                 return
+            if number == segment[0] and memory:
+                matter.remember(memory)
             start = time.perf_counter()
-            matte = _matte_frame(matter, plate, number, frame)
+            matte, notes = _matte_frame(matter, plate, frame)
             if number in wanted:
-                seconds = time.perf_counter() - start
-                writer.submit(partial(results.write, number, frame, matte, seconds))
+                notes["seconds"] = round(time.perf_counter() - start, 4)
+                writer.submit(partial(results.write, number, frame, matte, notes))
                 rate.note_done(number)
+    if matter.is_recurrent and numbers[-1] == segment[-1]:
+        results.save_memory(segment[-1], matter.memory())
 
 
-def _matte_frame(matter: Matter, plate: _Plate, number: int, frame: Frame) -> Matte:
-    return matter.matte(color.to_srgb(frame.pixels, frame.color_space), plate.for_frame(number))
+def _matte_frame(matter: Matter, plate: _Plate, frame: Frame) -> tuple[Matte, dict[str, Any]]:
+    src = color.to_srgb(frame.pixels, frame.color_space)
+    bgr, valid, notes = plate.under(src)
+    matte = matter.matte(src, bgr, valid)
+    plate.subject = matte.pha
+    return matte, notes
 
 
 def _segments(numbers: list[int]) -> Iterator[list[int]]:
@@ -258,16 +282,20 @@ def _warm_matter(job: Job) -> Matter:
 
 
 class _Plate:
-    """The job's clean plate, at the footage's size and sRGB-encoded."""
+    """The job's clean plate as each frame needs it: aligned, matched, at the footage's size, sRGB-encoded."""
 
     def __init__(self, job: Job, footage: Footage, on_warning: Callable[[str], None]) -> None:
         self.identity = ""
-        self.pixels: color.Pixels | None = None
-        if not job.plate.path:
-            return
+        self.subject: color.Floats | None = None  # (H, W) the matte of the frame before
+        self._options = job.plate
+        self._known: NDArray[np.bool_] | None = None
+        self._pixels = self._open(job, footage, on_warning) if job.plate.path else None
+        self.settles = self._pixels is not None and (job.plate.align != "off" or job.plate.match or job.plate.moving)
+        self.reset()
+
+    def _open(self, job: Job, footage: Footage, on_warning: Callable[[str], None]) -> color.Pixels | FootageReader:
         source = frame_io.open_plate(job.plate.path, job.plate.color_space)
         self.identity = source.identity(source.numbers[0])
-        ((_, frame),) = source.frames(source.numbers[:1])
         ours, theirs = footage.width / footage.height, source.width / source.height
         if abs(theirs / ours - 1) > 0.01:
             raise PlateError(
@@ -280,11 +308,40 @@ class _Plate:
                 f"The plate is {source.width} x {source.height}; it is scaled to the footage's "
                 f"{footage.width} x {footage.height}."
             )
-        pixels = frame_io.resize(frame.pixels, footage.width, footage.height)
-        self.pixels = color.to_srgb(pixels, frame.color_space)
+        size = footage.width, footage.height
+        if job.plate.moving:
+            return FootageReader(source, source.numbers, size)
+        coverage = coverage_path(Path(job.plate.path))
+        if coverage.is_file():
+            self.identity += frame_io.file_identity(coverage)
+            self._known = frame_io.resize(frame_io.read_image(coverage), *size)[..., 0] > 0
+        return FootageReader(source, source.numbers[:1], size).read(0)
 
-    def for_frame(self, number: int) -> color.Pixels | None:
-        return self.pixels
+    def reset(self) -> None:
+        """The next frame is the first of a shot or segment."""
+        self.subject = None
+        if self._pixels is not None:
+            options = self._options
+            self._shot = ShotPlate(self._pixels, known=self._known, align=options.align != "off", match=options.match)
+
+    def under(self, src: color.Pixels) -> tuple[color.Pixels | None, NDArray[np.bool_] | None, dict[str, Any]]:
+        """The plate for the next frame, where it is valid, and what the report says of it."""
+        if self._pixels is None:
+            return None, None, {}
+        if not self.settles and self._known is None and not isinstance(self._pixels, FootageReader):
+            return self._pixels, None, {}
+        fitted = self._shot.under(src, self.subject)
+        notes = {
+            "plate_residual": round(fitted.aligned.residual, 4),
+            "plate_coverage": round(float(fitted.valid.mean()), 4),
+            "plate_stops": round(fitted.light.stops, 3),
+        }
+        return fitted.bgr, fitted.valid, notes
+
+
+def coverage_path(plate: Path) -> Path:
+    """Where a plate made from a clip keeps what share of its samples showed each pixel empty (grey, 0 is a guess)."""
+    return plate.with_name(f"{plate.stem}.coverage.png")
 
 
 class _Results:
@@ -392,7 +449,25 @@ class _Results:
                     continue  # a line cut off by a crash: its frame is done again
         return records
 
-    def write(self, number: int, frame: Frame, matte: Matte, seconds: float) -> None:
+    def save_memory(self, number: int, memory: dict[str, Tensor]) -> None:
+        """Store what the network remembers after this frame, for the segment that follows."""
+        path = self._memory_path(number)
+        frame_io.write_whole(path, lambda part: save_file(memory, part, {"key": self.key(number)}))
+
+    def load_memory(self, number: int) -> dict[str, Tensor]:
+        """What was stored after this frame under today's settings and inputs; empty if nothing was."""
+        try:
+            with safetensors.safe_open(self._memory_path(number), framework="pt") as file:
+                if (file.metadata() or {}).get("key") != self.key(number):
+                    return {}
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+        except (OSError, safetensors.SafetensorError):
+            return {}
+
+    def _memory_path(self, number: int) -> Path:
+        return self.folder / "records" / f"memory.{number:04d}.safetensors"
+
+    def write(self, number: int, frame: Frame, matte: Matte, notes: dict[str, Any]) -> None:
         """Encode and write one frame's files, then its record."""
         sizes = {}
         for name, pixels in self._pictures(frame, matte).items():
@@ -402,9 +477,9 @@ class _Results:
             "frame_number": number,
             "key": self.key(number),
             "files": sizes,
-            "seconds": round(seconds, 4),
             "coverage": round(float(matte.pha.mean()), 5),
             "expected_error": round(float(matte.err.mean()), 5),
+            **notes,
             "written": time.time(),
         }
         with self._lock, open(f"{self._log}.jsonl", "a", encoding="utf-8") as log:

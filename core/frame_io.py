@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -128,7 +128,7 @@ class SequenceFootage:
             yield number, Frame(pixels, self.color_space)
 
     def identity(self, number: int) -> str:
-        return _file_identity(self._files[number])
+        return file_identity(self._files[number])
 
 
 class MovieFootage:
@@ -153,7 +153,7 @@ class MovieFootage:
         self.numbers = list(range(1, len(self._pts) + 1))
         size = (context.width, context.height)
         self.width, self.height = size[::-1] if rotation in (90, 270) else size
-        self._identity = _file_identity(path)
+        self._identity = file_identity(path)
 
     def frames(self, numbers: list[int]) -> Iterator[tuple[int, Frame]]:
         if not numbers:
@@ -256,7 +256,8 @@ def _sequence_files(path: Path) -> dict[int, Path]:
     return files
 
 
-def _file_identity(path: Path) -> str:
+def file_identity(path: Path) -> str:
+    """Changes when the file does: its name, size and time of change."""
     stat = path.stat()
     return f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}"
 
@@ -334,12 +335,22 @@ def write_image(path: Path, pixels: Pixels) -> int:
     Raises:
         OutputError: no space, no permission, or the folder is gone.
     """
-    partial = path.with_name(f".{os.getpid()}.part.{path.name}")  # the extension tells writers the format
+    write = _write_png if path.suffix == ".png" else _write_exr
+    return write_whole(path, lambda part: write(part, pixels))
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> int:
+    """Have `write` make a file under another name (same ending), and give it its name when it is whole and on disk.
+
+    Returns:
+        The file's size in bytes.
+
+    Raises:
+        OutputError: no space, no permission, or the folder is gone.
+    """
+    partial = path.with_name(f".{os.getpid()}.part.{path.name}")
     try:
-        if path.suffix == ".png":
-            _write_png(partial, pixels)
-        else:
-            _write_exr(partial, pixels)
+        write(partial)
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
             size = os.fstat(file.fileno()).st_size

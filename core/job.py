@@ -151,7 +151,7 @@ def job_from_dict(data: Any, folder: Path) -> Job:
     )
 
 
-class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
+class _PlainLoader(yaml.SafeLoader):
     """YAML without tags' objects (as safe) and without aliases, which a few bytes can blow up to gigabytes."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:

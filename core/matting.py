@@ -7,7 +7,9 @@ import contextlib
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,6 +18,7 @@ from .errors import DeviceError, ShapeError
 from .models.recurrent import PlateFeatures, RecurrentMatting
 
 COARSE_SIDE = 512  # pixels; long side of the recurrent network's coarse pass, as its authors recommend
+BLIND_ERROR = 0.25  # expected error where the plate has nothing to say
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -74,7 +77,7 @@ class Matter:
         self.detail = detail
         self.model = model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._plate: tuple[Pixels, float, Tensor | PlateFeatures] | None = None
-        self._memory: tuple[Tensor, ...] | None = None
+        self._memory: dict[str, tuple[Tensor, ...]] = {}  # with the plate, and without
 
     @property
     def is_recurrent(self) -> bool:
@@ -83,24 +86,57 @@ class Matter:
 
     def reset(self) -> None:
         """Forget the frames before: the next one is a shot's first."""
-        self._memory = None
+        self._memory.clear()
+
+    def memory(self) -> dict[str, Tensor]:
+        """What the network remembers of the frames before, on the CPU, to be stored; empty before the first frame."""
+        return {
+            f"{name}.{i}": state.cpu().contiguous()
+            for name, states in self._memory.items()
+            for i, state in enumerate(states)
+        }
+
+    def remember(self, memory: dict[str, Tensor]) -> None:
+        """Go on where `memory()` was taken."""
+        self.reset()
+        for key in sorted(memory):
+            name = key.partition(".")[0]
+            self._memory[name] = (*self._memory.get(name, ()), memory[key].to(self.device))
 
     @torch.inference_mode()
-    def matte(self, src: Pixels, bgr: Pixels | None) -> Matte:
+    def matte(self, src: Pixels, bgr: Pixels | None, valid: NDArray[np.bool_] | None = None) -> Matte:
         """Matte the next frame of the shot.
 
         Args:
             src: (H, W, 3) sRGB-encoded, uint8, uint16 or float32 (0 to 1).
             bgr: the clean plate, same size; None where there is none. The same array object again costs nothing.
+            valid: (H, W), False where the plate has no pixels; None where it has all. There the network judges without
+                a plate (it runs twice), and err is at least `BLIND_ERROR`.
 
         Raises:
             ShapeError: sizes differ, or a network that needs a plate has none.
         """
         if bgr is not None and bgr.shape != src.shape:
             raise ShapeError(f"a plate of {src.shape}", f"{bgr.shape}", "Scale the plate to the footage's size")
-        height, width = src.shape[:2]
         source = self._to_tensor(src)
+        pha, fgr, err = self._run(source, bgr)
+        if bgr is not None and valid is not None and not valid.all():
+            trust = _soft_inside(torch.from_numpy(valid).to(self.device))
+            if self.is_recurrent:
+                blind_pha, blind_fgr, _ = self._run(source, None)
+                pha, fgr = torch.lerp(blind_pha, pha, trust), torch.lerp(blind_fgr, fgr, trust)
+            err = torch.maximum(err, BLIND_ERROR * (1 - trust))
+        return Matte(
+            pha[0, 0].cpu().numpy(),
+            fgr[0].permute(1, 2, 0).contiguous().cpu().numpy(),
+            err[0, 0].clamp(0, 1).cpu().numpy(),
+        )
+
+    def _run(self, source: Tensor, bgr: Pixels | None) -> tuple[Tensor, Tensor, Tensor]:
+        """One pass: pha (1, 1, H, W), fgr (1, 3, H, W), err (1, 1, H, W), float32."""
+        height, width = source.shape[2:]
         ratio = self.detail or min(1.0, COARSE_SIDE / max(height, width))
+        name = "blind" if bgr is None else "plate"
         autocast = (
             contextlib.nullcontext()
             if self.dtype == torch.float32
@@ -109,17 +145,13 @@ class Matter:
         with autocast:
             plate = None if bgr is None else self._encoded_plate(bgr, ratio)
             if isinstance(self.model, RecurrentMatting):
-                out = self.model(source, plate, self._memory, ratio)
-                self._memory = out.rec
+                out = self.model(source, plate, self._memory.get(name), ratio)
+                self._memory[name] = out.rec
                 pha, fgr, err = out.pha, out.fgr, out.err
             else:
                 pha, fgr, err = self._matte_by_paper(source, plate)
         err = F.interpolate(err.float(), (height, width), mode="bilinear", align_corners=False)
-        return Matte(
-            pha[0, 0].float().cpu().numpy(),
-            fgr[0].float().permute(1, 2, 0).contiguous().cpu().numpy(),
-            err[0, 0].clamp(0, 1).cpu().numpy(),
-        )
+        return pha.float(), fgr.float(), err
 
     def _matte_by_paper(self, source: Tensor, plate: Tensor | PlateFeatures | None) -> tuple[Tensor, Tensor, Tensor]:
         """The paper's networks want a plate and sizes that divide by 4: padded by the edge, then cropped."""
@@ -147,3 +179,9 @@ class Matter:
         if tensor.is_floating_point():
             return tensor.float()
         return tensor.float().mul_(1 / torch.iinfo(tensor.dtype).max)
+
+
+def _soft_inside(valid: Tensor) -> Tensor:
+    """(H, W) bool to (1, 1, H, W), 1 well inside and falling to 0 at the border of what is valid."""
+    inside = valid.float()[None, None]
+    return F.avg_pool2d(1 - F.max_pool2d(1 - inside, 17, 1, 8), 17, 1, 8, count_include_pad=False)

@@ -61,7 +61,7 @@ def test_where_alpha_is_one_the_foreground_is_the_source(shot, job, tmp_path, mo
     """Half of the frame is made opaque; there the source's own pixels come back, elsewhere the network's."""
     from core.matting import Matte, Matter
 
-    def half(self, src, bgr):
+    def half(self, src, bgr, valid):
         pha = np.zeros(src.shape[:2], np.float32)
         pha[:, : src.shape[1] // 2] = 1
         return Matte(pha, np.full(src.shape, 0.25, np.float32), np.zeros_like(pha))
@@ -87,7 +87,9 @@ def test_exr_output_of_an_8_bit_source_is_scene_linear(shot, job, monkeypatch):
     from core.matting import Matte, Matter
 
     opaque = np.ones((shot.height, shot.width), np.float32)
-    monkeypatch.setattr(Matter, "matte", lambda self, src, bgr: Matte(opaque, np.zeros(src.shape, np.float32), opaque))
+    monkeypatch.setattr(
+        Matter, "matte", lambda self, src, bgr, valid: Matte(opaque, np.zeros(src.shape, np.float32), opaque)
+    )
     result = engine.run_job(replace(job, output=replace(job.output, format="exr")))
     light = frame_io.read_image(Path(result["foreground"])).astype(np.float32)
     assert np.array_equal(color.to_dtype(color.linear_to_srgb(light), np.dtype(np.uint8)), shot.frame(0))
@@ -128,16 +130,31 @@ def test_cancel_keeps_what_is_written_and_a_second_run_gives_the_same_files(job,
     assert files_of(Path(job.output.folder)) == files_of(tmp_path / "whole")
 
 
-def test_segments_start_fresh_with_a_preroll(job, tmp_path, monkeypatch):
-    """A segment's mattes do not depend on whether the segments before were run in the same go."""
+def test_ranges_one_after_the_other_equal_one_go(job, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "SEGMENT", 2)
     monkeypatch.setattr(engine, "PREROLL", 1)
     engine.run_job(job)
-    alone = replace(job, output=Output(str(tmp_path / "alone")))
-    engine.run_job(alone, frames=(3, 4))
-    alone_files = files_of(tmp_path / "alone")
-    assert len(alone_files) == 6
-    assert alone_files.items() <= files_of(Path(job.output.folder)).items()
+    whole = files_of(Path(job.output.folder))
+    parts = replace(job, output=Output(str(tmp_path / "parts")))
+    engine.run_job(parts, frames=(1, 2))
+    engine.run_job(parts, frames=(3, 4))
+    engine.run_job(parts, frames=(5, 5))
+    assert files_of(tmp_path / "parts") == whole
+
+
+def test_without_a_plate_the_memory_carries_over_a_segment_s_end(job, tmp_path, monkeypatch):
+    """Segments of two frames give what one go through all frames gives."""
+    job = replace(job, plate=PlateSource())
+    engine.run_job(job)
+    monkeypatch.setattr(engine, "SEGMENT", 2)
+    cut = replace(job, output=Output(str(tmp_path / "cut")))
+    engine.run_job(cut)
+    assert files_of(tmp_path / "cut") == files_of(Path(job.output.folder))
+    for memory in (tmp_path / "cut/records").glob("memory.*"):
+        memory.unlink()
+    monkeypatch.setattr(engine, "PREROLL", 0)
+    engine.run_job(replace(cut, output=Output(str(tmp_path / "fresh"))), frames=(3, 4))
+    assert files_of(tmp_path / "fresh")["alpha/alpha.0004.png"] != files_of(tmp_path / "cut")["alpha/alpha.0004.png"]
 
 
 def test_sequence_numbers_and_gaps(shot, tmp_path):
@@ -227,7 +244,7 @@ def test_two_engines_share_a_folder(shot, tmp_path):
     )
     runs = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL) for _ in range(2)]
     assert [run.wait(120) for run in runs] == [0, 0]
-    logs = [log.read_text().splitlines() for log in (tmp_path / "out/records").iterdir()]
+    logs = [log.read_text().splitlines() for log in (tmp_path / "out/records").glob("*.jsonl")]
     numbers = sorted(json.loads(line)["frame_number"] for log in logs for line in log)
     assert numbers == list(range(1, 25)) and len(logs) == 2
     assert not list((tmp_path / "out/claims").iterdir())
