@@ -22,6 +22,7 @@ from tests.fake_worker import alpha_of, foreground_of
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("4.5", "5.0", "5.2")
 WIDTH, HEIGHT = 67, 45
+MOVIE_SIZE = (64, 48)  # codecs want even numbers
 
 pytestmark = pytest.mark.blender
 
@@ -60,6 +61,16 @@ def sequence(tmp_path: Path) -> Path:
     for number in range(1001, 1013):
         assert cv2.imwrite(str(folder / f"shot_v2.{number}.png"), foreground_of(number, WIDTH, HEIGHT)[..., ::-1] // 2)
     return folder / "shot_v2.1001.png"
+
+
+@pytest.fixture
+def movie(tmp_path: Path) -> Path:
+    """A movie of 12 frames at 24 a second."""
+    writer = cv2.VideoWriter(str(tmp_path / "take.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 24, MOVIE_SIZE)
+    for number in range(1, 13):
+        writer.write(foreground_of(number, *MOVIE_SIZE))
+    writer.release()
+    return tmp_path / "take.mp4"
 
 
 def run_blender(version: str, script: str, engine: Path | None, tmp_path: Path, **arguments: Any) -> dict[str, Any]:
@@ -182,3 +193,35 @@ def test_errors_are_sentences(version: str, archive: Path, fake_engine: Path, se
     assert said.keys() == SENTENCES.keys()
     for case, sentence in SENTENCES.items():
         assert sentence in said[case] and bool(sentence) == bool(said[case]), f"{case}: {said[case]}"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_strips_are_in_sync(
+    version: str, archive: Path, fake_engine: Path, sequence: Path, movie: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other" / "b.0007.png"
+    other.parent.mkdir()
+    other.write_bytes(sequence.read_bytes())
+    effect_end = {"frame_end": 100} if version == "4.5" else {"length": 100}
+    setup = {
+        "zip": archive,
+        "footage": sequence,
+        "movie": movie,
+        "other": other,
+        "sizes": [MOVIE_SIZE, (WIDTH, HEIGHT)],
+    }
+    result = run_blender(version, "strips.py", fake_engine, tmp_path, effect_end=effect_end, **setup)
+    assert "The movie runs at 24.00 frames a second, the scene at 30.00" in result["wrong_rate"]
+    # The movie's first frame is at 20, of which 23 to 28 are shown; channel 3 is taken. The image strip's first file,
+    # number 1003, is at 40.
+    assert result["places"] == {
+        "movie": [4, 23, 29, 20],
+        "images": [6, 42, 47, 40],
+        "no source": [1, 60, 61, 60],
+    }
+    for name, number, size in (("movie", 6, MOVIE_SIZE), ("images", 1007, (WIDTH, HEIGHT))):
+        picture = read_exr(result["renders"][name])
+        alpha = alpha_of(number, *size) / 65535
+        foreground = linear(foreground_of(number, *size))
+        np.testing.assert_allclose(picture[..., 3], alpha, atol=2e-3)
+        np.testing.assert_allclose(picture[..., :3], foreground * alpha[..., None], atol=2e-2)

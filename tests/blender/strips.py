@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Matte strips of the sequencer: a trimmed movie, a trimmed image sequence, and a clip that has no strip."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import bpy
+from common import addon, arguments, error_of, finish, install, load_clip, matting_node, render, size_scene
+
+
+def matte_over(scene: bpy.types.Scene, strip: bpy.types.Strip, **settings: object) -> bpy.types.Strip:
+    """Matte a strip by the operator; returns the new strip, its source muted."""
+    sequencer = addon("sequencer")
+    tree = sequencer.group_for_strip(scene, strip)
+    tree.bgm.plate_source = "NONE"
+    scene.sequence_editor.active_strip = strip
+    before = set(sequencer.strips(scene))
+    error = error_of(bpy.ops.bgm.matte_strip)
+    assert not error, error
+    (added,) = set(sequencer.strips(scene)) - before
+    strip.mute = True
+    return added
+
+
+def main() -> None:
+    args = arguments()
+    install(args["zip"])
+    folder = Path(args["folder"])
+    scene = bpy.context.scene
+    scene.render.fps = 24
+    sequencer = addon("sequencer")
+    strips = sequencer.strips(scene)
+    bpy.ops.wm.save_as_mainfile(filepath=str(folder / "edit.blend"))
+    size_scene(scene, *args["sizes"][0])
+    renders, places = {}, {}
+
+    movie = strips.new_movie(name="movie", filepath=args["movie"], channel=2, frame_start=20)
+    sequencer.set_frames(movie, 23, 29)
+    scene.render.fps = 30
+    wrong_rate = error_of(lambda: setattr(scene.sequence_editor, "active_strip", movie) or bpy.ops.bgm.matte_strip())
+    scene.render.fps = 24
+    strips.new_effect(name="in the way", type="COLOR", channel=3, frame_start=1, **args["effect_end"]).mute = True
+    matte = matte_over(scene, movie)
+    places["movie"] = (matte.channel, matte.frame_final_start, matte.frame_final_end, matte.frame_start)
+    renders["movie"] = render(scene, 25, folder / "movie.exr")
+    matte.mute = True
+
+    size_scene(scene, *args["sizes"][1])
+    files = sorted(Path(args["footage"]).parent.iterdir())[2:]  # an edit that begins with number 1003
+    images = strips.new_image(name="images", filepath=str(files[0]), channel=5, frame_start=40)
+    for file in files[1:]:
+        images.elements.append(file.name)
+    sequencer.set_frames(images, 42, 47)
+    matte = matte_over(scene, images)
+    places["images"] = (matte.channel, matte.frame_final_start, matte.frame_final_end, matte.frame_start)
+    renders["images"] = render(scene, 44, folder / "images.exr")
+    matte.mute = True
+
+    other = load_clip(args["other"], frame_start=60)
+    bpy.ops.bgm.add_node(clip=other.name)
+    tree = matting_node(scene).node_tree
+    tree.bgm.plate_source = "NONE"
+    tree.bgm.use_matte = True
+    bpy.ops.bgm.matte_clip(group=tree.name)
+    bpy.ops.bgm.add_strip(group=tree.name)
+    matte = strips[f"{tree.name} Matte"]
+    places["no source"] = (matte.channel, matte.frame_final_start, matte.frame_final_end, matte.frame_start)
+    renders["no source"] = render(scene, 61, folder / "other.exr")
+    finish(renders=renders, places=places, wrong_rate=wrong_rate)
+
+
+main()
