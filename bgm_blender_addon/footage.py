@@ -69,3 +69,9 @@ def with_number(path: Path, number: int) -> Path:
     if not match:
         return path
     return path.with_name(f"{match['prefix']}{number:0{len(match['number'])}}{match['suffix']}")
+
+
+def shot_name(path: Path, is_sequence: bool) -> str:
+    """What people call the footage: "shot_v2.1001.exr" of a sequence -> "shot_v2", "take2.mp4" -> "take2"."""
+    match = _NUMBERED.match(path.name) if is_sequence else None
+    return (match["prefix"].rstrip("._- ") if match else "") or path.stem

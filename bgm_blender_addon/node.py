@@ -33,9 +33,10 @@ _NODES = {CLIP, FOREGROUND_SOURCE, ALPHA_SOURCE, OUTPUT}
 RESULTS = {"foreground": FOREGROUND, "alpha": ALPHA, "error": ERROR}
 
 
-def new_group(name: str) -> bpy.types.NodeTree:
-    """A matting group without clip and results, which passes its clip through."""
-    tree = bpy.data.node_groups.new(name, "CompositorNodeTree")
+def new_group(clip: bpy.types.MovieClip | None) -> bpy.types.NodeTree:
+    """A matting group without results yet, which passes its clip through."""
+    shot = footage.shot_name(settings.file_path(clip), clip.source == "SEQUENCE") if clip else ""
+    tree = bpy.data.node_groups.new(f"Matting {shot}".strip(), "CompositorNodeTree")
     tree.bgm.is_matting = True
     tree.bgm.output_folder = f"//matting/{bpy.path.clean_name(tree.name)}/"
     sockets = tree.interface
@@ -46,7 +47,7 @@ def new_group(name: str) -> bpy.types.NodeTree:
     sockets.new_socket("Alpha", in_out="OUTPUT", socket_type="NodeSocketFloat")
     sockets.new_socket("Foreground", in_out="OUTPUT", socket_type="NodeSocketColor")
     sockets.new_socket("Error", in_out="OUTPUT", socket_type="NodeSocketFloat")
-    _build(tree)
+    tree.bgm.clip = clip  # which builds the inside
     return tree
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import bpy
 
@@ -122,8 +121,7 @@ class BGM_OT_add_node(bpy.types.Operator):
         space = context.space_data
         if clip is None and space is not None and space.type == "CLIP_EDITOR":
             clip = space.clip
-        group = node.new_group(f"Matting {Path(clip.name).stem}" if clip else "Matting")
-        group.bgm.clip = clip
+        group = node.new_group(clip)
         group.bgm.plate_image = plate
         if space is not None and space.type == "NODE_EDITOR" and space.edit_tree is not None:
             added = node.add_to_tree(space.edit_tree, group)

@@ -46,9 +46,8 @@ def group_for_strip(scene: bpy.types.Scene, strip: bpy.types.Strip) -> bpy.types
     clip = bpy.data.movieclips.load(str(path), check_existing=True)
     if strip.type == "IMAGE":
         clip.colorspace_settings.name = strip.colorspace_settings.name
-    tree = node.new_group(f"Matting {Path(path.name).stem}")
+    tree = node.new_group(clip)
     tree.use_fake_user = True  # no node holds it
-    tree.bgm.clip = clip
     return tree
 
 

@@ -225,3 +225,45 @@ def test_strips_are_in_sync(
         foreground = linear(foreground_of(number, *size))
         np.testing.assert_allclose(picture[..., 3], alpha, atol=2e-3)
         np.testing.assert_allclose(picture[..., :3], foreground * alpha[..., None], atol=2e-2)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_other_operators(version: str, archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path) -> None:
+    result = run_blender(version, "features.py", fake_engine, tmp_path, zip=archive, footage=sequence)
+    assert result["default"] == "//matting/Matting_shot_v2/"
+    assert result["unsaved"] == str(Path.home() / "matting" / "Matting_shot_v2")
+    assert result["saved"] == str(tmp_path / "matting" / "Matting_shot_v2")
+    assert result["engine"] == "Fake processor"
+    # An image's first pixels are those at the bottom left
+    alpha, foreground = alpha_of(1003, WIDTH, HEIGHT) / 65535, foreground_of(1003, WIDTH, HEIGHT) / 255
+    assert result["preview"]["size"] == [WIDTH, HEIGHT]
+    expected = np.dstack([foreground, alpha])[-1, :2].reshape(-1)
+    np.testing.assert_allclose(result["preview"]["pixels"], expected, atol=1 / 255)
+    assert result["left behind"] == []
+    assert result["from clip"]["frames"] == [1003, 1004]
+    assert result["from clip"]["footage"]["color_space"] == "srgb"
+    assert Path(result["packed"]).name == "packed.png"
+    picture = read_exr(result["no foreground"])
+    colors = linear(foreground_of(1003, WIDTH, HEIGHT) // 2) * alpha[..., None]
+    np.testing.assert_allclose(picture[..., :3], colors, atol=5e-5)
+    assert result["command"] == [0, "2 frames, 1003 to 1004", 1]
+    assert "is linked from another file" in result["linked"]
+    assert result["linked clip"] == ""
+
+
+def test_a_file_of_4_5_opens_in_5_2(archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path) -> None:
+    setup = {"zip": archive, "footage": sequence, "frame_start": 10, "frame_offset": 2, "frames": [8, 9, 19, 10]}
+    old = run_blender("4.5", "node.py", fake_engine, tmp_path, **setup)
+    new = run_blender("5.2", "open_old.py", fake_engine, tmp_path, zip=archive, blend=old["blend"])
+    assert new["settings"] == {
+        "is_matting": True,
+        "plate_source": "NONE",
+        "use_matte": True,
+        "frame_range": "CLIP",
+        "output_folder": "//matting/Matting_shot_v2/",
+        "result_first": 1001,
+        "status": "12 frames, 1001 to 1012",
+        "detail": 0.25,
+        "clip": "shot_v2.1001.png",
+    }
+    np.testing.assert_allclose(read_exr(new["image"]), read_exr(old["renders"]["Image 10"]), atol=1e-6)

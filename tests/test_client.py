@@ -243,6 +243,12 @@ def test_file_number(name: str, number: int, renamed: str) -> None:
     assert footage.with_number(Path(name), 7).name == renamed
 
 
+def test_shot_name() -> None:
+    assert footage.shot_name(Path("shot_v2.1001.exr"), is_sequence=True) == "shot_v2"
+    assert footage.shot_name(Path("0042.png"), is_sequence=True) == "0042"
+    assert footage.shot_name(Path("take2.mp4"), is_sequence=False) == "take2"
+
+
 def test_scene_frames_and_numbers(tmp_path: Path) -> None:
     for number in (1001, 1002, 1005):
         (tmp_path / f"s.{number}.png").touch()

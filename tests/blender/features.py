@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The other operators: preview, plates of every kind, results from elsewhere, the farm's command, disabling."""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import bpy
+from common import MODULE, addon, arguments, error_of, finish, install, load_clip, matting_node, render, size_scene
+
+
+def main() -> None:
+    args = arguments()
+    install(args["zip"])
+    folder = Path(args["folder"])
+    ops, scene = bpy.ops.bgm, bpy.context.scene
+    clip = load_clip(args["footage"], frame_start=5, frame_offset=-3)
+    size_scene(scene, *clip.size)
+    ops.add_node(clip=clip.name)
+    node = matting_node(scene)
+    tree = node.node_tree
+    bgm = tree.bgm
+    result: dict = {"unsaved": str(addon("settings").output_folder(bgm)), "default": bgm.output_folder}
+    blend = folder / "shot.blend"
+    bpy.ops.wm.save_as_mainfile(filepath=str(blend))
+    result["saved"] = str(addon("settings").output_folder(bgm))
+
+    assert not error_of(ops.check_engine)
+    result["engine"] = addon("runner").engine.devices[0]["name"]
+
+    bgm.plate_source = "NONE"
+    scene.frame_set(10)  # number 1001 + 10 - 5 - 3
+    assert not error_of(ops.matte_frame)
+    preview = bpy.data.images["Matting Preview"]
+    result["preview"] = {"size": list(preview.size), "pixels": [round(v, 6) for v in preview.pixels[:8]]}
+    assert not error_of(ops.matte_frame)  # again, into the same image
+    assert len([image for image in bpy.data.images if image.name.startswith("Matting Preview")]) == 1
+    folder_of_results = addon("settings").output_folder(bgm)
+    result["left behind"] = sorted(path.name for path in folder_of_results.iterdir())
+
+    bgm.plate_source = "FROM_CLIP"
+    bgm.frame_range = "CUSTOM"
+    bgm.frame_first, bgm.frame_last = 10, 11
+    assert not error_of(ops.matte_clip)
+    result["from clip"] = json.loads((folder_of_results / "job.yaml").read_text())
+    assert Path(result["from clip"]["plate"]["path"]).is_file()
+
+    assert not error_of(ops.make_plate)
+    assert bgm.plate_image is not None and bgm.plate_image.colorspace_settings.name == "sRGB"
+    bgm.plate_source = "IMAGE"
+    bgm.plate_image.pack()
+    bgm.plate_image.filepath = str(folder / "gone" / "packed.png")
+    assert not error_of(ops.matte_clip)
+    result["packed"] = json.loads((folder_of_results / "job.yaml").read_text())["plate"]["path"]
+    assert Path(result["packed"]).is_file()
+
+    # A farm has made the rest meanwhile
+    for name in ("foreground", "error"):
+        for path in (folder_of_results / name).iterdir():
+            path.unlink()
+    assert not error_of(ops.use_results)
+    result["no foreground"] = render(scene, 10, folder / "no_foreground.exr")  # the clip's own colours
+    bpy.ops.wm.save_mainfile()
+
+    code = addon("command").run(["matte", "--node", tree.name, "--save"])
+    result["command"] = [code, bgm.status, addon("command").run(["matte", "--node", "gone"])]
+
+    # Linked into another file, where it cannot be edited
+    bpy.ops.wm.read_homefile(use_empty=True)
+    with bpy.data.libraries.load(str(blend), link=True) as (source, target):
+        target.node_groups = [name for name in source.node_groups if name.startswith("Matting")]
+        target.movieclips = source.movieclips
+    linked = target.node_groups[0]
+    assert linked.library and linked.bgm.is_matting
+    result["linked"] = error_of(ops.matte_clip, group=linked.name)
+    ops.add_node(clip=target.movieclips[0].name)  # a linked clip, its path relative to the other file
+    local = next(group for group in bpy.data.node_groups if group.bgm.is_matting and not group.library)
+    local.bgm.plate_source = "NONE"
+    local.bgm.output_folder = str(folder / "linked")
+    result["linked clip"] = error_of(ops.matte_clip, group=local.name)
+
+    bpy.ops.preferences.addon_disable(module=MODULE)
+    assert not hasattr(bpy.types.NodeTree, "bgm") and not hasattr(bpy.types, "BGM_PT_compositor")
+    bpy.ops.preferences.addon_enable(module=MODULE)
+    assert local.bgm.is_matting  # settings outlast it
+    finish(**result)
+
+
+main()
