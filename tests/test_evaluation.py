@@ -67,7 +67,14 @@ def test_connectivity_error_of_a_lost_island_and_a_weak_link() -> None:
 
 def test_connectivity_error_needs_a_side_not_a_corner() -> None:
     true = _alpha([1, 1, 0], [0, 0, 1])
-    assert evaluation.connectivity_error(_alpha([1, 1, 0], [0, 0, 0]), true) == pytest.approx(1 / 1000)
+    # Level 0, so that 1 - 0.9 is lost; were it connected, its level were 0.9, and 0.1 would be forgiven.
+    assert evaluation.connectivity_error(_alpha([1, 1, 0], [0, 0, 0.9]), true) == pytest.approx(0.1 / 1000)
+
+
+def test_connectivity_error_does_not_take_back_what_was_cut_off() -> None:
+    # Up to 0.3 the left region is the largest; the right one, which outlasts it, has had level 0 from the start.
+    true, pred = _alpha([0.35, 0.35, 0, 1]), _alpha([0.35, 0.35, 0, 0.9])
+    assert evaluation.connectivity_error(pred, true) == pytest.approx(0.1 / 1000)
 
 
 def test_dtssd_is_blind_to_a_constant_error() -> None:
@@ -139,12 +146,13 @@ def _write_case(data: Path, name: str, frame: int = 0, kinds: tuple[str, ...] = 
 
 @pytest.fixture
 def cases(tmp_path: Path) -> Path:
-    """Two images, and a clip of two frames with one plate."""
+    """Two images, and two clips, one of two frames with one plate."""
     data = tmp_path / "cases"
     for name in ("a", "b"):
         _write_case(data, name)
     _write_case(data, "clip/0001", 0)
     _write_case(data, "clip/0002", 1, ("src", "pha", "fgr"))
+    _write_case(data, "other/0001")
     return data
 
 
@@ -165,29 +173,29 @@ class Oracle:
 def test_a_clip_is_one_shot_and_an_image_another(cases: Path, tmp_path: Path) -> None:
     oracle = Oracle()
     scores = evaluate.score_cases(evaluate.find_cases(cases), oracle, tmp_path / "out", no_plate=False)
-    assert oracle.shots == [[True], [True], [True, True]]
+    assert oracle.shots == [[True], [True], [True, True], [True]]
     assert [name for name, values in scores.items() if "dtssd" in values] == ["clip/0002"]
     assert scores["a"]["mad"] == pytest.approx(100, abs=1)
     evaluate.score_cases(evaluate.find_cases(cases), oracle, tmp_path / "out", no_plate=True)
-    assert oracle.shots[3:] == [[False], [False], [False, False]]
+    assert oracle.shots[4:] == [[False], [False], [False, False], [False]]
 
 
 def test_evaluate_writes_what_it_scored(cases: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     total = evaluate.main(evaluate.parse_args(["--data", str(cases), "--output", str(output), "--device", "cpu"]))
     metrics = json.loads((output / "metrics.json").read_text())
-    assert metrics["total"] == total and set(metrics["images"]) == {"a", "b", "clip/0001", "clip/0002"}
+    assert metrics["total"] == total and set(metrics["images"]) == {"a", "b", "clip/0001", "clip/0002", "other/0001"}
     assert {"mad", "mse", "sad", "grad", "conn", "dtssd", "fgr_mse", "mad_unknown"} <= set(total)
     for name, scores in metrics["images"].items():
         written = read_image(output / "pha" / f"{name}.png")
         assert written.dtype == np.uint16
         true = read_image(cases / "pha" / f"{name}.png")[..., 0] / 255
-        assert 1000 * np.abs(written[..., 0] / 65535 - true).mean() == pytest.approx(scores["mad"], abs=1e-3)
+        assert 1000 * np.abs(written[..., 0] / 65535 - true).mean() == pytest.approx(scores["mad"], rel=1e-6)
         assert read_image(output / "fgr" / f"{name}.png").shape == (48, 64, 3)
     with (output / "metrics.csv").open(newline="") as file:
         rows = {row["name"]: row for row in csv.DictReader(file)}
     assert float(rows["total"]["mad"]) == total["mad"] and rows["a"]["dtssd"] == ""
-    assert read_image(output / "worst.png").shape == (4 * 262, 5 * 320, 3)
+    assert read_image(output / "worst.png").shape == (5 * 262, 5 * 320, 3)
 
 
 def test_difference_baseline_finds_the_disc(cases: Path, tmp_path: Path) -> None:

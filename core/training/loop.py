@@ -20,7 +20,6 @@ from typing import Any, Literal, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -126,9 +125,24 @@ def learning_rate_scale(step: int, options: LoopOptions) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
+class _JoinedSum(torch.autograd.Function):
+    """The sum of a tensor over all processes; so is its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
 def _joined_sum(x: Tensor) -> Tensor:
-    """The sum of x over all processes; gradients flow back to every process."""
-    return cast(Tensor, all_reduce(x))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _JoinedSum.apply(x))  # type: ignore[no-untyped-call]
 
 
 class JoinedBatchNorm2d(nn.BatchNorm2d):
