@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Frames in and out: movies (PyAV), image sequences and stills (OpenImageIO), at the precision the file has. No bpy.
 
-Frame numbers are the footage's own: an image sequence's are its files' numbers, a movie's count from 1.
+Frame numbers are the footage's own: an image sequence's are its files' numbers, a movie's count from 1. Pixels are
+those that Blender reads from the same file: as stored, whatever their sample aspect; a movie's turned by its rotation
+tag, converted by its tagged matrix and range (BT.601 and limited where untagged), chroma repeated rather than blended.
+Nothing here trusts a file: what it claims is checked before memory is taken for it, and no file opens another.
 """
 
 from __future__ import annotations
@@ -9,7 +12,8 @@ from __future__ import annotations
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -26,7 +30,14 @@ from .errors import FootageError, OutputError
 MOVIE_EXTENSIONS = {".avi", ".mkv", ".mov", ".mp4", ".m4v", ".mxf", ".webm", ".mpg", ".mpeg", ".ogv", ".ts", ".wmv"}
 IMAGE_EXTENSIONS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".exr", ".dpx", ".cin", ".bmp", ".tga", ".webp", ".hdr"}
 MAX_SIDE = 32768  # pixels; a larger claim is refused before anything is allocated
-MAX_PIXELS = 1 << 28  # 16384 x 16384
+MAX_PIXELS = 1 << 27  # 15360 x 8640 is the largest frame that cameras give
+MAX_FRAMES = 1 << 21  # a day at 24 frames a second
+MAX_PARTS = 64  # of a multipart EXR that are searched for colour
+MAX_SPAN = 8  # channels that are decoded at once to get at R, G and B among them
+
+# Containers that hold their own pictures: no playlists (HLS, DASH, concat), which name other files and addresses
+_CONTAINERS = "mov,mp4,matroska,webm,avi,mxf,mpeg,mpegts,mpegvideo,m4v,h264,hevc,ivf,ogg,asf,dv"
+_HDR_CURVES = {16: "Rec.2100-PQ", 18: "Rec.2100-HLG"}  # transfer characteristics of ITU-T H.273: Blender's names
 
 _NUMBERED = re.compile(r"^(?P<prefix>.*?)(?P<number>\d+)(?P<suffix>\.[^.]+)$")
 
@@ -46,6 +57,7 @@ class Footage(Protocol):
     width: int
     height: int
     color_space: str
+    is_float: bool  # frames are float16 or float32
     fps: float  # 0 for image sequences, which do not say
     numbers: list[int]  # of the frames that exist, ascending
     warnings: list[str]  # what the user should know about this file
@@ -104,10 +116,10 @@ class SequenceFootage:
         self.numbers = sorted(files)
         self.fps = 0.0
         self.warnings: list[str] = []
-        spec = _image_spec(path)
-        self.width, self.height = spec.full_width, spec.full_height
-        is_float = str(spec.format) in ("half", "float", "double")
-        self.color_space = ("linear" if is_float else "srgb") if color_space == "auto" else color_space
+        with _opened(path) as (_, spec, _):
+            self.width, self.height = spec.full_width, spec.full_height
+            self.is_float = str(spec.format) in ("half", "float", "double")
+        self.color_space = ("linear" if self.is_float else "srgb") if color_space == "auto" else color_space
         missing = self.numbers[-1] - self.numbers[0] + 1 - len(self.numbers)
         if missing:
             self.warnings.append(
@@ -138,21 +150,28 @@ class MovieFootage:
         self.path = path
         self.color_space = "srgb" if color_space == "auto" else color_space
         self.warnings: list[str] = []
-        with self._open() as container:
-            stream = container.streams.video[0]
-            context = stream.codec_context
-            rate = stream.average_rate or stream.guessed_rate
-            if not rate or not stream.time_base or not context.width:
-                raise self._error("no frame rate or size in its header")
-            _check_size(context.width, context.height, path)
-            self.fps = float(rate)
-            self._pts = _presentation_times(container, stream, rate, self.warnings)
-            rotation = _first_rotation(container, stream)
+        try:
+            with self._open() as container:
+                stream = container.streams.video[0]
+                context = stream.codec_context
+                rate = stream.average_rate or stream.guessed_rate
+                if not rate or not stream.time_base or not context.width:
+                    raise self._error("no frame rate or size in its header")
+                _check_size(context.width, context.height, path)
+                self.fps = float(rate)
+                self.is_float = "f32" in (context.pix_fmt or "")
+                self._pts = self._presentation_times(container, stream, rate)
+                rotation = _first_rotation(container, stream)
+                curve = _HDR_CURVES.get(context.color_trc)
+        except av.error.FFmpegError as error:
+            raise self._error(str(error)) from None
         if not self._pts:
             raise self._error("no frames in it")
+        if curve and color_space == "auto":
+            self.warnings.append(f"{path.name} is tagged {curve}, but read as sRGB. Name its colour space.")
         self.numbers = list(range(1, len(self._pts) + 1))
-        size = (context.width, context.height)
-        self.width, self.height = size[::-1] if rotation in (90, 270) else size
+        self._size = (context.width, context.height)
+        self.width, self.height = self._size[::-1] if rotation in (90, 270) else self._size
         self._identity = file_identity(path)
 
     def frames(self, numbers: list[int]) -> Iterator[tuple[int, Frame]]:
@@ -164,6 +183,7 @@ class MovieFootage:
         with self._open() as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
+            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             if self._pts[number - 1] != self._pts[0]:
                 container.seek(self._pts[number - 1], stream=stream, backward=True)
             try:
@@ -172,6 +192,8 @@ class MovieFootage:
                         picture.pts = picture.dts
                     if picture.pts is None or picture.pts < self._pts[number - 1]:
                         continue
+                    if (picture.width, picture.height) != self._size:
+                        raise self._error(f"frame {number} of another size, {picture.width} x {picture.height}")
                     shown = picture.pts, Frame(_picture_to_rgb(picture), self.color_space)
                     while self._pts[number - 1] <= shown[0]:
                         yield number, shown[1]
@@ -190,9 +212,33 @@ class MovieFootage:
     def identity(self, number: int) -> str:
         return self._identity
 
+    def _presentation_times(self, container: Any, stream: Any, rate: Fraction) -> list[int]:
+        """When each frame number is on screen, in the stream's time base: one entry a frame number."""
+        times = sorted(
+            p.pts if p.pts is not None else p.dts
+            for p in container.demux(stream)
+            if p.size and not p.is_discard and (p.pts is not None or p.dts is not None)
+        )
+        step = 1 / (rate * stream.time_base)
+        if all(abs(t - times[0] - i * step) <= step / 2 + 1 for i, t in enumerate(times)):
+            return times
+        count = int((times[-1] - times[0]) / step + Fraction(1, 2)) + 1
+        if count > MAX_FRAMES:
+            raise self._error(f"{len(times)} pictures spread over {count} frames")
+        self.warnings.append(
+            f"The frame rate varies: {len(times)} pictures stand for {count} frames at {float(rate):g} a second; "
+            "some are repeated or left out, as Blender does. Convert to a constant rate for exact work."
+        )
+        half = step / 2
+        return [times[max(0, bisect_right(times, times[0] + i * step + half) - 1)] for i in range(count)]
+
     def _open(self) -> Any:
         try:
-            container = av.open(str(self.path))
+            container = av.open(
+                str(self.path.absolute()),
+                options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"},
+                metadata_errors="replace",
+            )
             if not container.streams.video:
                 container.close()
                 raise self._error("no video in it")
@@ -208,23 +254,6 @@ class MovieFootage:
         )
 
 
-def _presentation_times(container: Any, stream: Any, rate: Fraction, warnings: list[str]) -> list[int]:
-    """When each frame number is on screen, in the stream's time base: one entry a frame number."""
-    times = sorted(
-        p.pts if p.pts is not None else p.dts for p in container.demux(stream) if p.size and not p.is_discard
-    )
-    step = 1 / (rate * stream.time_base)
-    if all(abs(t - times[0] - i * step) <= step / 2 + 1 for i, t in enumerate(times)):
-        return times
-    count = int((times[-1] - times[0]) / step + Fraction(1, 2)) + 1
-    warnings.append(
-        f"The frame rate varies: {len(times)} pictures stand for {count} frames at {float(rate):g} a second; "
-        "some are repeated or left out, as Blender does. Convert to a constant rate for exact work."
-    )
-    half = step / 2
-    return [times[max(0, bisect_right(times, times[0] + i * step + half) - 1)] for i in range(count)]
-
-
 def _first_rotation(container: Any, stream: Any) -> int:
     container.seek(0)
     try:
@@ -236,12 +265,32 @@ def _first_rotation(container: Any, stream: Any) -> int:
 
 def _picture_to_rgb(picture: Any) -> Pixels:
     components = picture.format.components
-    layout = "rgb24" if max(c.bits for c in components) <= 8 else "rgb48le"
     if picture.format.name.startswith("gbr") and picture.format.name.endswith(("f32le", "f32be")):
-        layout = "gbrpf32le"
-    pixels: Pixels = picture.to_ndarray(format=layout)
+        pixels: Pixels = picture.to_ndarray(format="gbrpf32le")
+    elif max(c.bits for c in components) > 8:
+        pixels = picture.to_ndarray(format="rgb48le", interpolation="POINT")  # of chroma: repeated
+    else:
+        subsampled = len(components) >= 3 and components[1].width < picture.width and picture.format.is_planar
+        pixels = (_full_chroma(picture) if subsampled else picture).to_ndarray(format="rgb24")
     turns = int(picture.rotation) % 360 // 90
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+def _full_chroma(picture: Any) -> Any:
+    """An 8-bit picture with its chroma repeated to full size, which swscale then converts as exactly as Blender's does:
+    its short cut for subsampled pictures is up to 2 codes darker."""
+    full = av.VideoFrame(picture.width, picture.height, "yuv444p")
+    full.colorspace, full.color_range = picture.colorspace, picture.color_range
+    for source, target in zip(picture.planes[:3], full.planes, strict=True):
+        samples, wanted = (
+            np.frombuffer(memoryview(p), np.uint8).reshape(p.height, -1)[:, : p.width] for p in (source, target)
+        )
+        rows, columns = -(-target.height // source.height), -(-target.width // source.width)
+        for row in range(rows):
+            for column in range(columns):
+                part = wanted[row::rows, column::columns]
+                part[...] = samples[: part.shape[0], : part.shape[1]]
+    return full
 
 
 def _sequence_files(path: Path) -> dict[int, Path]:
@@ -262,15 +311,26 @@ def file_identity(path: Path) -> str:
     return f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}"
 
 
-def _image_spec(path: Path) -> Any:
-    image = oiio.ImageInput.open(str(path))
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any, tuple[int, int, int]]]:
+    """An image at the part that holds its colour (the first, where none does): its reader, header and R, G, B."""
+    hints = oiio.ImageSpec()
+    hints["oiio:UnassociatedAlpha"] = 1  # colour as stored, not multiplied by an alpha that is not ours
+    image = oiio.ImageInput.open(str(path), hints)
     if image is None:
         raise FootageError("a readable image", f"{path}: {oiio.geterror()}", "Check that the file opens elsewhere")
-    spec = image.spec()
-    image.close()
-    _check_size(spec.full_width, spec.full_height, path)
-    _check_size(spec.width, spec.height, path)
-    return spec
+    try:
+        colorful = (i for i in range(MAX_PARTS) if image.seek_subimage(i, 0) and _find_rgb(image.spec().channelnames))
+        image.seek_subimage(next(colorful, 0), 0)
+        image.geterror()  # no part after the last: no failure
+        spec = image.spec()
+        _check_size(spec.full_width, spec.full_height, path)
+        _check_size(spec.width, spec.height, path)
+        if spec.deep:
+            raise FootageError("a flat image", f"{path}, a deep one", "Flatten it")
+        yield image, spec, _find_rgb(spec.channelnames) or _fallback_rgb(spec.channelnames)
+    finally:
+        image.close()
 
 
 def _check_size(width: int, height: int, path: Path) -> None:
@@ -288,29 +348,53 @@ def read_image(path: Path) -> Pixels:
     Raises:
         FootageError: unreadable, truncated, or absurdly large.
     """
-    spec = _image_spec(path)
-    hints = oiio.ImageSpec()
-    hints["oiio:UnassociatedAlpha"] = 1  # colour as stored, not multiplied by an alpha that is not ours
-    image = oiio.ImageBuf(str(path), 0, 0, hints)
-    channels = _rgb_channels(list(spec.channelnames))
-    name = str(spec.format)
-    kind = {"uint8": oiio.UINT8, "half": oiio.HALF, "float": oiio.FLOAT, "double": oiio.FLOAT}.get(name, oiio.UINT16)
-    pixels = None
-    if image.read(0, 0, True, kind):
-        rgb = oiio.ImageBufAlgo.channels(image, channels)
-        pixels = rgb.get_pixels(kind, rgb.roi_full)
-    if pixels is None or image.has_error:
-        raise FootageError("a whole, readable image", f"{path}: {image.geterror()}", "Render or copy that frame again")
-    return np.ascontiguousarray(pixels[..., :3])
+    with _opened(path) as (image, spec, channels):
+        name = str(spec.format)
+        kind = {"uint8": "uint8", "half": "half", "float": "float", "double": "float"}.get(name, "uint16")
+        first, last = min(channels), max(channels)
+        part = image.current_subimage()
+        if last - first < MAX_SPAN:
+            block = image.read_image(part, 0, first, last + 1, kind)
+            pixels = None if block is None else block[..., [c - first for c in channels]]
+        else:
+            planes = [image.read_image(part, 0, c, c + 1, kind) for c in channels]
+            pixels = None if any(plane is None for plane in planes) else np.concatenate(planes, -1)
+        if pixels is None:
+            raise FootageError(
+                "a whole, readable image", f"{path}: {image.geterror()}", "Render or copy that frame again"
+            )
+    return _display_window(pixels, spec)
 
 
-def _rgb_channels(names: list[str]) -> tuple[int, int, int]:
-    """Where R, G, B are: the plain ones, else those of the first layer that has them, else the first channel thrice."""
-    for red in ["R", *[n for n in names if n.lower().endswith((".r", ".red"))]]:
+def _display_window(pixels: Pixels, spec: Any) -> Pixels:
+    """Cut the stored pixels to the display window, black where there are none."""
+    top, left = spec.y - spec.full_y, spec.x - spec.full_x
+    height, width = spec.full_height, spec.full_width
+    if (top, left, *pixels.shape[:2]) == (0, 0, height, width):
+        return np.ascontiguousarray(pixels)
+    window = np.zeros((height, width, 3), pixels.dtype)
+    rows = slice(max(top, 0), max(min(top + pixels.shape[0], height), 0))
+    columns = slice(max(left, 0), max(min(left + pixels.shape[1], width), 0))
+    inside = window[rows, columns]
+    inside[...] = pixels[rows.start - top :, columns.start - left :][: inside.shape[0], : inside.shape[1]]
+    return window
+
+
+def _find_rgb(names: tuple[str, ...]) -> tuple[int, int, int] | None:
+    """Where R, G, B are: the plain ones, else a combined layer's (Blender's), else those of the first layer."""
+    reds = [n for n in names if n.lower().endswith((".r", ".red"))]
+    for red in ["R", *sorted(reds, key=lambda n: ".combined." not in n.lower())]:
         layer, dot, _ = red.rpartition(".")
         found = [next((i for i, n in enumerate(names) if n.lower() in _aliases(layer + dot, c)), -1) for c in "rgb"]
         if min(found) >= 0:
             return found[0], found[1], found[2]
+    return None
+
+
+def _fallback_rgb(names: tuple[str, ...]) -> tuple[int, int, int]:
+    """Grey pictures, and channels without a name that tells."""
+    if "Y" in names:
+        return (names.index("Y"),) * 3
     return (0, 1, 2) if len(names) >= 3 else (0, 0, 0)
 
 
@@ -356,7 +440,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> int:
             size = os.fstat(file.fileno()).st_size
         partial.replace(path)
         return size
-    except OSError as error:
+    except (OSError, av.error.FFmpegError) as error:
         raise OutputError(
             f"to write {path}", error.strerror or str(error), "Free space or choose another folder, then run again"
         ) from None
@@ -377,9 +461,19 @@ def _write_png(path: Path, pixels: Pixels) -> None:
 
 
 def _write_exr(path: Path, pixels: Pixels) -> None:
-    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    spec = oiio.ImageSpec(pixels.shape[1], pixels.shape[0], channels, "half" if pixels.dtype == np.float16 else "float")
-    spec.channelnames = {1: ("Y",), 3: ("R", "G", "B"), 4: ("R", "G", "B", "A")}[channels]
+    planes = pixels[..., None] if pixels.ndim == 2 else pixels
+    write_exr(path, planes, {1: "Y", 3: "RGB", 4: "RGBA"}[planes.shape[2]])
+
+
+def write_exr(path: Path, pixels: Pixels, channels: Sequence[str]) -> None:
+    """Write (H, W, C) float16 or float32, losslessly, as channels of these names; "layer.R" makes layers.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    kind = "half" if pixels.dtype == np.float16 else "float"
+    spec = oiio.ImageSpec(pixels.shape[1], pixels.shape[0], pixels.shape[2], kind)
+    spec.channelnames = tuple(channels)
     spec.attribute("compression", "zip")
     output = oiio.ImageOutput.create(str(path))
     assert output is not None, "OpenImageIO always writes EXR"
