@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the networks are trained on: a pool of cut-outs and photographs, composites made from it, folders of pairs."""
+
+from .clips import ClipDataset, Mix
+
+__all__ = ["ClipDataset", "Mix"]

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Subjects that are drawn, not photographed: blobs, strands, wires, mesh, grass, veils and glass, with exact alpha.
+
+Each function returns straight RGBA (H, W, 4), 8 bit, with colour everywhere. What a network learns from them is that
+any shape and any texture can be subject, down to a fraction of a pixel and to a tenth of an alpha.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .augmentation import blur, smooth_noise
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+FINER = 3  # thin things are drawn this many times larger and averaged, so that their alpha is their coverage
+
+
+def _rgba(colors: NDArray[np.generic], alpha: Floats) -> Bytes:
+    return np.dstack([colors, (255 * alpha).clip(0, 255).round()]).astype(np.uint8)
+
+
+def _tint(shape: tuple[int, int], rng: np.random.Generator, contrast: float = 12.0) -> Floats:
+    """A colour with smooth variation, (H, W, 3), 0 to 255."""
+    base = rng.uniform(0, 255, 3) if rng.random() < 0.7 else np.full(3, rng.uniform(0, 255))
+    return (base + contrast * smooth_noise(shape, max(shape) / 6, rng, 3)).clip(0, 255).astype(np.float32)
+
+
+def _canvas(size: int) -> NDArray[np.uint8]:
+    return np.zeros((FINER * size, FINER * size), np.uint8)
+
+
+def _coverage(drawn: NDArray[np.uint8], size: int) -> Floats:
+    return cv2.resize(drawn, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+
+
+def _curve(canvas: NDArray[np.uint8], points: NDArray[np.float64], thickness: int, value: int = 255) -> None:
+    cv2.polylines(canvas, [(points * 16).astype(np.int32)], False, value, thickness, cv2.LINE_AA, shift=4)
+
+
+def blob(texture: Bytes, rng: np.random.Generator) -> Bytes:
+    """A random shape cut from a photograph, with an edge between hard and very soft."""
+    size = texture.shape[0]
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    reach = np.hypot(x, y) + 0.25 * smooth_noise((size, size), size / rng.uniform(2, 7), rng)[..., 0]
+    softness = size * rng.uniform(0.25, 0.5) * rng.choice([1.0, 0.3, 0.06], p=[0.6, 0.3, 0.1])
+    edge = np.clip((0.75 - reach) * softness + 0.5, 0, 1) * np.clip((0.99 - np.maximum(abs(x), abs(y))) * 40, 0, 1)
+    return _rgba(texture[..., :3], edge.astype(np.float32))
+
+
+def strands(texture: Bytes, rng: np.random.Generator) -> Bytes:
+    """A head of hair or a tuft: a core and hundreds of curved strands of a fraction of a pixel to a few pixels."""
+    size = texture.shape[0]
+    drawn = _canvas(size)
+    full = FINER * size
+    centre = np.array([0.5, 0.5]) * full + rng.normal(0, 0.05 * full, 2)
+    radius = rng.uniform(0.08, 0.3) * full
+    cv2.ellipse(drawn, (centre.astype(int).tolist(), (2 * radius, 2.4 * radius), float(rng.uniform(0, 180))), 255, -1)
+    droop, curl = rng.uniform(-0.2, 1.2), rng.uniform(0, 0.8)
+    steps = np.linspace(0, 1, 9)[:, None]
+    base_length = rng.uniform(0.15, 0.5) * full
+    for angle in rng.uniform(0, 2 * np.pi, int(rng.integers(60, 420))):
+        out = np.array([np.cos(angle), np.sin(angle)])
+        side = np.array([-out[1], out[0]])
+        length = base_length * rng.uniform(0.3, 1.2)
+        bend = rng.normal(0, 0.3) * steps**2 + curl * 0.08 * np.sin(steps * rng.uniform(3, 12) + rng.uniform(0, 6))
+        points = (
+            centre
+            + 0.85 * radius * out * [1, 1.15]
+            + length * (steps * out + bend * side + droop * steps**2 * [0, 0.6])
+        )
+        _curve(drawn, points, int(rng.integers(1, 5)), int(rng.integers(90, 256)))
+    if rng.random() < 0.5:
+        colors = _tint((size, size), rng, 25)
+    else:
+        colors = texture[..., :3].astype(np.float32)
+    return _rgba(colors, _coverage(drawn, size))
+
+
+def wires(texture: Bytes, rng: np.random.Generator) -> Bytes:
+    """A few wires, cables, sticks or stems, straight or curved, some with round things on them."""
+    size = texture.shape[0]
+    drawn = _canvas(size)
+    full = FINER * size
+    for _ in range(int(rng.integers(1, 9))):
+        ends = rng.uniform(0.02, 0.98, (2, 2)) * full
+        steps = np.linspace(0, 1, 24)[:, None]
+        sag = np.array([0, rng.normal(0, 0.15) * full]) + rng.normal(0, 0.05 * full, 2)
+        points = ends[0] + (ends[1] - ends[0]) * steps + 4 * steps * (1 - steps) * sag
+        thickness = int(np.exp(rng.uniform(0, np.log(6 * FINER))))
+        _curve(drawn, points, max(1, thickness))
+        if rng.random() < 0.4:
+            cv2.circle(
+                drawn, points[-1].astype(int).tolist(), int(rng.uniform(0.01, 0.09) * full), 255, -1, cv2.LINE_AA
+            )
+    return _rgba(_tint((size, size), rng, 30), _coverage(drawn, size))
+
+
+def mesh(texture: Bytes, rng: np.random.Generator) -> Bytes:
+    """A fence, net, lattice or wheel with spokes, in a frame."""
+    size = texture.shape[0]
+    drawn = _canvas(size)
+    full = FINER * size
+    thickness = int(rng.integers(1, 3 * FINER))
+    if rng.random() < 0.35:
+        hub, radius = (full // 2, full // 2), int(rng.uniform(0.3, 0.48) * full)
+        for angle in np.linspace(0, 2 * np.pi, int(rng.integers(8, 40)), endpoint=False):
+            tip = (int(hub[0] + radius * np.cos(angle)), int(hub[1] + radius * np.sin(angle)))
+            cv2.line(drawn, hub, tip, 255, thickness, cv2.LINE_AA)
+        cv2.circle(drawn, hub, radius, 255, 4 * thickness, cv2.LINE_AA)
+    else:
+        pitch = rng.uniform(0.03, 0.14) * full
+        slant = rng.choice([0.0, rng.uniform(-1, 1)])
+        bend = rng.normal(0, 0.03) * full
+        steps = np.linspace(0, 1, 12)[:, None]
+        for offset in np.arange(-full, 2 * full, pitch):
+            wave = bend * np.sin(3 * steps)
+            _curve(drawn, np.hstack([offset + slant * full * steps + wave, full * steps]), thickness)
+            if rng.random() < 0.97:
+                _curve(drawn, np.hstack([full * steps, offset - slant * full * steps + wave]), thickness)
+        inner = (rng.uniform(0.03, 0.2, 2) * full).astype(int)
+        outside = np.full_like(drawn, 255)
+        cv2.rectangle(outside, inner.tolist(), (full - inner).tolist(), 0, -1)
+        drawn[outside > 0] = 0
+        if rng.random() < 0.7:
+            cv2.rectangle(drawn, inner.tolist(), (full - inner).tolist(), 255, 3 * thickness, cv2.LINE_AA)
+    return _rgba(_tint((size, size), rng, 30), _coverage(drawn, size))
+
+
+def grass(texture: Bytes, rng: np.random.Generator) -> Bytes:
+    """Blades, leaves and stems growing from below, tapering to nothing."""
+    size = texture.shape[0]
+    drawn = _canvas(size)
+    full = FINER * size
+    steps = np.linspace(0, 1, 10)[:, None]
+    shades = np.zeros((full, full), np.uint8)
+    spread = rng.uniform(0.05, 0.5)
+    for _ in range(int(rng.integers(15, 160))):
+        root = np.array([(0.5 + rng.uniform(-spread, spread)) * full, full * 0.98])
+        height, lean = rng.uniform(0.2, 0.9) * full, rng.normal(0, 0.25) * full
+        middle = root + np.hstack([lean * steps**2, -height * steps])
+        width = rng.uniform(0.003, 0.02) * full * (1 - steps) ** 0.8
+        outline = np.vstack([middle + np.hstack([width, 0 * width]), (middle - np.hstack([width, 0 * width]))[::-1]])
+        polygon = [(outline * 16).astype(np.int32)]
+        cv2.fillPoly(drawn, polygon, 255, cv2.LINE_AA, shift=4)
+        cv2.fillPoly(shades, polygon, int(rng.integers(60, 256)), cv2.LINE_8, shift=4)
+    shade = cv2.resize(shades, (size, size), interpolation=cv2.INTER_AREA)[..., None] / 255
+    hue = rng.uniform([40, 70, 10], [160, 190, 90]) if rng.random() < 0.7 else rng.uniform(0, 255, 3)
+    colors = (hue * (0.5 + shade)).clip(0, 255)
+    return _rgba(colors, _coverage(drawn, size))
+
+
+def veil(texture: Bytes, rng: np.random.Generator) -> Bytes:
+    """Thin cloth, smoke or plastic: alpha between a tenth and nine tenths that folds, with a soft or hemmed edge."""
+    size = texture.shape[0]
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    stretched = cv2.resize(
+        smooth_noise((size, size), size / rng.uniform(3, 10), rng), (size, int(size * rng.uniform(1, 5)))
+    )[:size]
+    folds = 1 / (1 + np.exp(-1.5 * stretched))
+    level = rng.uniform(0.1, 0.6)
+    alpha = level + (rng.uniform(0.2, 0.6)) * folds**2
+    reach = np.maximum(abs(x) / rng.uniform(0.5, 0.95), abs(y) / rng.uniform(0.6, 0.95))
+    reach = reach + 0.12 * smooth_noise((size, size), size / 4, rng)[..., 0]
+    edge = np.clip((1 - reach) * size * rng.choice([0.3, 0.02]), 0, 1)
+    inside = np.clip((0.985 - np.maximum(abs(x), abs(y))) * 60, 0, 1)
+    colors = _tint((size, size), rng, 8) + 40 * (folds[..., None] - 0.5)
+    if rng.random() < 0.3:
+        colors = 0.5 * colors + 0.5 * texture[..., :3]
+    return _rgba(colors.clip(0, 255), (alpha * edge * inside).astype(np.float32))
+
+
+def glass(texture: Bytes, rng: np.random.Generator) -> Bytes:
+    """A bottle, pane or lens without refraction: clear inside, a dense rim, highlights, perhaps filled in part."""
+    size = texture.shape[0]
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    power = rng.choice([2.0, 4.0, 10.0])
+    across, along = rng.uniform(0.25, 0.9), rng.uniform(0.4, 0.92)
+    profile = across * (1 - rng.uniform(0, 0.6) * np.clip(-y / along, 0, 1) ** 2)
+    reach = (abs(x / profile) ** power + abs(y / along) ** power) ** (1 / power)
+    inside = np.clip((1 - reach) * size * 0.25, 0, 1)
+    rim = np.exp(-(((1 - reach) / rng.uniform(0.02, 0.12)) ** 2))
+    clear = rng.uniform(0.03, 0.35)
+    alpha = clear + (1 - clear) * rng.uniform(0.3, 0.95) * rim
+    colors = _tint((size, size), rng, 10)
+    if rng.random() < 0.35:
+        filled = y > rng.uniform(-0.5, 0.6)
+        alpha = np.where(filled, np.maximum(alpha, rng.uniform(0.2, 0.95)), alpha)
+        colors = np.where(filled[..., None], _tint((size, size), rng, 10), colors)
+    for _ in range(int(rng.integers(1, 4))):
+        place = rng.uniform(-0.6, 0.6, 2) * [across, along]
+        light = np.exp(
+            -(((x - place[0]) / rng.uniform(0.01, 0.08)) ** 2) - ((y - place[1]) / rng.uniform(0.05, 0.4)) ** 2
+        )
+        light = light * rng.uniform(0.3, 1)
+        colors = colors * (1 - light[..., None]) + 255 * light[..., None]
+        alpha = np.maximum(alpha, light)
+    return _rgba(colors, (alpha * inside).astype(np.float32))
+
+
+def thin_out(image: Bytes, rng: np.random.Generator) -> Bytes:
+    """A subject made partly transparent: its alpha times a smooth field, as of frosted glass, smoke, motion or lace."""
+    shape = image.shape[:2]
+    field = 1 / (1 + np.exp(-rng.uniform(0.5, 3) * smooth_noise(shape, max(shape) / rng.uniform(1.5, 8), rng)[..., 0]))
+    low, high = rng.uniform(0.05, 0.6), rng.uniform(0.5, 1.0)
+    kept = low + (high - low) * field
+    if rng.random() < 0.3:  # see-through by brightness, as glass with highlights is
+        kept = kept * (0.25 + 0.75 * blur(image[..., :3].mean(2).astype(np.float32), 1.0) / 255)
+    thinned = image.copy()
+    thinned[..., 3] = (image[..., 3] * kept).round()
+    return thinned
+
+
+DRAWN: dict[str, tuple[Callable[[Bytes, np.random.Generator], Bytes], float]] = {  # and how often
+    "blob": (blob, 0.42),
+    "strands": (strands, 0.16),
+    "veil": (veil, 0.12),
+    "glass": (glass, 0.1),
+    "wires": (wires, 0.08),
+    "mesh": (mesh, 0.06),
+    "grass": (grass, 0.06),
+}
+
+
+def draw(texture: Bytes, rng: np.random.Generator) -> Bytes:
+    """One of DRAWN, by its share.
+
+    Args:
+        texture: (S, S, 3) of a photograph; what is drawn has its size.
+    """
+    shares = np.array([share for _, share in DRAWN.values()])
+    name = rng.choice(list(DRAWN), p=shares / shares.sum())
+    return DRAWN[str(name)][0](texture, rng)
