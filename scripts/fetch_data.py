@@ -18,6 +18,7 @@ import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -49,12 +50,12 @@ LONGEST_BACKGROUND = 2600  # pixels
 NO_STAMPS = re.compile(r"/(cartoon|symbols|flags|roadsigns|space|naturalforces|00_symbols)(/|$)")
 # Emoji that are flat: squares with a sign, arrows, flags, clocks.
 FLAT_EMOJI = re.compile(
-    r"^(00|1f1|1f5[0-2567]|2[0-5]|27|29|2b|30|32|1f17|1f18|1f19|1f20|1f21|1f23|1f50[0-8]|1f6[0-9a-f]{2}$)"
+    r"^(00|[23].-fe0f|1f1|1f17|1f18|1f19|1f2[0-6]|1f50[0-8]|1f5[0-2567]|1f6[0-9a-f]{2}$|2[0-5]|264[89a-f]|265[0-3]|27|29|2b|30|32)"
 )
 KEEP_VEHICLES = re.compile(r"^1f6[89abcdef]")
 # Of the wallpapers, those that are photographs.
 PHOTOGRAPHS = re.compile(
-    r"(lomiri-wallpapers-16\.04.*/(?!analogpattern|umang|Picture_1A).*\.jpg$)"
+    r"lomiri-wallpapers-16\.04.*/(?!analogpattern|umang|Picture_1A)[^/]*\.jpg$"
     r"|(Kleiber|Infinite-Sea).*\.jpg$|mate/nature/.*\.jpg$"
     r"|wallpapers/(FallenLeaf|DarkestHour|Autumn|EveningGlow|Grey|Kite|ColorfulCups|OneStandsOut|BytheWater)"
     r"/contents/images/.*\.(jpg|png)$"
@@ -110,14 +111,14 @@ def _archives(folder: Path, name: str) -> list[Path]:
     return sorted([*folder.glob(f"{name}_*.deb"), *folder.glob(f"{name}-*.tgz")])
 
 
-def clean_subject(image: Image | None, shortest: int = 100) -> Image | None:
+def clean_subject(image: NDArray[Any], shortest: int = 100) -> Image | None:
     """A subject cropped to what can be seen of it and at most LONGEST_SUBJECT long; None where it is no cut-out.
 
     Args:
-        image: (H, W, 4) straight BGRA or anything else that a file held.
+        image: (H, W, 4) straight BGRA, 8 or 16 bit, or anything else that a file held.
         shortest: pixels; what is smaller at its longer side is no use.
     """
-    if image is None or image.ndim != 3 or image.shape[2] != 4:
+    if image.ndim != 3 or image.shape[2] != 4:
         return None
     if image.dtype != np.uint8:
         image = (image / 257).round().astype(np.uint8)
@@ -147,8 +148,8 @@ def resize_straight(image: Image, scale: float) -> Image:
     alpha = image[..., 3:].astype(np.float32) / 255
     premultiplied = np.dstack([image[..., :3] * alpha, image[..., 3:]]).astype(np.float32)
     small = cv2.resize(premultiplied, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    small[..., :3] /= np.maximum(small[..., 3:] / 255, 1e-3)
-    return small.round().clip(0, 255).astype(np.uint8)
+    small[..., :3] = small[..., :3] / np.maximum(small[..., 3:] / 255, 1e-3)
+    return np.asarray(small.round().clip(0, 255), np.uint8)
 
 
 def find_subjects(packages: list[Path], photos: Path) -> Iterator[tuple[str, str, Path]]:
@@ -218,19 +219,21 @@ def main(args: argparse.Namespace) -> dict[str, int]:
         counts[f"{split}/{kind}"] = counts.get(f"{split}/{kind}", 0) + 1
 
     for kind, name, path in tqdm(list(find_subjects(packages, args.photos)), desc="subjects"):
-        subject = clean_subject(cv2.imread(str(path), cv2.IMREAD_UNCHANGED))
+        subject = clean_subject(np.asarray(cv2.imread(str(path), cv2.IMREAD_UNCHANGED)))
         if subject is not None:
             write(kind, name, split_of(name), subject)
     for name, path in tqdm(list(find_backgrounds(packages, args.photos)), desc="photographs"):
-        photograph = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        photograph = np.asarray(cv2.imread(str(path), cv2.IMREAD_COLOR), np.uint8)
         scale = LONGEST_BACKGROUND / max(photograph.shape[:2])
         if scale < 1:
             photograph = cv2.resize(photograph, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        write("backgrounds", name, split_of(name), photograph.astype(np.uint8))
+        write("backgrounds", name, split_of(name), np.asarray(photograph, np.uint8))
     for path in tqdm(sorted((args.photos / "hdri").glob("*.hdr")), desc="environment maps"):
         # too soft to be a test's plate: these validate or train only
         split = split_of(path.stem, valid=0.1, test=0)
-        for number, view in enumerate(views_of_map(cv2.imread(str(path), cv2.IMREAD_UNCHANGED).astype(np.float32))):
+        for number, view in enumerate(
+            views_of_map(np.asarray(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), np.float32))
+        ):
             write("backgrounds", f"map-{path.stem}-{number}", split, view)
     for group, count in sorted(counts.items()):
         print(f"{count:6d} {group}")

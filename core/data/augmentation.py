@@ -100,8 +100,8 @@ def add_noise(image: Floats, read: float, shot: float, rng: np.random.Generator)
             noise = noise[::-1]
     else:
         noise = rng.standard_normal(image.shape, np.float32)
-    deviation = cv2.sqrt(np.float32(shot**2) * np.maximum(image, 0) + np.float32(read**2)) if shot else read
-    return image + noise * deviation  # type: ignore[no-any-return]
+    deviation = np.sqrt(np.float32(shot**2) * np.maximum(image, 0) + np.float32(read**2)) if shot else np.float32(read)
+    return image + noise * deviation
 
 
 # optics --------------------------------------------------------------------------------------------------------------

@@ -42,7 +42,6 @@ from .augmentation import (
     motion_blur,
     sharpen,
     smooth_noise,
-    table_of,
     to_bytes,
     warp,
     wobble,

@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Make the evaluation cases from the pool's test split: always the same, at three levels of an imperfect plate.
+
+    python scripts/make_cases.py --pool /data/pool --output /data/cases
+
+OUTPUT/{people,objects,hair,glass,empty,clips}-{exact,realistic,hard}/{src,bgr,pha,fgr}/NAME.png, for clips
+NAME/0001.png and so on: what scripts/evaluate.py reads. The three levels show the same composites.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from core.data import procedural
+from core.data.augmentation import Floats, Matrix, add_noise, affine, blur, cast_shadow, compress, to_bytes, warp
+from core.data.compositing import Layer, compose, over, place
+from core.data.pool import Bytes, Pool
+
+MARGIN = 32  # pixels of background around the frame, so that a plate that is off has something to show
+
+
+@dataclass(frozen=True)
+class Level:
+    """How far plate and shot are from the ideal."""
+
+    noise: float = 0.0  # deviation, 0 to 1
+    drift: float = 0.0  # relative gain of the plate
+    offset: float = 0.0  # pixels between plate and shot
+    turn: float = 0.0  # degrees between them
+    shadow: float = 0.0  # share of light that the subject takes from the background
+    softness: float = 0.0  # of the shadow, by the frame's height
+    jpeg: int = 0  # quality; 0 is uncompressed
+
+
+LEVELS = {
+    "exact": Level(),
+    "realistic": Level(noise=0.01, drift=0.04, offset=0.7, shadow=0.3, softness=0.05, jpeg=92),
+    "hard": Level(noise=0.02, drift=0.10, offset=3.0, turn=0.3, shadow=0.65, softness=0.02, jpeg=85),
+}
+
+
+@dataclass(frozen=True)
+class Take:
+    """One case before plate and camera spoil it: images of subjects, each with its way through the frame."""
+
+    name: str
+    background: Path
+    actors: tuple[tuple[tuple[Bytes, ...], Callable[[int], Matrix]], ...]
+    frames: int = 0  # 0 is a still
+
+
+def parse_args(argv: Iterable[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pool", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--size", type=_size, default=(1280, 720), help="WIDTHxHEIGHT of every case")
+    parser.add_argument("--frames", type=int, default=12, help="of every clip")
+    parser.add_argument("--sets", nargs="+", choices=tuple(SETS), default=list(SETS))
+    return parser.parse_args(None if argv is None else list(argv))
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, height = text.split("x")
+    return int(width), int(height)
+
+
+def _dice(name: str) -> np.random.Generator:
+    """A generator that depends on the case's name alone, so that a new case changes no other."""
+    return np.random.default_rng(list(hashlib.sha256(name.encode()).digest()[:16]))
+
+
+# the sets ------------------------------------------------------------------------------------------------------------
+
+
+class Stage:
+    """Places subjects of the pool before its photographs, in turn."""
+
+    def __init__(self, pool: Pool, size: tuple[int, int], frames: int) -> None:
+        self.pool, self.size, self.frames = pool, size, frames
+        self._next = 0
+
+    def backdrop(self) -> Path:
+        """The photographs one after the other, in an order that does not follow their names."""
+        ordered = sorted(self.pool.backgrounds, key=lambda path: hashlib.sha256(path.name.encode()).digest())
+        self._next += 1
+        return ordered[(self._next - 1) % len(ordered)]
+
+    def figures(self, *kinds: str, prefix: tuple[str, ...] = ("",)) -> list[Path]:
+        """Subjects of the given kinds whose names begin with one of `prefix`."""
+        return [path for kind in kinds for path in self.pool.kinds.get(kind, []) if path.name.startswith(prefix)]
+
+    def standing(self, image: Bytes, name: str, height: float, upscale: float = 1.1) -> Matrix:
+        """Down to the frame's lower edge, `height` of the frame tall as far as its pixels reach, left to right."""
+        dice = _dice(name)
+        scale = min(height * self.size[1] / image.shape[0], upscale, 0.9 * self.size[0] / image.shape[1])
+        x = dice.uniform(0.3, 0.7) * self.size[0]
+        y = self.size[1] + 2 - image.shape[0] * scale / 2
+        return self._put(image, scale, x, y, dice.random() < 0.5)
+
+    def hanging(self, image: Bytes, name: str, height: float, upscale: float = 1.6) -> Matrix:
+        """Somewhere inside the frame, turned a little."""
+        dice = _dice(name)
+        scale = min(height * self.size[1] / max(image.shape[:2]), upscale)
+        x, y = dice.uniform(0.3, 0.7) * self.size[0], dice.uniform(0.4, 0.6) * self.size[1]
+        return self._put(image, scale, x, y, dice.random() < 0.5, float(dice.normal(0, 8)))
+
+    def close(self, image: Bytes, name: str) -> Matrix:
+        """So large that its pixels are the frame's, its upper end a little below the frame's."""
+        scale = max(1.0, 0.95 * self.size[1] / image.shape[0])
+        y = 0.06 * self.size[1] + image.shape[0] * scale / 2
+        return self._put(image, scale, _dice(name).uniform(0.4, 0.6) * self.size[0], y, False)
+
+    def _put(self, image: Bytes, scale: float, x: float, y: float, mirror: bool, angle: float = 0.0) -> Matrix:
+        middle = ((image.shape[1] - 1) / 2, (image.shape[0] - 1) / 2)
+        return affine(angle, scale, 0, (x - middle[0], y - middle[1]), middle, mirror)
+
+    def still(self, name: str, *actors: tuple[Bytes, Matrix]) -> Take:
+        """A take of one frame."""
+        return Take(name, self.backdrop(), tuple(((image,), _stay(matrix)) for image, matrix in actors))
+
+
+def _stay(matrix: Matrix) -> Callable[[int], Matrix]:
+    return lambda t: matrix
+
+
+def people(stage: Stage) -> Iterable[Take]:
+    """Real people twice each, once with a thing beside or before them; rendered ones once."""
+    things = stage.figures("stamps", prefix=PHOTOGRAPHED)
+    for number, path in enumerate(stage.figures("people")):
+        image = stage.pool.subject(path, 4096)
+        yield stage.still(path.stem, (image, stage.standing(image, path.stem, 0.92)))
+        name = f"{path.stem}-with-thing"
+        thing = stage.pool.subject(things[(5 * number + 3) % len(things)], 4096)
+        held = stage.hanging(thing, name, 0.4)
+        yield stage.still(name, (thing, held), (image, stage.standing(image, name, 0.8)))
+    for path in stage.figures("rendered", prefix=("person",))[:8]:
+        image = stage.pool.subject(path, 4096)
+        yield stage.still(path.stem, (image, stage.standing(image, path.stem, 0.95)))
+
+
+PHOTOGRAPHED = (
+    "animals_birds-heron",
+    "animals_mammals-giraffe",
+    "animals_mammals_bovines-gnu-stand",
+    "animals_mammals_deer",
+    "animals_mammals_equines-zebra",
+    "animals_mammals_rodents-rabbit.",
+    "hobbies_music_string-violin",
+    "household_tools-plyers",
+    "plants-lavender",
+    "plants_flowers-chemparathi",
+    "plants_trees-birch",
+    "plants_trees-liberia-palm",
+    "vehicles-7spoke256",
+)
+
+
+def objects(stage: Stage) -> Iterable[Take]:
+    """Animals, plants and things; photographed, rendered, and a few of the soft-edged drawn ones."""
+    for path in stage.figures("animals"):
+        image = stage.pool.subject(path, 4096)
+        yield stage.still(path.stem, (image, stage.standing(image, path.stem, 0.8)))
+    drawn = stage.figures("objects")
+    rendered = [path for path in stage.figures("rendered") if not path.name.startswith(("person", "glass", "hair"))]
+    for path in [*stage.figures("stamps", prefix=PHOTOGRAPHED), *drawn[:: max(1, len(drawn) // 4)], *rendered[:8]]:
+        image = stage.pool.subject(path, 4096)
+        yield stage.still(path.stem, (image, stage.hanging(image, path.stem, 0.75)))
+
+
+def hair(stage: Stage) -> Iterable[Take]:
+    """Hair and fur, pixel by pixel."""
+    heads = stage.figures("people", prefix=("person-09", "person-51", "person-d6"))
+    for path in [*heads, *stage.figures("animals"), *stage.figures("rendered", prefix=("person", "hair"))[:6]]:
+        image = stage.pool.subject(path, 4096)
+        yield stage.still(path.stem, (image, stage.close(image, path.stem)))
+
+
+def glass(stage: Stage) -> Iterable[Take]:
+    """Things that let the background through: rendered with their true transmission, and drawn veils and panes."""
+    for path in stage.figures("rendered", prefix=("glass",))[:8]:
+        image = stage.pool.subject(path, 4096)
+        yield stage.still(path.stem, (image, stage.hanging(image, path.stem, 0.85)))
+    for name, draw in [("veil", procedural.veil), ("pane", procedural.glass)]:
+        for number in range(3):
+            dice = _dice(f"{name}{number}")
+            texture = stage.pool.background(stage.backdrop(), 700)[:700, :700]
+            side = min(texture.shape[:2])
+            image = draw(np.ascontiguousarray(texture[:side, :side]), dice)
+            yield stage.still(f"{name}-{number}", (image, stage.hanging(image, f"{name}{number}", 0.9)))
+
+
+def empty(stage: Stage) -> Iterable[Take]:
+    """Nothing but the background."""
+    for number in range(4):
+        yield stage.still(f"empty-{number}")
+
+
+def clips(stage: Stage) -> Iterable[Take]:
+    """A person walking by, one who only sways before a sensor's noise, an animal crossing; rendered ones."""
+    walker, swayer = stage.figures("people")[:2]
+    animal = stage.figures("animals")[0]
+    frame = stage.size[0]
+
+    def walk(start: Matrix) -> Callable[[int], Matrix]:
+        return lambda t: affine(move=(0.02 * frame * t - 0.12 * frame, 4 * float(np.sin(1.1 * t)))) @ start
+
+    def sway(start: Matrix) -> Callable[[int], Matrix]:
+        return lambda t: affine(0.6 * float(np.sin(0.5 * t)), about=(frame / 2, stage.size[1])) @ start
+
+    def cross(start: Matrix) -> Callable[[int], Matrix]:
+        return lambda t: affine(move=(0.75 * frame - 0.06 * frame * t, 0)) @ start
+
+    for name, path, move in (("walk", walker, walk), ("sway", swayer, sway), ("cross", animal, cross)):
+        image = stage.pool.subject(path, 4096)
+        way = move(stage.standing(image, name, 0.85))
+        yield Take(name, stage.backdrop(), (((image,), way),), stage.frames)
+    for frames in stage.pool.clips[:2]:
+        images = tuple(stage.pool.subject(path, 4096) for path in frames[: stage.frames])
+        name = frames[0].parent.name
+        way = _stay(stage.standing(images[0], name, 0.95))
+        yield Take(name, stage.backdrop(), ((images, way),), len(images))
+
+
+SETS: dict[str, Callable[[Stage], Iterable[Take]]] = {
+    "people": people,
+    "objects": objects,
+    "hair": hair,
+    "glass": glass,
+    "empty": empty,
+    "clips": clips,
+}
+
+
+# from a take to its files --------------------------------------------------------------------------------------------
+
+
+def photograph(pool: Pool, path: Path, size: tuple[int, int]) -> Floats:
+    """The middle of a photograph, filling the frame and MARGIN pixels around it."""
+    width, height = size[0] + 2 * MARGIN, size[1] + 2 * MARGIN
+    image = pool.background(path, 1e9)
+    scale = max(width / image.shape[1], height / image.shape[0])
+    # an image pixel's centre is half a pixel in: scaling about that keeps the middle in the middle
+    middle = ((image.shape[1] - 1) / 2, (image.shape[0] - 1) / 2)
+    sharp = blur(image.astype(np.float32), 0.4 / scale) if scale < 1 else image.astype(np.float32)
+    matrix = affine(0, scale, 0, ((width - 1) / 2 - middle[0], (height - 1) / 2 - middle[1]), middle)
+    return warp(sharp, matrix, (width, height), cv2.BORDER_REFLECT_101) * np.float32(1 / 255)
+
+
+def shoot(take: Take, room: Floats, size: tuple[int, int], level: Level) -> Iterable[dict[str, NDArray[Any]]]:
+    """The frames of a take: src, bgr, fgr (H, W, 3) uint8 and pha (H, W) uint16."""
+    dice = _dice(take.name)
+    direction, gains = dice.uniform(0, 2 * np.pi), dice.choice([-1, 1]) * dice.uniform(0.6, 1, 3)
+    lean, reach = float(dice.normal(0, 0.3)), float(dice.normal(0, 0.06))
+    turn = level.turn * dice.choice([-1, 1])
+    move = (level.offset * float(np.cos(direction)), level.offset * float(np.sin(direction)))
+    own = room[MARGIN:-MARGIN, MARGIN:-MARGIN]
+    off = affine(turn, 1, 0, move, (size[0] / 2, size[1] / 2)) @ affine(move=(-MARGIN, -MARGIN))
+    plate = warp(room, off, size, cv2.BORDER_REFLECT_101) * (1 + level.drift * gains).astype(np.float32)
+
+    def develop(image: Floats) -> Bytes:
+        pixels = to_bytes(add_noise(image, level.noise, 0, dice) if level.noise else image)
+        return compress(pixels, level.jpeg) if level.jpeg else pixels
+
+    bgr = develop(plate)
+    for t in range(max(1, take.frames)):
+        layer: Layer | None = None
+        for images, way in take.actors:
+            placed = place(images[t % len(images)], way(t), size)
+            layer = placed if layer is None else over(layer, placed)
+        behind = own
+        if layer is None:
+            layer = Layer(own, np.zeros((size[1], size[0], 1), np.float32))
+        elif level.shadow:
+            offset = (reach * size[0], 0.02 * size[1])
+            shadow = cast_shadow(layer.pha, offset, level.softness * size[1], lean, 0.9)
+            behind = own * (1 - np.float32(level.shadow) * shadow)
+        yield {
+            "src": develop(compose(layer, behind)),
+            "bgr": bgr,
+            "pha": (layer.pha[..., 0] * 65535).round().astype(np.uint16),
+            "fgr": to_bytes(layer.fgr),
+        }
+
+
+def write(path: Path, image: NDArray[Any]) -> None:
+    """Write an RGB or grey PNG, 8 or 16 bit."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), image[..., ::-1] if image.ndim == 3 else image)
+
+
+def main(args: argparse.Namespace) -> dict[str, int]:
+    """Write all sets at all levels; return the number of frames by set."""
+    pool = Pool(args.pool, "test")
+    counts: dict[str, int] = {}
+    for kind in args.sets:
+        takes = list(SETS[kind](Stage(pool, args.size, args.frames)))
+        for take in tqdm(takes, desc=kind):
+            room = photograph(pool, take.background, args.size)
+            for level, values in LEVELS.items():
+                folder = args.output / f"{kind}-{level}"
+                # a clip's plate is one still for all its frames
+                for t, frame in enumerate(shoot(take, room, args.size, values)):
+                    for part, image in frame.items():
+                        if take.frames and part != "bgr":
+                            write(folder / part / take.name / f"{t + 1:04d}.png", image)
+                        elif t == 0:
+                            write(folder / part / f"{take.name}.png", image)
+                counts[f"{kind}-{level}"] = counts.get(f"{kind}-{level}", 0) + max(1, take.frames)
+    for kind, count in counts.items():
+        print(f"{count:5d} {kind}")
+    return counts
+
+
+if __name__ == "__main__":
+    main(parse_args())
