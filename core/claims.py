@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Who works on which frames of an output folder: several engines, perhaps on several machines, share one. No bpy.
 
-A claim is a file whose name holds its first and last frame, created exclusively and touched while its owner lives.
-One that was not touched for `EXPIRY` is a dead engine's and is taken over.
+A claim is a file whose name holds its first and last frame, touched while its owner lives. One that was not touched for
+`EXPIRY`, or whose process on this machine is gone, is a dead engine's and is taken over.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 import re
+import sys
 import threading
 import time
 import uuid
@@ -45,7 +47,7 @@ class Claims:
         path = self._folder / f"{first}_{last}.{self._owner}.claim"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({"pid": os.getpid(), "since": time.time()}))
+            path.write_text(json.dumps({"host": platform.node(), "pid": os.getpid()}))
         except OSError as error:
             raise OutputError("to write a claim", str(error), "Free space or choose another output folder") from None
         self._path = path
@@ -85,8 +87,22 @@ class Claims:
                 age = now - path.stat().st_mtime
             except OSError:
                 continue
-            if age > EXPIRY:
+            if age > EXPIRY or _is_orphan(path):
                 path.unlink(missing_ok=True)
             else:
                 return True
         return False
+
+
+def _is_orphan(path: Path) -> bool:
+    """Whether a claim was made on this machine by a process that is no more."""
+    try:
+        owner = json.loads(path.read_text())
+        if sys.platform == "win32" or owner["host"] != platform.node():
+            return False  # its age will tell
+        os.kill(owner["pid"], 0)  # signal 0 only asks
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return False

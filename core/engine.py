@@ -96,6 +96,7 @@ def run_job(
     plate = _Plate(job, footage, on_warning)
     results = _Results(job, footage, plate)
     matter = _warm_matter(job)
+    matter.on_warning = on_warning
     results.prepare(job)
 
     todo = set(numbers) - results.up_to_date(numbers)
@@ -277,6 +278,7 @@ def _warm_matter(job: Job) -> Matter:
     """The job's network, loaded once per process; with the memory of no frame."""
     path = locate_model(job.model)
     matter = _load_matter(path, path.stat().st_mtime_ns, job.device, job.precision, job.detail)
+    matter.detail = job.detail  # which a lack of memory may have lowered
     matter.reset()
     return matter
 
@@ -352,13 +354,16 @@ class _Results:
         self.output = job.output
         self._footage = footage
         self._plate = plate
-        is_float = footage.color_space == "linear"
-        self.extension = {"auto": ".exr" if is_float else ".png"}.get(job.output.format, "." + job.output.format)
-        if self.extension == ".png" and is_float:
+        is_linear = color.is_scene_linear(footage.color_space)
+        needs_exr = is_linear or footage.is_float
+        self.extension = {"auto": ".exr" if needs_exr else ".png"}.get(job.output.format, "." + job.output.format)
+        if self.extension == ".png" and needs_exr:
             raise JobError(
-                "EXR output for scene-linear footage, which PNG cannot hold", "format png", "Use --format exr or auto"
+                "EXR output for scene-linear or floating point footage, which PNG cannot hold",
+                "format png",
+                "Use --format exr or auto",
             )
-        self.color_space = "linear" if self.extension == ".exr" else footage.color_space
+        self.color_space = "linear" if self.extension == ".exr" and not is_linear else footage.color_space
         model = locate_model(job.model)
         self._settings = json.dumps(
             [
@@ -488,26 +493,23 @@ class _Results:
     def _pictures(self, frame: Frame, matte: Matte) -> dict[str, color.Pixels]:
         """The frame's outputs as they go to disk. Where alpha is 1, the foreground is the source pixel itself."""
         exr = self.extension == ".exr"
-        alpha16 = color.to_dtype(matte.pha, np.dtype(np.uint16))
-        pictures: dict[str, color.Pixels] = {"alpha": matte.pha.astype(np.float16) if exr else alpha16}
+        alpha = matte.pha.astype(np.float16) if exr else color.to_dtype(matte.pha, np.dtype(np.uint16))
+        pictures: dict[str, color.Pixels] = {"alpha": alpha}
         wanted = self._names()
         if "error" in wanted:
             pictures["error"] = color.to_dtype(matte.err, np.dtype(np.uint8))
         if "foreground" not in wanted and "matte" not in wanted:
             return pictures
+        source, estimate = frame.pixels, color.from_srgb(matte.fgr, self.color_space)
         if exr:
-            source = color.to_linear(frame.pixels, frame.color_space)
-            exact = frame.pixels.dtype if frame.pixels.dtype.kind == "f" else np.dtype(np.float16)
-            exact = np.dtype(np.float32) if frame.pixels.dtype == np.uint16 else exact
-        else:
-            source, exact = frame.pixels, frame.pixels.dtype
-        estimate = color.from_srgb(matte.fgr, self.color_space)
-        foreground = estimate.astype(exact) if exr else color.to_dtype(estimate, exact)
-        np.copyto(foreground, source.astype(exact, copy=False), where=(alpha16 == 65535)[..., None])
+            full = source.dtype.kind == "u" and source.dtype.itemsize > 1 or source.dtype == np.float32
+            source = color.convert(source, frame.color_space, self.color_space).astype("f4" if full else "f2")
+        foreground = color.to_dtype(estimate, source.dtype)
+        np.copyto(foreground, source, where=(alpha == (1 if exr else 65535))[..., None])
         if "foreground" in wanted:
             pictures["foreground"] = foreground
         if "matte" in wanted:
-            pictures["matte"] = _rgba(foreground, matte.pha)
+            pictures["matte"] = _rgba(foreground, source, matte.pha)
         return pictures
 
     def summary(self, numbers: list[int]) -> dict[str, Any]:
@@ -532,12 +534,14 @@ class _Results:
         }
 
 
-def _rgba(foreground: color.Pixels, pha: color.Floats) -> color.Pixels:
-    """(H, W, 4): premultiplied in EXR, straight in PNG, as each format's readers expect."""
-    if foreground.dtype.kind == "f":
-        premultiplied = foreground.astype(np.float32) * pha[..., None]
-        return np.dstack([premultiplied, pha]).astype(foreground.dtype)
-    return np.dstack([foreground, color.to_dtype(pha, foreground.dtype)])
+def _rgba(foreground: color.Pixels, source: color.Pixels, pha: color.Floats) -> color.Pixels:
+    """(H, W, 4): premultiplied in EXR, straight in PNG, as each format's readers expect; the source where it is opaque."""
+    alpha = color.to_dtype(pha, foreground.dtype)
+    if foreground.dtype.kind == "u":
+        opaque = (alpha == np.iinfo(alpha.dtype).max)[..., None]
+        return np.dstack([np.where(opaque, source, foreground), alpha])
+    premultiplied = foreground.astype(np.float32) * pha[..., None]
+    return np.dstack([np.where((alpha == 1)[..., None], foreground, premultiplied.astype(foreground.dtype)), alpha])
 
 
 class _Rate:

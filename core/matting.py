@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +17,10 @@ from torch.nn import functional as F
 
 from .color import Floats, Pixels
 from .errors import DeviceError, ShapeError
+from .models.fusing import fused
 from .models.recurrent import PlateFeatures, RecurrentMatting
+
+log = logging.getLogger(__name__)
 
 COARSE_SIDE = 512  # pixels; long side of the recurrent network's coarse pass, as its authors recommend
 BLIND_ERROR = 0.25  # expected error where the plate has nothing to say
@@ -67,15 +72,19 @@ class Matter:
         device: as `choose_device`.
         precision: "auto" is fp16 on CUDA and fp32 elsewhere.
         detail: size of the coarse pass as a share of the frame, above 0 up to 1; 0 has it chosen by the frame's size.
+
+    Attributes:
+        on_warning: told in a sentence when the device's memory does not suffice and what is done about it.
     """
 
     def __init__(self, model: nn.Module, device: str = "auto", precision: str = "auto", detail: float = 0.0) -> None:
+        self.on_warning: Callable[[str], None] = log.warning
         self.device = choose_device(device)
         if precision == "auto":
             precision = "fp16" if self.device.type == "cuda" else "fp32"
         self.dtype = _DTYPES[precision]
         self.detail = detail
-        self.model = model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = fused(model).to(self.device)
         self._plate: tuple[Pixels, float, Tensor | PlateFeatures] | None = None
         self._memory: dict[str, tuple[Tensor, ...]] = {}  # with the plate, and without
 
@@ -118,6 +127,13 @@ class Matter:
         """
         if bgr is not None and bgr.shape != src.shape:
             raise ShapeError(f"a plate of {src.shape}", f"{bgr.shape}", "Scale the plate to the footage's size")
+        while True:
+            try:
+                return self._matte(src, bgr, valid)
+            except torch.OutOfMemoryError as error:
+                self._step_down(max(src.shape[:2]), error)
+
+    def _matte(self, src: Pixels, bgr: Pixels | None, valid: NDArray[np.bool_] | None) -> Matte:
         source = self._to_tensor(src)
         pha, fgr, err = self._run(source, bgr)
         if bgr is not None and valid is not None and not valid.all():
@@ -132,10 +148,36 @@ class Matter:
             err[0, 0].clamp(0, 1).cpu().numpy(),
         )
 
+    def _step_down(self, side: int, error: Exception) -> None:
+        """After the device ran out of memory: half the coarse size as often as that leaves 256 pixels, then the CPU.
+
+        Raises:
+            DeviceError: the CPU's memory does not suffice either.
+        """
+        self._plate = None
+        self.reset()  # what is remembered has the old size
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        ratio = self._coarse_ratio(side)
+        if ratio * side >= 512:
+            self.detail = ratio / 2
+            self.on_warning(f"{self.device} is out of memory: going on with half the coarse size ({self.detail:.3g}).")
+        elif self.device.type != "cpu":
+            self.on_warning(f"{self.device} is out of memory: going on with the CPU, which is slower.")
+            self.device, self.dtype = torch.device("cpu"), torch.float32
+            self.model = self.model.to(self.device)
+        else:
+            raise DeviceError(
+                "enough memory for one frame", str(error).splitlines()[0], "Close other programs or scale the footage"
+            ) from error
+
+    def _coarse_ratio(self, side: int) -> float:
+        return self.detail or min(1.0, COARSE_SIDE / side)
+
     def _run(self, source: Tensor, bgr: Pixels | None) -> tuple[Tensor, Tensor, Tensor]:
         """One pass: pha (1, 1, H, W), fgr (1, 3, H, W), err (1, 1, H, W), float32."""
         height, width = source.shape[2:]
-        ratio = self.detail or min(1.0, COARSE_SIDE / max(height, width))
+        ratio = self._coarse_ratio(max(height, width))
         name = "blind" if bgr is None else "plate"
         autocast = (
             contextlib.nullcontext()
@@ -169,8 +211,12 @@ class Matter:
         """What the network needs of the plate, kept while the same array comes again."""
         if self._plate is None or self._plate[0] is not bgr or self._plate[1] != ratio:
             tensor = self._to_tensor(bgr)
-            recurrent = isinstance(self.model, RecurrentMatting)
-            self._plate = bgr, ratio, self.model.encode_plate(tensor, ratio) if recurrent else tensor
+            model = self.model
+            self._plate = (
+                bgr,
+                ratio,
+                model.encode_plate(tensor, ratio) if isinstance(model, RecurrentMatting) else tensor,
+            )
         return self._plate[2]
 
     def _to_tensor(self, pixels: Pixels) -> Tensor:

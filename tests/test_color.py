@@ -35,7 +35,7 @@ def test_the_network_sees_linear_footage_clipped():
 def test_half_linear_keeps_every_8_bit_code():
     """EXR output of an 8-bit source: half-float linear light still tells all 256 codes apart."""
     codes = np.arange(256, dtype=np.uint8)
-    half = color.to_linear(codes, "srgb").astype(np.float16)
+    half = color.convert(codes, "srgb", "linear").astype(np.float16)
     back = color.to_dtype(color.linear_to_srgb(half.astype(np.float32)), np.dtype(np.uint8))
     assert np.array_equal(back, codes)
 

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How fast the engine is on this machine, and how far that is from what the machine could do.
+
+    python scripts/benchmark.py [--json FILE] [--sizes hd 4k] [--networks default ...] [--growth]
+
+Each line is measured in a process of its own (so that peak memory is that line's), all in one run, since times on a
+shared machine compare only within one. "floor" is the network's arithmetic over this machine's measured matrix rate and
+its inputs, outputs and weights over its measured copy rate: nothing on this machine can be faster. "published" is
+the paper's network as its authors define it, restated plainly in tests/reference, with the same weights; "rvm" is
+RobustVideoMatting's published ONNX at its recommended settings. A job decodes real files, lays the plate, runs the
+network and writes real files; its share is its frames/s over those of its network alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+
+from core import engine, frame_io  # noqa: E402
+from core.checkpoints import load_model  # noqa: E402
+from core.job import Job, Output, PlateSource, Source  # noqa: E402
+from core.matting import Matter  # noqa: E402
+from core.models import MattingRefine  # noqa: E402
+
+SIZES = {"480p": (848, 480), "720p": (1280, 720), "hd": (1920, 1080), "1440p": (2560, 1440), "4k": (3840, 2160)}
+BACKBONES = ("mobilenetv2", "resnet50", "resnet101")
+Line = dict[str, Any]
+
+
+def main(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure, print line by line, and return everything."""
+    machine = isolated(measure_machine)
+    print(
+        f"machine: {machine['threads']} threads, {machine['gflops']:.0f} GFLOP/s, {machine['gbytes']:.1f} GB/s copied"
+    )
+    lines = []
+
+    def measure(function: Callable[..., Line], *arguments: Any) -> None:
+        line = isolated(function, *arguments)
+        if "flops" in line:
+            floor = line["flops"] / machine["gflops"] / 1e9 + line["bytes"] / machine["gbytes"] / 1e9
+            line["floor_seconds"] = floor
+        lines.append(line)
+        print(describe(line), flush=True)
+
+    for size in args.sizes:
+        for name in args.networks:
+            for precision in args.precisions:
+                measure(measure_network, name, size, precision, args.device, args.runs)
+        if not args.no_baselines:
+            for backbone in set(args.networks) & set(BACKBONES):
+                measure(measure_published, backbone, size, args.runs)
+            measure(measure_rvm, size, args.runs)
+        for source, kind in (("movie", "png"), ("exr", "exr")) if args.frames else ():
+            measure(measure_job, size, source, kind, args.device, args.frames)
+    if args.growth:
+        for size in SIZES:
+            measure(measure_network, "default", size, "fp32", args.device, args.runs)
+        for pixels in (0, 20_000, 80_000, 320_000):
+            measure(measure_network, "mobilenetv2", "hd", "fp32", args.device, args.runs, pixels)
+        for frames in (25, 50, 100, 200):
+            measure(measure_job, "480p", "movie", "png", args.device, frames)
+    result = {"machine": machine, "lines": lines}
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    return result
+
+
+def isolated(function: Callable[..., Line], *arguments: Any) -> Line:
+    """Call it in a new process, and add that process's peak memory."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_with_memory, function, arguments).result()
+
+
+def _with_memory(function: Callable[..., Line], arguments: tuple[Any, ...]) -> Line:
+    line = function(*arguments)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return line | {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+
+
+def describe(line: Line) -> str:
+    """One line of the printed table."""
+    text = f"{line['size']:>5}  {line['what']:<34} {1000 * line['seconds']:8.1f} ms"
+    text += f"  floor {1000 * line['floor_seconds']:7.1f}" if "floor_seconds" in line else " " * 15
+    text += f"  {line['peak_bytes'] / 2**20:6.0f} MB"
+    return text + (f"  {line['share']:.0%} of its network's speed" if "share" in line else "")
+
+
+def timed(step: Callable[[], Any], runs: int) -> float:
+    """Median seconds of a step, after two that warm up."""
+    seconds = []
+    for _ in range(runs + 2):
+        start = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[2:])
+
+
+def measure_machine() -> Line:
+    """What the processor multiplies and copies at its best, measured."""
+    a, b = torch.rand(1536, 1536), torch.rand(1536, 1536)
+    source, target = torch.rand(1 << 26), torch.empty(1 << 26)
+    matrix, copy = timed(lambda: a @ b, 8), timed(lambda: target.copy_(source), 5)
+    return {
+        "threads": torch.get_num_threads(),
+        "gflops": 2 * 1536**3 / matrix / 1e9,
+        "gbytes": source.nbytes / copy / 1e9,  # read and written once each
+    }
+
+
+def build(name: str, size: str, sample_pixels: int | None = None) -> nn.Module:
+    """The shipped network, or one of the paper's at its published settings with fixed random weights."""
+    if name not in BACKBONES:
+        return load_model(name)
+    torch.manual_seed(0)
+    large = max(SIZES[size]) > 2048
+    pixels = sample_pixels if sample_pixels is not None else 320_000 if large else 80_000
+    return MattingRefine(name, 1 / 8 if large else 1 / 4, "sampling", pixels).eval()
+
+
+def pictures(size: str, count: int = 2) -> list[Any]:
+    """(H, W, 3) uint8: smooth colours with some noise."""
+    width, height = SIZES[size]
+    random = np.random.default_rng(0)
+    smooth = random.random((9, 16, 3)).astype(np.float32) * 220
+    big = frame_io.resize(smooth, width, height)
+    return [np.clip(big + random.normal(0, 4, big.shape), 0, 255).astype(np.uint8) for _ in range(count)]
+
+
+def measure_network(
+    name: str, size: str, precision: str, device: str, runs: int, sample_pixels: int | None = None
+) -> Line:
+    """One frame through the network, arrays to arrays."""
+    src, bgr = pictures(size)
+    model = build(name, size, sample_pixels)
+    matter = Matter(model, device, precision)
+    with FlopCounterMode(display=False) as counter:
+        matter.matte(src, bgr)
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    pixels = src.shape[0] * src.shape[1]
+    what = f"{name} {precision}" + (f" {sample_pixels} pixels" if sample_pixels is not None else "")
+    return {
+        "what": what,
+        "size": size,
+        "seconds": timed(lambda: matter.matte(src, bgr), runs),
+        "flops": counter.get_total_flops(),
+        "bytes": weights + pixels * (3 + 3 + 4 * 5),  # 8-bit source and plate in; float alpha, foreground, error out
+    }
+
+
+def measure_published(backbone: str, size: str, runs: int) -> Line:
+    """The paper's network without any of our optimisations."""
+    from tests.reference.published import matting_refine
+
+    model = build(backbone, size)
+    assert isinstance(model, MattingRefine)
+    state, scale = model.state_dict(), model.backbone_scale
+    pixels = model.arguments["refine_sample_pixels"]
+    src, bgr = (torch.from_numpy(p).permute(2, 0, 1)[None].float() / 255 for p in pictures(size))
+    with torch.inference_mode():
+        seconds = timed(lambda: matting_refine(state, backbone, src, bgr, scale, "sampling", pixels), runs)
+    return {"what": f"{backbone} published", "size": size, "seconds": seconds}
+
+
+def measure_rvm(size: str, runs: int) -> Line:
+    """RobustVideoMatting's published ONNX, with its memory."""
+    from scripts.convert_rvm import find_onnx
+    from scripts.evaluate import RobustVideoMatting
+
+    network = RobustVideoMatting(find_onnx())
+    src, bgr = pictures(size)
+    truth = np.zeros(src.shape[:2], np.float32)
+    return {"what": "rvm onnx", "size": size, "seconds": timed(lambda: network.predict(src, bgr, truth), runs)}
+
+
+def measure_job(size: str, source: str, kind: str, device: str, frames: int) -> Line:
+    """Seconds per frame of a whole job from files to files, and its share of the network's own speed."""
+    with tempfile.TemporaryDirectory(prefix="bgm-benchmark-") as name:
+        folder = Path(name)
+        shots = pictures(size, 4)
+        plate = folder / ("plate.exr" if source == "exr" else "plate.png")
+        light = [(shot / np.float32(255)).astype(np.float16) for shot in shots] if source == "exr" else shots
+        frame_io.write_image(plate, light[0])
+        if source == "exr":
+            footage = folder / "shot.0001.exr"
+            for i in range(frames):
+                frame_io.write_image(folder / f"shot.{i + 1:04d}.exr", light[i % 4])
+        else:
+            footage = _write_movie(folder / "shot.mp4", shots, frames)
+        job = Job(Source(str(footage)), PlateSource(str(plate)), Output(str(folder / "out"), kind), device=device)
+        moments: list[float] = []
+        engine.run_job(job, on_progress=lambda progress: moments.append(time.perf_counter()))
+        warm = 3  # the first frames look for the plate and load the network
+        seconds = (moments[-1] - moments[warm]) / (len(moments) - 1 - warm)
+        matter = Matter(load_model(), device)
+        alone = timed(lambda: matter.matte(shots[1], shots[0]), max(3, frames // 4))
+    what = f"job {source} to {kind}, {frames} frames"
+    return {"what": what, "size": size, "seconds": seconds, "network_seconds": alone, "share": alone / seconds}
+
+
+def _write_movie(path: Path, shots: list[Any], frames: int) -> Path:
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=24, options={"crf": "18", "preset": "ultrafast"})
+        stream.height, stream.width = shots[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for i in range(frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(shots[i % len(shots)], format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["hd", "4k"])
+    parser.add_argument("--networks", nargs="*", default=["default", *BACKBONES], help="default, a file, or a backbone")
+    parser.add_argument("--precisions", nargs="+", default=["fp32"], choices=("fp32", "fp16", "bf16"))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--runs", type=int, default=5, help="counted runs of each network")
+    parser.add_argument("--frames", type=int, default=24, help="length of the jobs; 0 leaves them out")
+    parser.add_argument("--no-baselines", action="store_true", help="neither the published networks nor rvm")
+    parser.add_argument("--growth", action="store_true", help="with frame size, patches and clip length")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    main(parse_args())

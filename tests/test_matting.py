@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Arrays through a network."""
+
+import numpy as np
+import pytest
+import torch
+
+from core.checkpoints import load_model
+from core.errors import DeviceError, ShapeError
+from core.matting import BLIND_ERROR, Matter, choose_device
+from core.models import MattingBase, MattingRefine
+
+
+@pytest.fixture
+def matter():
+    return Matter(load_model())
+
+
+@pytest.fixture(scope="module")
+def frames():
+    random = np.random.default_rng(0)
+    plate = random.integers(60, 120, (64, 96, 3), np.uint8)
+    src = plate.copy()
+    src[16:48, 30:60] = [230, 40, 200]
+    return src, plate
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_every_input_type_gives_the_same_matte(matter, frames, dtype):
+    scale = {np.uint8: 1, np.uint16: 257, np.float32: 1 / 255}[dtype]
+    src, plate = ((picture * np.float64(scale)).astype(dtype) for picture in frames)
+    matte, expected = matter.matte(src, plate), Matter(load_model()).matte(*frames)
+    assert matte.pha.shape == (64, 96) and matte.fgr.shape == (64, 96, 3) and matte.err.shape == (64, 96)
+    assert np.abs(matte.pha - expected.pha).max() < 1e-4 and matte.pha.dtype == np.float32
+
+
+def test_memory_stored_and_given_back(matter, frames):
+    src, plate = frames
+    matter.matte(src, plate)
+    memory = matter.memory()
+    second = matter.matte(src, plate)
+    other = Matter(load_model())
+    fresh = other.matte(src, plate)
+    other.remember(memory)
+    assert np.array_equal(other.matte(src, plate).fgr, second.fgr)
+    assert not np.array_equal(fresh.fgr, second.fgr)
+    matter.reset()
+    assert np.array_equal(matter.matte(src, plate).fgr, fresh.fgr)
+
+
+def test_where_the_plate_is_not_valid_the_network_judges_without(matter, frames):
+    src, plate = frames
+    nowhere = np.zeros(src.shape[:2], bool)
+    blind = Matter(load_model()).matte(src, None)
+    matte = matter.matte(src, plate, nowhere)
+    assert np.array_equal(matte.pha, blind.pha) and matte.err.min() >= BLIND_ERROR
+    left = nowhere.copy()
+    left[:, :48] = True
+    matte = Matter(load_model()).matte(src, plate, left)
+    whole = Matter(load_model()).matte(src, plate)
+    assert np.array_equal(matte.pha[:, :20], whole.pha[:, :20])
+    assert np.array_equal(matte.pha[:, 60:], blind.pha[:, 60:])
+
+
+@pytest.mark.parametrize("network", [MattingBase("mobilenetv2"), MattingRefine("mobilenetv2", 1 / 2)])
+def test_the_paper_s_networks_take_any_size(network, frames):
+    src, plate = (picture[:61, :90] for picture in frames)
+    matte = Matter(network.eval()).matte(np.ascontiguousarray(src), np.ascontiguousarray(plate))
+    assert matte.pha.shape == (61, 90) and matte.err.shape == (61, 90)
+    with pytest.raises(ShapeError, match="clean plate"):
+        Matter(network).matte(src, None)
+
+
+def test_another_size_of_plate(matter, frames):
+    src, plate = frames
+    with pytest.raises(ShapeError, match="Scale"):
+        matter.matte(src, plate[:32])
+
+
+def test_devices():
+    assert choose_device("cpu").type == "cpu"
+    with pytest.raises(DeviceError, match="tpu"):
+        choose_device("tpu")
+
+
+def test_out_of_memory_takes_half_the_coarse_size_then_gives_up_in_words(matter, frames, monkeypatch):
+    src, plate = (np.tile(picture, (1, 6, 1)) for picture in frames)  # 576 pixels wide
+    ratios, warnings = [], []
+    run = Matter._run
+
+    def starved(self, source, bgr):
+        ratios.append(self._coarse_ratio(576))
+        if len(ratios) < 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return run(self, source, bgr)
+
+    matter.on_warning = warnings.append
+    monkeypatch.setattr(Matter, "_run", starved)
+    assert matter.matte(src, plate).pha.shape == (64, 576)
+    assert ratios == [512 / 576, 256 / 576] and "half the coarse size" in warnings[0]
+
+    def always(self, source, bgr):
+        raise torch.OutOfMemoryError("tried to allocate 7 GB")
+
+    monkeypatch.setattr(Matter, "_run", always)
+    with pytest.raises(DeviceError, match="7 GB"):
+        matter.matte(src, plate)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card")
+def test_half_precision_on_cuda_is_close_to_full(frames):
+    src, plate = frames
+    full = Matter(load_model(), "cpu").matte(src, plate)
+    half = Matter(load_model(), "cuda").matte(src, plate)
+    assert np.abs(full.pha - half.pha).mean() < 0.5e-3
