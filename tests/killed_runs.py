@@ -30,7 +30,7 @@ def run(job: Job) -> None:
 
 def main() -> None:
     footage, plate, folder, kills = *sys.argv[1:4], int(sys.argv[4])
-    job = Job(Source(footage), PlateSource(plate), Output(folder))
+    job = Job(Source(footage), PlateSource(plate), output=Output(folder))
     seed, killed = random.Random(1), 0
     while True:
         child = os.fork()

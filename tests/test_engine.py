@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def make_job(footage: Path, plate: Path | None, folder: Path, **output) -> Job:
-    return Job(Source(str(footage)), PlateSource(str(plate) if plate else ""), Output(str(folder), **output))
+    return Job(Source(str(footage)), PlateSource(str(plate) if plate else ""), output=Output(str(folder), **output))
 
 
 @pytest.fixture
