@@ -535,7 +535,7 @@ class _Results:
 
 
 def _rgba(foreground: color.Pixels, source: color.Pixels, pha: color.Floats) -> color.Pixels:
-    """(H, W, 4): premultiplied in EXR, straight in PNG, as each format's readers expect; the source where it is opaque."""
+    """(H, W, 4): premultiplied in EXR, straight in PNG, as their readers expect; the source where opaque."""
     alpha = color.to_dtype(pha, foreground.dtype)
     if foreground.dtype.kind == "u":
         opaque = (alpha == np.iinfo(alpha.dtype).max)[..., None]

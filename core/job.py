@@ -10,7 +10,17 @@ YAML or JSON (which is YAML). Relative paths are relative to the job file's fold
     model: default
     device: auto
     precision: auto
-    output: {folder: ., format: auto, foreground: true, matte: false, error: true}
+    masks:                                            # stills, sequences or movies, white inside, frame for frame
+      garbage: {path: ../rig.0001.png}                # what is certainly background: alpha 0
+      core: {path: ../body.0001.png, invert: false}   # what is certainly the subject: alpha 1
+    output:
+      folder: .                                       # the job file's own folder or one below it
+      format: auto
+      foreground: true
+      matte: false
+      error: true
+      deliver: [prores, preview]                      # made of the finished frames, see core/delivery.py
+      fps: 0                                          # of delivered movies; 0: the footage's, 24 for sequences
 """
 
 from __future__ import annotations
@@ -28,6 +38,7 @@ from .errors import JobError
 FILE_VERSION = 1
 FORMATS = ("auto", "png", "exr")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+DELIVERIES = ("rgba", "multilayer", "prores", "webm", "preview")
 MAX_JOB_BYTES = 1 << 20
 
 
@@ -47,12 +58,28 @@ class PlateSource(Source):
 
 
 @dataclass(frozen=True)
+class MaskSource:
+    """A still that serves every frame, or a sequence or movie with the footage's frame numbers; white is inside."""
+
+    path: str = ""
+    invert: bool = False
+
+
+@dataclass(frozen=True)
+class Masks:
+    garbage: MaskSource = field(default_factory=MaskSource)  # inside it alpha is 0
+    core: MaskSource = field(default_factory=MaskSource)  # inside it alpha is 1, garbage or not
+
+
+@dataclass(frozen=True)
 class Output:
     folder: str = "."
     format: str = "auto"  # png for integer footage, exr for float
     foreground: bool = True
     matte: bool = False  # premultiplied RGBA
     error: bool = True
+    deliver: tuple[str, ...] = ()  # of DELIVERIES
+    fps: float = 0.0  # of delivered movies; 0: the footage's, 24 for image sequences
 
 
 @dataclass(frozen=True)
@@ -66,6 +93,7 @@ class Job:
     model: str = "default"
     device: str = "auto"  # auto, cpu, mps, cuda, cuda:N
     precision: str = "auto"
+    masks: Masks = field(default_factory=Masks)
     detail: float = 0.0  # size of the coarse pass as a share of the frame, 0 < detail <= 1; 0: chosen by frame size
     version: int = FILE_VERSION
 
@@ -86,14 +114,20 @@ def parse_frames(text: str) -> tuple[int, int] | None:
     return _checked_range(frames)
 
 
-def read_job(path: str | Path) -> Job:
+def read_job(path: str | Path, output: str = "") -> Job:
     """Read and check a job file.
 
+    Args:
+        output: folder to write to instead of the job's.
+
     Raises:
-        JobError: unreadable, no YAML, an unknown or missing field, a wrong type or value.
+        JobError: unreadable, no YAML, an unknown or missing field, a wrong type or value, or an output folder that is
+            neither the job file's nor below it: a job from elsewhere does not choose what it overwrites.
     """
     path = Path(path)
     try:
+        if not path.is_file():
+            raise JobError("a readable job file", f"no file {path}", "Check the path")
         if path.stat().st_size > MAX_JOB_BYTES:
             raise JobError("a job file of a few kilobytes", f"{path.stat().st_size} bytes", "Name a job file")
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
@@ -101,13 +135,25 @@ def read_job(path: str | Path) -> Job:
         raise JobError("a readable job file", f"{path}: {error}", "Check the path and its permissions") from None
     except (yaml.YAMLError, RecursionError) as error:
         raise JobError("a job file in YAML or JSON", f"{path}: {error}", "Correct the file") from None
-    return job_from_dict(data, folder=path.parent)
+    job = job_from_dict(data, folder=path.parent)
+    if output:
+        return dataclasses.replace(job, output=dataclasses.replace(job.output, folder=output))
+    if not Path(job.output.folder).resolve().is_relative_to(path.parent.resolve()):
+        raise JobError(
+            f"an output folder in {path.parent}, where the job file is",
+            job.output.folder,
+            "Move the job file there, or name the folder by --output",
+        )
+    return job
 
 
 def write_job(job: Job, path: Path) -> None:
-    """Write a job as YAML, whole or not at all."""
+    """Write a job as YAML, whole or not at all; in its own output folder, the folder is "." and may be moved."""
     data = dataclasses.asdict(job)
     data["frames"] = list(job.frames) if job.frames else None
+    data["output"]["deliver"] = list(job.output.deliver)
+    if path.parent == Path(job.output.folder):
+        data["output"]["folder"] = "."
     partial = path.with_name(path.name + ".part")
     partial.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
     partial.replace(path)
@@ -125,7 +171,10 @@ def job_from_dict(data: Any, folder: Path) -> Job:
         raise JobError(f"job version {FILE_VERSION}", repr(version), "Update the extension or write the job again")
     data["footage"] = _fill(Source, data.get("footage", {}), "footage")
     data["plate"] = _fill(PlateSource, data.get("plate") or {}, "plate")
-    data["output"] = _fill(Output, data.get("output") or {}, "output")
+    masks = _mapping(data.get("masks") or {}, "masks")
+    sources = {key: _fill(MaskSource, value or {}, f"masks: {key}") for key, value in masks.items()}
+    data["masks"] = _fill(Masks, sources, "masks")
+    data["output"] = _output(data.get("output") or {})
     frames = data.get("frames")
     if frames is not None:
         if not (isinstance(frames, list) and len(frames) == 2 and all(type(n) is int for n in frames)):
@@ -140,6 +189,13 @@ def job_from_dict(data: Any, folder: Path) -> Job:
     if not 0 <= job.detail <= 1:
         raise JobError("detail between 0 and 1", str(job.detail), "Use 0 to have it chosen by the frame size")
 
+    for name in job.output.deliver:
+        _one_of("output: deliver", name, DELIVERIES)
+    if job.output.deliver and not job.output.foreground:
+        raise JobError("foreground: true for deliveries, which hold it", "false", "Write the foreground too")
+    if not 0 <= job.output.fps <= 1000:
+        raise JobError("output: fps up to 1000", str(job.output.fps), "Use 0 for the footage's own")
+
     def absolute(path: str) -> str:
         return str((folder / path).absolute()) if path else ""
 
@@ -147,8 +203,21 @@ def job_from_dict(data: Any, folder: Path) -> Job:
         job,
         footage=dataclasses.replace(job.footage, path=absolute(job.footage.path)),
         plate=dataclasses.replace(job.plate, path=absolute(job.plate.path)),
+        masks=Masks(
+            garbage=dataclasses.replace(job.masks.garbage, path=absolute(job.masks.garbage.path)),
+            core=dataclasses.replace(job.masks.core, path=absolute(job.masks.core.path)),
+        ),
         output=dataclasses.replace(job.output, folder=absolute(job.output.folder or ".")),
     )
+
+
+def _output(data: Any) -> Output:
+    data = _mapping(data, "output")
+    deliver = data.get("deliver") or []
+    if not isinstance(deliver, list) or not all(isinstance(name, str) for name in deliver):
+        raise JobError("output: deliver as a list of names", repr(deliver), f"Use some of {', '.join(DELIVERIES)}")
+    output: Output = _fill(Output, data | {"deliver": tuple(deliver)}, "output")
+    return output
 
 
 class _PlainLoader(yaml.SafeLoader):
