@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -82,11 +81,9 @@ class MattingRefine(MattingBase):
             raise ShapeError(
                 f"a width and a height that divide by {PATCH}", f"{W} x {H} pixels", "Pad the frame and crop the result"
             )
-        src = src.contiguous(memory_format=torch.channels_last)
-        bgr = bgr.contiguous(memory_format=torch.channels_last)
         small = [int(H * self.backbone_scale), int(W * self.backbone_scale)]
         src_sm = F.interpolate(src, small, mode="bilinear", align_corners=False)
         bgr_sm = F.interpolate(bgr, small, mode="bilinear", align_corners=False)
         pha_sm, fgr_sm, err_sm, hid_sm = self.predict(src_sm, bgr_sm)
         pha, fgr, ref_sm = self.refiner(src, bgr, pha_sm, fgr_sm, err_sm, hid_sm)
-        return pha.clamp(0, 1), (fgr + src).clamp(0, 1), pha_sm, (fgr_sm + src_sm).clamp(0, 1), err_sm, ref_sm
+        return pha.clamp_(0, 1), fgr.add_(src).clamp_(0, 1), pha_sm, (fgr_sm + src_sm).clamp(0, 1), err_sm, ref_sm

@@ -3,77 +3,111 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def cut_windows(frames: Tensor, b: Tensor, y: Tensor, x: Tensor, size: int, traceable: bool) -> Tensor:
-    """Copy square windows; what lies outside of the frame is zero.
+def cut_windows(image: Tensor, b: Tensor, y: Tensor, x: Tensor, size: int, traceable: bool) -> Tensor:
+    """Copy square windows out of an image; what lies outside of it is zero.
 
     Args:
-        frames: (B, H, W, C), contiguous, of at least size * C values.
+        image: (B, C, H, W), contiguous or channels-last, of at least size * size pixels.
         b, y, x: (N,) integers: each window's frame, and its first row and column, which may be negative.
         size: side of the windows in pixels.
         traceable: use operators that every runtime has.
 
     Returns:
-        (N, size, size, C).
+        (N, C, size, size), in the image's layout.
     """
+    B, C, H, W = image.shape
+    if image.is_contiguous():  # planes: every channel is a frame of its own
+        planes = torch.arange(C, device=b.device)
+        b, y, x = (b[:, None] * C + planes).flatten(), y.repeat_interleave(C), x.repeat_interleave(C)
+        return _cut(image.view(B * C, H, W, 1), b, y, x, size, traceable).view(-1, C, size, size)
+    return _cut(image.permute(0, 2, 3, 1), b, y, x, size, traceable).permute(0, 3, 1, 2)
+
+
+def _cut(frames: Tensor, b: Tensor, y: Tensor, x: Tensor, size: int, traceable: bool) -> Tensor:
+    """frames (B, H, W, C), contiguous -> (N, size, size, C)."""
     if traceable:
         return _cut_pixelwise(frames, b, y, x, size)
-    B, H, W, C = frames.shape
+    H, W, C = frames.shape[1], frames.shape[2], frames.shape[3]
     rows = b[:, None] * H + y[:, None] + torch.arange(size, device=y.device)
     runs = frames.reshape(-1).unfold(0, size * C, C)  # all runs of `size` pixels in memory: a view
     first = (rows * W + x[:, None]).clamp(0, runs.shape[0] - 1)
     windows = runs.index_select(0, first.flatten()).view(-1, size, size, C)
-    # A run that leaves its row goes on in the next one; those few windows are done again.
+    # A run that leaves its row goes on in the next one: those few windows are done again.
     crossing = ((y < 0) | (y > H - size) | (x < 0) | (x > W - size)).nonzero().squeeze(1)
     windows[crossing] = _cut_pixelwise(frames, b[crossing], y[crossing], x[crossing], size)
     return windows
 
 
 def _cut_pixelwise(frames: Tensor, b: Tensor, y: Tensor, x: Tensor, size: int) -> Tensor:
-    H, W = frames.shape[1:3]
+    H, W, C = frames.shape[1], frames.shape[2], frames.shape[3]
     steps = torch.arange(size, device=y.device)
     rows = (y[:, None] + steps)[:, :, None]
     cols = (x[:, None] + steps)[:, None, :]
     inside = (rows >= 0) & (rows < H) & (cols >= 0) & (cols < W)
-    return frames[b[:, None, None], rows.clamp(0, H - 1), cols.clamp(0, W - 1)] * inside[..., None]
+    pixels = (b[:, None, None] * H + rows.clamp(0, H - 1)) * W + cols.clamp(0, W - 1)
+    return frames.reshape(-1, C).index_select(0, pixels.flatten()).view(-1, size, size, C) * inside[..., None]
+
+
+class Taps(NamedTuple):
+    """How to upsample features bilinearly, corners not aligned, window by window: each pixel is a bag of four pixels.
+
+    A window's rows are whole rows of the one pair of tables, its columns a run in the other: per window only the sums
+    of both indices, and the products of both weights, are computed. Taps are in the order top left, top right, bottom
+    left, bottom right. Outside of the frame the weights are zero.
+    """
+
+    row_index: Tensor  # (before + height + size, size * 4) int32: offset of each tap's row, in pixels
+    row_weight: Tensor
+    col_index: Tensor  # (before + width, size * 4) int32: each tap's column
+    col_weight: Tensor
+
+
+def upsampling_taps(features: Tensor, height: int, width: int, size: int, before: int) -> Taps:
+    """The taps of windows of size x size pixels in features (B, h, w, C) upsampled to height x width.
+
+    Args:
+        before: how far a window may start before the frame; it may end `size` behind it.
+    """
+    h, w = features.shape[1], features.shape[2]
+    top_bottom = torch.tensor([0, 0, 1, 1], device=features.device)
+    left_right = torch.tensor([0, 1, 0, 1], device=features.device)
+    row_index, row_weight = _neighbours(h, height, before, size, features)
+    col_index, col_weight = _neighbours(w, width, before, size, features)
+    return Taps(
+        (row_index * w).index_select(1, top_bottom).repeat(1, size),
+        row_weight.index_select(1, top_bottom).repeat(1, size),
+        col_index.index_select(1, left_right).reshape(-1).unfold(0, 4 * size, 4),
+        col_weight.index_select(1, left_right).reshape(-1).unfold(0, 4 * size, 4),
+    )
 
 
 def cut_upsampled_windows(
-    features: Tensor, height: int, width: int, b: Tensor, y: Tensor, x: Tensor, size: int, margin: int, traceable: bool
+    features: Tensor, taps: Taps, b: Tensor, y: Tensor, x: Tensor, size: int, traceable: bool
 ) -> Tensor:
-    """Cut square windows out of features as if these had been upsampled to height x width and padded with zeros.
-
-    Every pixel of a window is a weighted bag of four pixels of `features` (bilinear, corners not aligned).
+    """Cut square windows out of features as if these had been upsampled and padded with zeros.
 
     Args:
         features: (B, h, w, C), contiguous.
-        b, y, x: (N,) integers: each window's frame, and its first row and column in the upsampled frame, from -margin.
+        b, y, x: (N,) integers: each window's frame, and its first row and column, counted from the taps' `before`.
         size: side of the windows.
-        margin: how far a window may start before the frame; it may end `size` behind it.
         traceable: use operators that every runtime has.
 
     Returns:
         (N, size, size, C).
     """
     B, h, w, C = features.shape
-    row_index, row_weight = _taps(h, height, margin, size, features)
-    col_index, col_weight = _taps(w, width, margin, size, features)
-    # Tables that hold, for every pixel, its four taps: top left, top right, bottom left, bottom right. A window's rows
-    # are whole rows of the one, its columns a run in the other, so that no value is computed per window but the sums.
-    top_bottom, left_right = torch.tensor([0, 0, 1, 1], device=y.device), torch.tensor([0, 1, 0, 1], device=y.device)
-    row_index = (row_index * w).index_select(1, top_bottom).repeat(1, size)
-    row_weight = row_weight.index_select(1, top_bottom).repeat(1, size)
-    col_index = col_index.index_select(1, left_right).reshape(-1).unfold(0, 4 * size, 4)
-    col_weight = col_weight.index_select(1, left_right).reshape(-1).unfold(0, 4 * size, 4)
-
-    rows = (y[:, None] + margin + torch.arange(size, device=y.device)).flatten()
-    corners = col_index.index_select(0, x + margin) + (b * (h * w))[:, None].to(col_index.dtype)
-    index = row_index.index_select(0, rows).view(-1, size, 4 * size) + corners[:, None]
-    weight = row_weight.index_select(0, rows).view(-1, size, 4 * size) * col_weight.index_select(0, x + margin)[:, None]
+    rows = (y[:, None] + torch.arange(size, device=y.device)).flatten()
+    col_index = taps.col_index.index_select(0, x) + (b * (h * w))[:, None].to(torch.int32)
+    index = taps.row_index.index_select(0, rows).view(-1, size, 4 * size) + col_index[:, None]
+    weight = taps.row_weight.index_select(0, rows).view(-1, size, 4 * size)
+    weight = weight * taps.col_weight.index_select(0, x)[:, None]
     index, weight, table = index.view(-1, 4), weight.view(-1, 4), features.reshape(-1, C)
     if traceable:
         pixels = (table[index.long()] * weight[:, :, None]).sum(1)
@@ -82,11 +116,8 @@ def cut_upsampled_windows(
     return pixels.view(-1, size, size, C)
 
 
-def _taps(size_in: int, size_out: int, before: int, behind: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Both neighbours (before + size_out + behind, 2) of each output pixel along one axis, and their weights.
-
-    Outside of the frame the weights are zero.
-    """
+def _neighbours(size_in: int, size_out: int, before: int, behind: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Both neighbours (before + size_out + behind, 2) of each output pixel along one axis, and their weights."""
     out = torch.arange(-before, size_out + behind, device=like.device)
     position = ((out + 0.5) * (size_in / size_out) - 0.5).clamp(0, size_in - 1)
     first = position.floor()

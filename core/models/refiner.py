@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.models.patches import cut_upsampled_windows, cut_windows
+from core.models.patches import cut_upsampled_windows, cut_windows, upsampling_taps
 
 PATCH = 4  # side of a patch in pixels; it is 2 at half and 1 at quarter resolution
 _WIDEST_TILE = 8  # in patches
@@ -77,12 +77,21 @@ class Refiner(nn.Module):
         if self.mode == "full":
             out = self._refine_everywhere(torch.cat([src, bgr], dim=1), coarse)
             ref = torch.ones([B, 1, H // PATCH, W // PATCH], dtype=src.dtype, device=src.device)
-        else:
-            err = F.interpolate(err, [H // PATCH, W // PATCH], mode="bilinear", align_corners=False)
-            ref = self._select(err)
-            out = F.interpolate(torch.cat([pha, fgr], dim=1), [H, W], mode="bilinear", align_corners=False)
-            out = self._refine_selected(src, bgr, coarse, ref, out.contiguous())
-        return out[:, :1], out[:, 1:], ref
+            return out[:, :1], out[:, 1:], ref
+        err = F.interpolate(err, [H // PATCH, W // PATCH], mode="bilinear", align_corners=False)
+        ref = self._select(err)
+        layout = torch.contiguous_format if src.is_contiguous() else torch.channels_last
+        pha, fgr = pha.contiguous(), fgr.contiguous(memory_format=layout)
+        pha = F.interpolate(pha, [H, W], mode="bilinear", align_corners=False)
+        fgr = F.interpolate(fgr, [H, W], mode="bilinear", align_corners=False)
+        side, tiles = self._tile(ref)
+        if self.traceable or tiles.shape[0] > 0:
+            refined = self._refine_tiles(src, bgr, coarse, side, tiles)
+            b, i, j = torch.nonzero(ref[:, 0]).unbind(1)
+            patches = _take_patches(refined, tiles, b, i, j, side)
+            pha.view(B, 1, H // PATCH, PATCH, W // PATCH, PATCH)[b, :, i, :, j] = patches[:, :1]
+            fgr.view(B, 3, H // PATCH, PATCH, W // PATCH, PATCH)[b, :, i, :, j] = patches[:, 1:]
+        return pha, fgr, ref
 
     def _select(self, err: Tensor) -> Tensor:
         """Mark the patches to refine: expected errors (B, 1, H/4, W/4) -> 1 where a patch is chosen, else 0."""
@@ -102,36 +111,26 @@ class Refiner(nn.Module):
             F.pad(torch.cat(half, dim=1), [self.half_margin] * 4), F.pad(images, [self.full_margin] * 4)
         )
 
-    def _refine_selected(self, src: Tensor, bgr: Tensor, coarse: Tensor, ref: Tensor, out: Tensor) -> Tensor:
-        """Write the refined patches into out (B, 4, H, W), in place, and return it."""
-        B, _, H, W = out.shape
-        side, tiles = self._tile(ref)
-        if not self.traceable and tiles.shape[0] == 0:
-            return out
+    def _refine_tiles(self, src: Tensor, bgr: Tensor, coarse: Tensor, side: int, tiles: Tensor) -> Tensor:
+        """Alpha and foreground residual (N, 4, side * 4, side * 4) of tiles (N, 3): frame, row and column of each."""
+        H, W = src.shape[2], src.shape[3]
         size = 2 * (side + self.half_margin)  # of a tile with its margins, at half resolution
         crop = 2 * self.half_margin - self.full_margin  # what the first half of the network consumed
-        src, bgr, coarse = src.permute(0, 2, 3, 1), bgr.permute(0, 2, 3, 1), coarse.permute(0, 2, 3, 1).contiguous()
+        features = coarse.permute(0, 2, 3, 1).contiguous()
+        taps = upsampling_taps(features, H // 2, W // 2, size, self.half_margin)
         count = tiles.shape[0] if self.traceable else max(1, _PIXELS_PER_PASS // size**2)
         refined: list[Tensor] = []
         for part in torch.split(tiles, count):
             b, i, j = part[:, 0], part[:, 1], part[:, 2]
-            y, x = 2 * side * i - self.half_margin, 2 * side * j - self.half_margin
-            features = cut_upsampled_windows(
-                coarse, H // 2, W // 2, b, y, x, size, self.half_margin, self.traceable
-            ).permute(0, 3, 1, 2)
-            windows = [cut_windows(frame, b, 2 * y, 2 * x, 2 * size, self.traceable) for frame in (src, bgr)]
-            images = torch.cat(windows, dim=3).permute(0, 3, 1, 2)
-            half = F.interpolate(images, [size, size], mode="bilinear", align_corners=False)
-            images = images[:, :, crop : 2 * size - crop, crop : 2 * size - crop]
-            refined.append(self._convolve(torch.cat([features, half], dim=1), images))
-
-        b, i, j = torch.nonzero(ref[:, 0]).unbind(1)
-        order = torch.zeros([B, H // PATCH // side + 1, W // PATCH // side + 1], dtype=torch.long, device=ref.device)
-        order[tiles[:, 0], tiles[:, 1], tiles[:, 2]] = torch.arange(tiles.shape[0], device=ref.device)
-        in_tiles = torch.cat(refined).reshape(-1, 4, side, PATCH, side, PATCH)
-        patches = in_tiles[order[b, i // side, j // side], :, i % side, :, j % side]
-        out.view(B, 4, H // PATCH, PATCH, W // PATCH, PATCH)[b, :, i, :, j] = patches
-        return out
+            y, x = 2 * side * i, 2 * side * j  # counted from the margin before the frame
+            hidden = cut_upsampled_windows(features, taps, b, y, x, size, self.traceable).permute(0, 3, 1, 2)
+            y, x = 2 * (y - self.half_margin), 2 * (x - self.half_margin)
+            windows = [cut_windows(image, b, y, x, 2 * size, self.traceable) for image in (src, bgr)]
+            full = torch.cat(windows, dim=1).contiguous(memory_format=torch.channels_last)
+            half = F.interpolate(full, [size, size], mode="bilinear", align_corners=False)
+            full = full[:, :, crop : 2 * size - crop, crop : 2 * size - crop]
+            refined.append(self._convolve(torch.cat([hidden, half], dim=1), full))
+        return torch.cat(refined)
 
     def _tile(self, ref: Tensor) -> tuple[int, Tensor]:
         """Group the chosen patches into square tiles, which read their margins once.
@@ -158,3 +157,14 @@ class Refiner(nn.Module):
         x = self.relu(self.bn3(self.conv3(torch.cat([x, full], dim=1))))
         out: Tensor = self.conv4(x)
         return out
+
+
+def _take_patches(refined: Tensor, tiles: Tensor, b: Tensor, i: Tensor, j: Tensor, side: int) -> Tensor:
+    """Patches (N, C, 4, 4) of frames b, rows i and columns j, out of refined tiles (M, C, side * 4, side * 4)."""
+    if side == 1:
+        return refined  # the tiles are the patches, in the same order
+    rows, cols = int(i.max()) // side + 1, int(j.max()) // side + 1
+    order = torch.zeros([int(b.max()) + 1, rows, cols], dtype=torch.long, device=b.device)
+    order[tiles[:, 0], tiles[:, 1], tiles[:, 2]] = torch.arange(tiles.shape[0], device=b.device)
+    patches = refined.reshape(-1, refined.shape[1], side, PATCH, side, PATCH)
+    return patches[order[b, i // side, j // side], :, i % side, :, j % side]
