@@ -226,8 +226,9 @@ def main(args: argparse.Namespace) -> dict[str, int]:
         photograph = np.asarray(cv2.imread(str(path), cv2.IMREAD_COLOR), np.uint8)
         scale = LONGEST_BACKGROUND / max(photograph.shape[:2])
         if scale < 1:
-            photograph = cv2.resize(photograph, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        write("backgrounds", name, split_of(name), np.asarray(photograph, np.uint8))
+            smaller = cv2.resize(photograph, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            photograph = np.asarray(smaller, np.uint8)
+        write("backgrounds", name, split_of(name), photograph)
     for path in tqdm(sorted((args.photos / "hdri").glob("*.hdr")), desc="environment maps"):
         # too soft to be a test's plate: these validate or train only
         split = split_of(path.stem, valid=0.1, test=0)

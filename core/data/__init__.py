@@ -2,5 +2,6 @@
 """What the networks are trained on: a pool of cut-outs and photographs, composites made from it, folders of pairs."""
 
 from .clips import ClipDataset, Mix
+from .pairs import ImagePairDataset
 
-__all__ = ["ClipDataset", "Mix"]
+__all__ = ["ClipDataset", "ImagePairDataset", "Mix"]

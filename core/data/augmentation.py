@@ -8,6 +8,7 @@ that is passed, so the same generator gives the same picture.
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -46,15 +47,13 @@ def affine(
     return matrix
 
 
-def warp(
-    image: NDArray[np.generic], matrix: Matrix, size: tuple[int, int], border: int = cv2.BORDER_CONSTANT
-) -> Floats:
+def warp(image: NDArray[Any], matrix: Matrix, size: tuple[int, int], border: int = cv2.BORDER_CONSTANT) -> NDArray[Any]:
     """The image under a matrix, of `size` (width, height); the input's dtype stays.
 
     Pixel centres are at whole numbers, so the identity changes nothing.
     """
     warped = cv2.warpAffine(image, matrix[:2], size, flags=cv2.INTER_LINEAR, borderMode=border)
-    return warped.reshape(size[1], size[0], -1)  # type: ignore[return-value]
+    return np.asarray(warped).reshape(size[1], size[0], -1)
 
 
 def wobble(image: Floats, amplitude: float, length: float, rng: np.random.Generator) -> Floats:
@@ -70,7 +69,7 @@ def wobble(image: Floats, amplitude: float, length: float, rng: np.random.Genera
     moved = cv2.remap(
         image, columns + field[..., 0], rows + field[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
     )
-    return moved.reshape(image.shape)
+    return np.asarray(moved, np.float32).reshape(image.shape)
 
 
 # fields and noise ----------------------------------------------------------------------------------------------------
@@ -80,7 +79,7 @@ def smooth_noise(shape: tuple[int, int], length: float, rng: np.random.Generator
     """Random field (H, W, channels) with mean about 0 and deviation about 1 that changes over `length` pixels."""
     coarse = (max(2, int(shape[0] / length) + 2), max(2, int(shape[1] / length) + 2), channels)
     field = cv2.resize(rng.standard_normal(coarse, np.float32), (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
-    return field.reshape(*shape, channels)
+    return np.asarray(field, np.float32).reshape(*shape, channels)
 
 
 @cache
@@ -111,7 +110,8 @@ def blur(image: Floats, sigma: float) -> Floats:
     """Gaussian blur of `sigma` pixels; of a cut-out, give it premultiplied colour."""
     if sigma < 0.2:
         return image
-    return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101).reshape(image.shape)
+    blurred = cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
+    return np.asarray(blurred, np.float32).reshape(image.shape)
 
 
 def defocus(image: Floats, radius: float) -> Floats:
@@ -121,7 +121,7 @@ def defocus(image: Floats, radius: float) -> Floats:
     reach = int(np.ceil(radius))
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     disc = np.clip(radius + 0.5 - np.hypot(x, y), 0, 1).astype(np.float32)
-    return cv2.filter2D(image, -1, disc / disc.sum(), borderType=cv2.BORDER_REFLECT_101).reshape(image.shape)
+    return _filtered(image, disc)
 
 
 def motion_blur(image: Floats, motion: tuple[float, float]) -> Floats:
@@ -137,7 +137,12 @@ def motion_blur(image: Floats, motion: tuple[float, float]) -> Floats:
         column, row = int(x), int(y)
         right, down = x - column, y - row
         kernel[row : row + 2, column : column + 2] += np.outer([1 - down, down], [1 - right, right])
-    return cv2.filter2D(image, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REFLECT_101).reshape(image.shape)
+    return _filtered(image, kernel)
+
+
+def _filtered(image: Floats, kernel: Floats) -> Floats:
+    found = cv2.filter2D(image, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REFLECT_101)
+    return np.asarray(found, np.float32).reshape(image.shape)
 
 
 def sharpen(image: Floats, amount: float) -> Floats:
@@ -170,7 +175,7 @@ def table_of(gain: NDArray[np.float64] | float = 1.0, contrast: float = 1.0, gam
     values = np.linspace(0, 1, 256)[:, None] * np.broadcast_to(gain, 3)
     values = np.clip(values, 0, 1) ** gamma
     values = (values - 0.5) * contrast + 0.5
-    return (255 * np.clip(values, 0, 1)).round().astype(np.uint8)
+    return np.asarray((255 * np.clip(values, 0, 1)).round(), np.uint8)
 
 
 def apply_table(image: NDArray[np.uint8], table: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -180,19 +185,16 @@ def apply_table(image: NDArray[np.uint8], table: NDArray[np.uint8]) -> NDArray[n
     return np.asarray(cv2.LUT(image, np.ascontiguousarray(table[None])), np.uint8)
 
 
-def saturate(image: Floats, amount: float) -> Floats:
-    """Colours moved away from grey (amount above 1) or towards it; not clipped."""
-    weights = (1 - amount) * np.tile(LUMINANCE, (3, 1)) + amount * np.eye(3, dtype=np.float32)
-    return cv2.transform(image, weights.astype(np.float32))
-
-
-def turn_hue(image: Floats, angle: float) -> Floats:
-    """Colours turned about the grey axis by `angle` degrees; not clipped."""
-    radians = np.deg2rad(angle)
-    axis = np.full(3, 1 / np.sqrt(3))
+def recolor(image: Floats, saturation: float = 1.0, hue: float = 0.0) -> Floats:
+    """Colours moved away from grey (saturation above 1) or towards it, and turned about it by `hue` degrees."""
+    if saturation == 1 and hue == 0:
+        return image
+    radians = np.deg2rad(hue)
+    axis = np.full((3, 3), 1 / 3)
     cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
-    rotation = np.cos(radians) * np.eye(3) + np.sin(radians) * cross + (1 - np.cos(radians)) * np.outer(axis, axis)
-    return cv2.transform(image, rotation.astype(np.float32))
+    turn = np.cos(radians) * np.eye(3) + np.sin(radians) * cross + (1 - np.cos(radians)) * axis
+    weights = (1 - saturation) * np.tile(LUMINANCE, (3, 1)) + saturation * np.eye(3)
+    return np.clip(cv2.transform(image, (weights @ turn).astype(np.float32)), 0, 1)
 
 
 def cast_shadow(
@@ -215,7 +217,7 @@ def cast_shadow(
         [[1, lean, offset[0] / step - lean * foot], [0, squash, offset[1] / step + foot * (1 - squash)], [0, 0, 1]]
     )
     cast = warp(small, matrix, (small.shape[1], small.shape[0]))
-    return cv2.resize(blur(cast, softness / step), (width, height), interpolation=cv2.INTER_LINEAR)[..., None]
+    return np.asarray(cv2.resize(blur(cast, softness / step), (width, height)), np.float32)[..., None]
 
 
 # codecs --------------------------------------------------------------------------------------------------------------
@@ -223,10 +225,10 @@ def cast_shadow(
 
 def to_bytes(image: Floats) -> NDArray[np.uint8]:
     """0 to 1 as rounded, clipped 8 bits."""
-    return cv2.convertScaleAbs(np.maximum(image, 0), alpha=255.0).reshape(image.shape)  # type: ignore[return-value]
+    return np.asarray(cv2.convertScaleAbs(np.maximum(image, 0), alpha=255.0), np.uint8).reshape(image.shape)
 
 
 def compress(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
     """RGB 8-bit through JPEG with colour at half resolution, as movies have it."""
     _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1], np.uint8)
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)[..., ::-1]

@@ -84,7 +84,7 @@ class Mix:
     plain_background: float = 0.1
     soft_background: float = 0.25
     in_linear_light: float = 0.15
-    dark_scene: float = 0.12
+    dark_scene: float = 0.09
     bright_scene: float = 0.05
     compressed: float = 0.4
     noise: float = 0.85
@@ -101,6 +101,7 @@ class Actor:
     path: Callable[[float], Matrix]  # at frame t, from the image to the frame
     table: Bytes
     saturation: float
+    hue: float  # degrees
     shutter: float  # share of a frame's motion that blurs
     focus: float  # pixels
 
@@ -110,9 +111,8 @@ class Actor:
         matrix = camera(t) @ self.path(t)
         centre = np.array([image.shape[1] / 2, image.shape[0] / 2, 1.0])
         motion = (camera(t + self.shutter) @ self.path(t + self.shutter) - matrix) @ centre
-        return place(
-            image, matrix, (size, size), self.table, self.saturation, (float(motion[0]), float(motion[1])), self.focus
-        )
+        travel = (float(motion[0]), float(motion[1]))
+        return place(image, matrix, (size, size), self.table, self.saturation, self.hue, travel, self.focus)
 
 
 class ClipDataset(Dataset[dict[str, Tensor]]):
@@ -261,7 +261,7 @@ class _Scene:
             color = np.array([0.1, 0.75, 0.2] if self._chance(0.7) else [0.1, 0.25, 0.8])
         light = 1 + rng.uniform(0, 0.25) * smooth_noise((side, side), side * rng.uniform(0.5, 2), rng)
         texture = rng.uniform(0, 0.02) * smooth_noise((side, side), rng.uniform(1.5, 8), rng)
-        return np.clip(color * light + texture, 0, 1).astype(np.float32)
+        return np.asarray(np.clip(color * light + texture, 0, 1), np.float32)
 
     def _prop(self, side: int) -> Layer:
         kind = self._kind(("people",)) if self.people_only else self._kind(())
@@ -359,7 +359,7 @@ class _Scene:
     def _exposure(self) -> float:
         rng = self.rng
         if self._chance(self.mix.dark_scene):
-            return float(rng.uniform(0.2, 0.6))
+            return float(rng.uniform(0.25, 0.65))
         return float(rng.uniform(1.1, 1.8)) if self._chance(self.mix.bright_scene) else 1.0
 
     def _film(self) -> Callable[[Floats, bool], Bytes]:
@@ -453,6 +453,7 @@ class _Scene:
             self._path(matrix, width, height, size) if moving else lambda t: matrix,
             table,
             float(rng.uniform(0.4, 1.4)) if self._chance(0.4) else 1.0,
+            float(rng.uniform(-180, 180) if kind in ("objects", "drawn") else rng.normal(0, 12)) * self._chance(0.3),
             float(rng.uniform(0, 1)) if self._chance(0.6) else 0.0,
             float(rng.uniform(0.5, 3.5) * size / 256) if self._chance(0.1) else 0.0,
         )
@@ -505,4 +506,4 @@ class _Scene:
         ratio = np.clip(target_spread / spread, 0.4, 1.6) ** strength
         values = np.linspace(0, 1, 256)[:, None]
         matched = (values - mean) * ratio + mean + strength * (target - mean)
-        return (255 * matched.clip(0, 1)).round().astype(np.uint8)
+        return np.asarray((255 * matched.clip(0, 1)).round(), np.uint8)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from .augmentation import Floats, Matrix, apply_table, defocus, motion_blur, saturate, warp
+from .augmentation import Floats, Matrix, apply_table, defocus, motion_blur, recolor, warp
 from .pool import Bytes
 
 LEAST_ALPHA = 1 / 512  # below it a layer's colour is not to be had by division
@@ -32,6 +32,7 @@ def place(
     size: tuple[int, int],
     table: Bytes | None = None,
     saturation: float = 1.0,
+    hue: float = 0.0,
     motion: tuple[float, float] = (0.0, 0.0),
     focus: float = 0.0,
 ) -> Layer:
@@ -41,16 +42,14 @@ def place(
         image: (h, w, 4) straight RGBA with colour everywhere, as `Pool.subject` gives it.
         matrix: from the image's pixels to the frame's.
         size: width and height of the frame.
-        table: tone curve (256, 3) of the cut-out.
+        table: tone curve (256, 3) of the cut-out; saturation, hue: as for `recolor`.
         motion: pixels (x, y) that it moves while the shutter is open; focus: radius of its defocus.
     """
     straight = np.asarray(warp(image[..., :3], matrix, size, cv2.BORDER_REPLICATE), np.uint8)
     pha = np.asarray(warp(image[..., 3], matrix, size), np.float32) * np.float32(1 / 255)
     if table is not None:
         straight = apply_table(straight, table)
-    fgr = straight.astype(np.float32) * np.float32(1 / 255)
-    if saturation != 1:
-        fgr = np.clip(saturate(fgr, saturation), 0, 1)
+    fgr = recolor(straight.astype(np.float32) * np.float32(1 / 255), saturation, hue)
     if focus >= 0.5 or np.hypot(*motion) >= 1:
         return filtered(Layer(fgr, pha), lambda image: motion_blur(defocus(image, focus), motion))
     return Layer(fgr, pha)
@@ -84,5 +83,6 @@ def compose(layer: Layer, bgr: Floats) -> Floats:
 
 def compose_in_light(layer: Layer, bgr: Floats, gamma: float = 2.2) -> Floats:
     """The same in linear light, as a lens mixes; encoded again by 1 / gamma."""
-    mixed = compose(Layer(cv2.pow(layer.fgr, gamma), layer.pha), cv2.pow(bgr, gamma))
-    return cv2.pow(np.maximum(mixed, 0), 1 / gamma)  # type: ignore[return-value]
+    fgr_linear, bgr_linear = (np.asarray(cv2.pow(image, gamma), np.float32) for image in (layer.fgr, bgr))
+    mixed = compose(Layer(fgr_linear, layer.pha), bgr_linear)
+    return np.asarray(cv2.pow(np.maximum(mixed, 0), 1 / gamma), np.float32)

@@ -114,7 +114,7 @@ def make_pyramid(image: Bytes) -> list[Bytes]:
         if level.shape[2] == 4:
             alpha = level[..., 3:].astype(np.float32)
             small = cv2.resize(np.dstack([level[..., :3] * alpha, alpha]), size, interpolation=cv2.INTER_AREA)
-            small[..., :3] /= np.maximum(small[..., 3:], 1e-3)
+            small[..., :3] = small[..., :3] / np.maximum(small[..., 3:], 1e-3)
             levels.append(extend_colors(small.round().clip(0, 255).astype(np.uint8)))
         else:
             levels.append(np.asarray(cv2.resize(level, size, interpolation=cv2.INTER_AREA), np.uint8))

@@ -36,7 +36,7 @@ def _canvas(size: int) -> NDArray[np.uint8]:
 
 
 def _coverage(drawn: NDArray[np.uint8], size: int) -> Floats:
-    return cv2.resize(drawn, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    return np.asarray(cv2.resize(drawn, (size, size), interpolation=cv2.INTER_AREA), np.float32) / np.float32(255)
 
 
 def _curve(canvas: NDArray[np.uint8], points: NDArray[np.float64], thickness: int, value: int = 255) -> None:
