@@ -20,7 +20,19 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: idle threads must not spin on a core others need
 
 from .errors import JobError, MattingError
-from .job import FORMATS, PRECISIONS, Job, Output, PlateSource, Source, parse_frames, read_job
+from .job import (
+    DELIVERIES,
+    FORMATS,
+    PRECISIONS,
+    Job,
+    Masks,
+    MaskSource,
+    Output,
+    PlateSource,
+    Source,
+    parse_frames,
+    read_job,
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,8 +67,18 @@ def _parser() -> argparse.ArgumentParser:
     matte.add_argument("--format", default="auto", choices=FORMATS, help="auto: PNG for integer footage, EXR for float")
     matte.add_argument("--color-space", default="auto", help="of the footage: auto, srgb, linear, or an OCIO name")
     matte.add_argument("--detail", type=float, default=0.0, help="coarse pass as a share of the frame, 0 to 1")
+    matte.add_argument("--garbage", default="", help="mask of what is certainly background: still, sequence or movie")
+    matte.add_argument("--core", default="", help="mask of what is certainly the subject")
+    matte.add_argument("--deliver", default="", metavar="KINDS", help=f"some of {','.join(DELIVERIES)}")
+    matte.add_argument("--fps", type=float, default=0.0, help="of delivered movies; default the footage's, or 24")
     matte.add_argument("--matte", action="store_true", help="also write RGBA, premultiplied in EXR, straight in PNG")
     matte.set_defaults(command=_matte)
+
+    deliver = commands.add_parser("deliver", help="movies and EXRs of finished frames", description=_deliver.__doc__)
+    deliver.add_argument("folder", help="the output folder of a finished job")
+    deliver.add_argument("--deliver", required=True, metavar="KINDS", help=f"some of {','.join(DELIVERIES)}")
+    deliver.add_argument("--fps", type=float, default=0.0, help="of movies; default the footage's, or 24")
+    deliver.set_defaults(command=_deliver)
 
     plate = commands.add_parser("plate", help="estimate a clean plate from the clip", description=_plate.__doc__)
     plate.add_argument("--footage", required=True)
@@ -64,6 +86,14 @@ def _parser() -> argparse.ArgumentParser:
     plate.add_argument("--frames", default="", metavar="A-B")
     plate.add_argument("--color-space", default="auto")
     plate.set_defaults(command=_plate)
+
+    doctor = commands.add_parser("doctor", help="is this plate good for this footage?", description=_doctor.__doc__)
+    doctor.add_argument("--footage", required=True)
+    doctor.add_argument("--plate", required=True)
+    doctor.add_argument("--frames", default="", metavar="A-B")
+    doctor.add_argument("--color-space", default="auto")
+    doctor.add_argument("--json", action="store_true")
+    doctor.set_defaults(command=_doctor)
 
     info = commands.add_parser("info", help="versions, devices, models", description=_info.__doc__)
     info.add_argument("--json", action="store_true")
@@ -79,12 +109,18 @@ def _matte(args: argparse.Namespace) -> int:
     from . import engine
 
     if args.job:
-        job = read_job(args.job)
+        job = read_job(args.job, _absolute(args.output) if args.output else "")
     elif args.footage and args.output:
         job = Job(
             footage=Source(_absolute(args.footage), args.color_space),
             plate=PlateSource(_absolute(args.plate) if args.plate else "", args.color_space),
-            output=Output(_absolute(args.output), args.format, matte=args.matte),
+            output=Output(
+                _absolute(args.output), args.format, matte=args.matte, deliver=_names(args.deliver), fps=args.fps
+            ),
+            masks=Masks(
+                MaskSource(_absolute(args.garbage) if args.garbage else ""),
+                MaskSource(_absolute(args.core) if args.core else ""),
+            ),
             frames=None,
             model=args.model,
             device=args.device,
@@ -102,6 +138,26 @@ def _matte(args: argparse.Namespace) -> int:
     return 0
 
 
+def _deliver(args: argparse.Namespace) -> int:
+    """Make movies and EXRs of the frames in a job's output folder; running it again does only what has changed."""
+    from . import delivery
+
+    folder = Path(args.folder)
+    job = read_job(folder / "job.yaml")
+    finished = delivery.read_finished(folder)
+    stopped = _interrupted()
+    with _Bar("deliver") as bar:
+        try:
+            made = delivery.deliver(
+                finished, _names(args.deliver), args.fps, job.plate, lambda number: bar.step(), stopped.is_set
+            )
+        except delivery.CancelledError:
+            return 130
+    for path in made.values():
+        print(path)
+    return 0
+
+
 def _plate(args: argparse.Namespace) -> int:
     """Estimate a clean plate from the clip itself: what each pixel shows most of the time."""
     from . import engine
@@ -114,6 +170,25 @@ def _plate(args: argparse.Namespace) -> int:
     if result["cancelled"]:
         return 130
     print(result["plate"])
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    """Look at a handful of frames and say what is wrong with the plate, what that will do, and what to do about it."""
+    from . import engine
+
+    job = Job(
+        Source(_absolute(args.footage), args.color_space),
+        PlateSource(_absolute(args.plate), args.color_space),
+        frames=parse_frames(args.frames),
+    )
+    diagnosis = engine.diagnose_plate(job)
+    if args.json:
+        print(json.dumps(diagnosis))
+        return 0
+    print(f"{diagnosis['light']}, from frames {', '.join(map(str, diagnosis['frame_numbers']))}")
+    for finding in diagnosis["findings"]:
+        print(f"{finding['severity']}: {finding['message']} {finding['remedy']}.")
     return 0
 
 
@@ -140,6 +215,10 @@ def _worker(args: argparse.Namespace) -> int:
 
     serve()
     return 0
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _absolute(path: str) -> str:
@@ -181,6 +260,9 @@ class _Bar:
             self._bar.initial = done
             self._bar.n = done
         self._bar.update(done - self._bar.n)
+
+    def step(self) -> None:
+        self._bar.update()
 
     def warn(self, message: str) -> None:
         self._bar.write(f"warning: {message}", file=sys.stderr)

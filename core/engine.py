@@ -34,18 +34,21 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from . import color, frame_io
+from . import color, delivery, frame_io
 from .checkpoints import load_model, locate_model
 from .claims import Claims
 from .errors import JobError, OutputError, PlateError
 from .frame_io import Footage, Frame
 from .job import Job, Source, write_job
+from .masks import MaskReader
 from .matting import Matte, Matter
 from .plate import ShotPlate, plate_from_clip
+from .plate.doctor import diagnose
 
 SEGMENT = 200  # frames between two fresh starts of a recurrent network
 PREROLL = 12  # frames run before a segment to settle the plate, and the memory where none is stored
 VERSION = 1  # raise when the same job gives other pixels: finished frames are then redone
+DOCTOR_FRAMES = 6  # frames that the plate doctor looks at
 READ_AHEAD = 4  # frames decoded before the network asks
 WRITERS = 2  # threads that encode
 WRITE_BEHIND = 6  # mattes waiting to be encoded
@@ -94,7 +97,8 @@ def run_job(
     for message in footage.warnings:
         on_warning(message)
     plate = _Plate(job, footage, on_warning)
-    results = _Results(job, footage, plate)
+    masks = MaskReader(job.masks, footage, numbers)
+    results = _Results(job, footage, plate, masks)
     matter = _warm_matter(job)
     matter.on_warning = on_warning
     results.prepare(job)
@@ -112,7 +116,7 @@ def run_job(
                 missing = [n for n in segment if n in todo]
                 missing = [n for n in missing if n not in results.up_to_date(missing)] if missing else []
                 if missing:
-                    _run_segment(footage, segment, missing, plate, matter, results, rate, listener)
+                    _run_segment(footage, segment, missing, plate, masks, matter, results, rate, listener)
                 rate.note_up_to_date(sum(n in todo for n in segment) - len(missing))
                 todo.difference_update(segment)
                 claims.release()
@@ -124,7 +128,27 @@ def run_job(
                     time.sleep(random.uniform(0.2, 1.0))  # another engine is at work; its claim ends or expires
     finally:
         claims.release()
-    return {**results.summary(numbers), "skipped": skipped, "cancelled": cancelled()}
+    summary = results.summary(numbers)
+    if job.output.deliver and not cancelled():
+        summary["deliveries"] = _deliver(job, _select(footage, job.frames), results, rate, listener)
+    return {**summary, "skipped": skipped, "cancelled": cancelled()}
+
+
+def _deliver(job: Job, numbers: list[int], results: _Results, rate: _Rate, listener: _Listener) -> dict[str, str]:
+    """Make the job's deliveries, once the last of its frames is there (a farm's machines each bring a part)."""
+    if results.up_to_date(numbers) != set(numbers):
+        return {}
+    try:
+        return delivery.deliver(
+            delivery.read_finished(results.folder, numbers),
+            job.output.deliver,
+            job.output.fps,
+            job.plate,
+            on_frame=rate.note_alive,
+            cancelled=listener.cancelled,
+        )
+    except delivery.CancelledError:
+        return {}
 
 
 def preview_frame(job: Job, frame_number: int, folder: Path) -> dict[str, Any]:
@@ -140,10 +164,11 @@ def preview_frame(job: Job, frame_number: int, folder: Path) -> dict[str, Any]:
     numbers = _select(footage, (frame_number, frame_number))
     plate = _Plate(job, footage, lambda message: None)
     matter = _warm_matter(job)
-    results = _Results(job, footage, plate, folder)
+    masks = MaskReader(job.masks, footage, numbers)
+    results = _Results(job, footage, plate, masks, folder)
     results.make_folders()
     for number, frame in footage.frames(numbers):
-        results.write(number, frame, *_matte_frame(matter, plate, frame))
+        results.write(number, frame, *_matte_frame(matter, plate, masks, number, frame))
     return {**results.paths(frame_number), "frame_number": frame_number}
 
 
@@ -164,8 +189,8 @@ def make_plate(
     """
     footage = frame_io.open_footage(source.path, source.color_space)
     reader = FootageReader(footage, _select(footage, frames), cancelled=cancelled)
-    is_float = footage.color_space == "linear"
-    if path.suffix.lower() != (".exr" if is_float else ".png"):
+    needs_exr = footage.is_float or color.is_scene_linear(footage.color_space)
+    if path.suffix.lower() != (".exr" if needs_exr else ".png"):
         raise JobError("a .png plate for integer footage, .exr for float", path.name, "Change the name's ending")
     try:
         plate = plate_from_clip(
@@ -179,6 +204,43 @@ def make_plate(
     frame_io.write_image(coverage_path(path), color.to_dtype(plate.coverage, np.dtype(np.uint8)))
     frame_io.write_image(path, plate.plate)
     return {"plate": str(path), "coverage": round(float(plate.coverage.mean()), 4), "cancelled": False}
+
+
+def diagnose_plate(job: Job) -> dict[str, Any]:
+    """Have the plate doctor look at a handful of the job's frames.
+
+    Returns:
+        The `Result` of core.protocol.Diagnose: a `core.plate.Diagnosis` as plain data.
+
+    Raises:
+        MattingError: any member; JobError where the job has no plate.
+    """
+    if not job.plate.path:
+        raise JobError("a job with a plate", "none", "Choose a plate, or make one from the clip")
+    footage = frame_io.open_footage(job.footage.path, job.footage.color_space)
+    numbers = _select(footage, job.frames)
+    chosen = sorted({numbers[i] for i in np.linspace(0, len(numbers) - 1, DOCTOR_FRAMES).round().astype(int)})
+    frames = [(number, color.to_srgb(frame.pixels, frame.color_space)) for number, frame in footage.frames(chosen)]
+    source = frame_io.open_plate(job.plate.path, job.plate.color_space)
+    ((_, plate),) = source.frames(source.numbers[:1])
+    coverage = coverage_path(Path(job.plate.path))
+    known = frame_io.read_image(coverage)[..., 0] > 0 if coverage.is_file() else None
+    matter = _warm_matter(job)
+    return asdict(
+        diagnose(frames, color.to_srgb(plate.pixels, plate.color_space), matte=_lone_matte(matter), known=known)
+    )
+
+
+def _lone_matte(matter: Matter) -> Callable[[color.Floats, color.Floats | None], color.Floats] | None:
+    """The network as the plate tools use it: one picture, no memory. None for networks that cannot do without a plate."""
+    if not matter.is_recurrent:
+        return None
+
+    def matte(src: color.Floats, bgr: color.Floats | None) -> color.Floats:
+        matter.reset()
+        return matter.matte(src, bgr).pha
+
+    return matte
 
 
 class _StoppedError(Exception):
@@ -212,6 +274,7 @@ def _run_segment(
     segment: list[int],
     missing: list[int],
     plate: _Plate,
+    masks: MaskReader,
     matter: Matter,
     results: _Results,
     rate: _Rate,
@@ -235,7 +298,7 @@ def _run_segment(
             if number == segment[0] and memory:
                 matter.remember(memory)
             start = time.perf_counter()
-            matte, notes = _matte_frame(matter, plate, frame)
+            matte, notes = _matte_frame(matter, plate, masks, number, frame)
             if number in wanted:
                 notes["seconds"] = round(time.perf_counter() - start, 4)
                 writer.submit(partial(results.write, number, frame, matte, notes))
@@ -244,12 +307,14 @@ def _run_segment(
         results.save_memory(segment[-1], matter.memory())
 
 
-def _matte_frame(matter: Matter, plate: _Plate, frame: Frame) -> tuple[Matte, dict[str, Any]]:
+def _matte_frame(
+    matter: Matter, plate: _Plate, masks: MaskReader, number: int, frame: Frame
+) -> tuple[Matte, dict[str, Any]]:
     src = color.to_srgb(frame.pixels, frame.color_space)
     bgr, valid, notes = plate.under(src)
-    matte = matter.matte(src, bgr, valid)
+    matte, forced = masks.force(number, src, matter.matte(src, bgr, valid))
     plate.subject = matte.pha
-    return matte, notes
+    return matte, notes | forced
 
 
 def _segments(numbers: list[int]) -> Iterator[list[int]]:
@@ -349,11 +414,14 @@ def coverage_path(plate: Path) -> Path:
 class _Results:
     """The output folder: which frames are up to date, and how a frame is written."""
 
-    def __init__(self, job: Job, footage: Footage, plate: _Plate, folder: Path | None = None) -> None:
+    def __init__(
+        self, job: Job, footage: Footage, plate: _Plate, masks: MaskReader, folder: Path | None = None
+    ) -> None:
         self.folder = folder or Path(job.output.folder)
         self.output = job.output
         self._footage = footage
         self._plate = plate
+        self._masks = masks
         is_linear = color.is_scene_linear(footage.color_space)
         needs_exr = is_linear or footage.is_float
         self.extension = {"auto": ".exr" if needs_exr else ".png"}.get(job.output.format, "." + job.output.format)
@@ -418,10 +486,11 @@ class _Results:
         return {name: str(self.path(name, number)) for name in self._names()}
 
     def key(self, number: int) -> str:
-        """Hash of everything this frame's files come from: settings, plate, and the frames that the network saw."""
+        """Hash of everything this frame's files come from: settings, plate, and the frames and masks that were seen."""
         index = bisect_left(self._footage.numbers, number)
-        seen = [self._footage.identity(n) for n in self._footage.numbers[max(0, index - PREROLL) : index + 1]]
-        return hashlib.sha256(json.dumps([self._settings, sorted(set(seen)), number]).encode()).hexdigest()[:16]
+        before = self._footage.numbers[max(0, index - PREROLL) : index + 1]
+        seen = {text for n in before for text in (self._footage.identity(n), *self._masks.identity(n))}
+        return hashlib.sha256(json.dumps([self._settings, sorted(seen), number]).encode()).hexdigest()[:16]
 
     def up_to_date(self, numbers: list[int]) -> set[int]:
         """Those of `numbers` whose record has today's key and whose files are there, whole."""
@@ -517,8 +586,12 @@ class _Results:
         records = self._read_records()
         report = self.folder / "report.json"
         unfinished = report.with_name(f".{os.getpid()}.part.report.json")
-        frames = [records[n] for n in sorted(records)]
-        unfinished.write_text(json.dumps({"frames": frames}, indent=1), encoding="utf-8")
+        content = {
+            "foreground_color_space": self.color_space,
+            "fps": self._footage.fps,
+            "frames": [records[n] for n in sorted(records)],
+        }
+        unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
         unfinished.replace(report)
         return {
             "folder": str(self.folder),
@@ -559,6 +632,10 @@ class _Rate:
         fps = self._computed / max(time.perf_counter() - self._start, 1e-6)
         left = (self._total - self._done) / fps
         self._listener.on_progress(Progress(self._done, self._total, number, fps, left))
+
+    def note_alive(self, number: int) -> None:
+        """Work on a frame that is done: silence would be taken for a stuck engine."""
+        self._listener.on_progress(Progress(self._done, self._total, number))
 
     def note_up_to_date(self, count: int) -> None:
         """Frames that another engine has finished meanwhile."""

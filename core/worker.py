@@ -160,6 +160,11 @@ class Worker:
         )
         return protocol.Result(result)
 
+    def _do_diagnose(self, id: str, message: protocol.Diagnose) -> Message:
+        from . import engine, job
+
+        return protocol.Result(engine.diagnose_plate(job.read_job(message.job)))
+
     def _do_dry_run(self, id: str, message: protocol.DryRun) -> Message:
         start = time.perf_counter()
         for done in range(1, message.frames + 1):
