@@ -232,7 +232,7 @@ def diagnose_plate(job: Job) -> dict[str, Any]:
 
 
 def _lone_matte(matter: Matter) -> Callable[[color.Floats, color.Floats | None], color.Floats] | None:
-    """The network as the plate tools use it: one picture, no memory. None for networks that cannot do without a plate."""
+    """The network as the plate tools use it: one picture, no memory. None for networks that need a plate."""
     if not matter.is_recurrent:
         return None
 
