@@ -27,6 +27,8 @@ else:  # installed as bl_ext.<repository>.<id>.bgm_blender_addon
 
 from .errors import UserError
 
+__all__ = ["EngineClient", "describe_exit", "protocol", "start_process", "stop_process"]
+
 log = logging.getLogger(__name__)
 
 MAX_LOG_BYTES = 4 << 20  # a longer log starts afresh with the next engine
@@ -201,7 +203,7 @@ def start_process(
         own_group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
     else:
         own_group = {"start_new_session": True}
-    return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
+    return subprocess.Popen(  # type: ignore[call-overload]
         command, cwd=folder, env=environment, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, **own_group
     )
 

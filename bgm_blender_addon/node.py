@@ -83,11 +83,11 @@ def compositor_tree(scene: bpy.types.Scene) -> bpy.types.NodeTree:
             tree.nodes.new("NodeGroupOutput")
             scene.compositing_node_group = tree
         return scene.compositing_node_group
-    if scene.node_tree is None:
-        scene.use_nodes = True
+    is_new = scene.node_tree is None
+    scene.use_nodes = True
+    if is_new:
         scene.node_tree.nodes.clear()
         scene.node_tree.nodes.new("CompositorNodeComposite")
-    scene.use_nodes = True
     return scene.node_tree
 
 
@@ -227,12 +227,12 @@ def _load_sequence(image: bpy.types.Image | None, path: Path, name: str) -> bpy.
         image = bpy.data.images.load(str(path))
         image.name = name
     image.source = "SEQUENCE"
-    image.filepath = _storable(path)
+    image.filepath = storable(path)
     image.reload()
     return image
 
 
-def _storable(path: Path) -> str:
+def storable(path: Path) -> str:
     """Relative to the saved .blend file, so that both can move together."""
     if not bpy.data.filepath:
         return str(path)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import bpy
 
@@ -71,6 +72,9 @@ def report_task(operator: bpy.types.Operator, begin: Callable[[], None]) -> set[
 
 class GroupOperator:
     """An operator on a matting group, which scripts name and panels fill in."""
+
+    if TYPE_CHECKING:
+        poll_message_set: Callable[[str], None]
 
     group: bpy.props.StringProperty(
         name="Group",
@@ -198,7 +202,8 @@ class BGM_OT_use_results(GroupOperator, bpy.types.Operator):
         except UserError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
-        self.report({"INFO"}, f"Frames {tree.bgm.result_first} to {tree.bgm.result_last} loaded")
+        tree.bgm.status = f"Frames {tree.bgm.result_first} to {tree.bgm.result_last} loaded"
+        self.report({"INFO"}, tree.bgm.status)
         return {"FINISHED"}
 
 

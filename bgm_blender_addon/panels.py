@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import bpy
 
 from . import environment, operators, preferences, runner, sequencer, settings, tasks
 from .errors import UserError
 
-LIGHTS = {"GREEN": "CHECKMARK", "YELLOW": "ERROR", "RED": "CANCEL"}
+LIGHTS = {"green": "CHECKMARK", "amber": "ERROR", "red": "CANCEL"}
 
 
 def draw_text(layout: bpy.types.UILayout, text: str, icon: str = "NONE", width: int = 40) -> None:
@@ -30,9 +32,7 @@ def characters(context: bpy.types.Context) -> int:
 
 def draw_progress(layout: bpy.types.UILayout) -> None:
     """The job that runs now, and its cancel button."""
-    making = runner.maker is not None and not runner.maker.finished
-    factor = runner.maker.factor if making else runner.task.factor
-    text = runner.maker.message if making else runner.task.message
+    factor, text, _ = runner.progress()
     row = layout.row(align=True)
     row.progress(factor=factor, type="BAR", text=f"{factor:.0%}" if factor else "")
     row.operator("bgm.cancel", text="", icon="X")
@@ -46,7 +46,7 @@ def draw_main(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bpy.
     layout.use_property_decorate = False
     column = layout.column()
     column.enabled = not runner.busy()
-    column.label(text="Clip", icon="TRACKER")
+    column.label(text="Clip", icon="FILE_MOVIE")
     column.template_ID(bgm, "clip", open="clip.open")
     draw_plate_choice(column, bgm)
     column.separator()
@@ -96,8 +96,7 @@ def draw_outcome(layout: bpy.types.UILayout, context: bpy.types.Context, tree: b
         draw_text(layout, tree.bgm.status, "INFO", width)
     preview = bpy.data.images.get(tasks.PREVIEW_IMAGE)
     if preview is not None and task is not None and task.title.startswith("Preview") and task.state == "finished":
-        preview.preview_ensure()
-        layout.template_icon(preview.preview.icon_id, scale=9.0)
+        layout.template_icon(preview.preview_ensure().icon_id, scale=9.0)
 
 
 def draw_plate(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:
@@ -114,7 +113,20 @@ def draw_plate(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bpy
     row.operator("bgm.check_plate", icon="VIEWZOOM").group = tree.name
     row.operator("bgm.make_plate", text="Make from Clip", icon="IMAGE_BACKGROUND").group = tree.name
     for finding in bgm.findings:
-        draw_text(layout.box(), finding.text, LIGHTS[finding.light], characters(context) - 4)
+        draw_finding(layout.box(), finding, tree, characters(context) - 4)
+
+
+def draw_finding(
+    layout: bpy.types.UILayout, finding: settings.BGM_PG_finding, tree: bpy.types.NodeTree, width: int
+) -> None:
+    """What the plate doctor found, and the button that helps."""
+    draw_text(layout, finding.text, LIGHTS[finding.light], width)
+    if finding.action == "align":
+        layout.prop(tree.bgm, "plate_align", toggle=True)
+    elif finding.action == "match":
+        layout.prop(tree.bgm, "plate_match", toggle=True)
+    elif finding.action == "plate_from_clip":
+        layout.operator("bgm.make_plate", icon="IMAGE_BACKGROUND").group = tree.name
 
 
 def draw_output(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:
@@ -194,6 +206,8 @@ class ClipPanel:
 
 class MainPanel:
     bl_label = "Background Matting"
+    if TYPE_CHECKING:
+        layout: bpy.types.UILayout
 
     def draw(self, context: bpy.types.Context) -> None:
         layout = self.layout
@@ -212,7 +226,9 @@ class MainPanel:
 
 class SubPanel:
     bl_options = {"DEFAULT_CLOSED"}
-    draw_settings = None
+    if TYPE_CHECKING:
+        layout: bpy.types.UILayout
+        draw_settings: Callable[[bpy.types.UILayout, bpy.types.Context, bpy.types.NodeTree], None]
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
@@ -296,7 +312,7 @@ class BGM_PT_sequencer(bpy.types.Panel):
         row.scale_y = 1.5
         row.operator("bgm.matte_strip", icon="RENDER_ANIMATION")
         if tree is not None:
-            layout.operator("bgm.add_strip", icon="SEQUENCE").group = tree.name
+            layout.operator("bgm.add_strip", text="Add Existing Matte", icon="SEQUENCE").group = tree.name
             draw_outcome(layout, context, tree)
 
 
@@ -361,11 +377,10 @@ def draw_engine_state(layout: bpy.types.UILayout, width: int) -> None:
 
 def draw_status_bar(self: bpy.types.Header, context: bpy.types.Context) -> None:
     if runner.busy():
-        making = runner.maker is not None and not runner.maker.finished
+        factor, _, title = runner.progress()
         row = self.layout.row(align=True)
         row.ui_units_x = 12
-        factor = runner.maker.factor if making else runner.task.factor
-        row.progress(factor=factor, type="BAR", text=runner.maker.message if making else runner.task.title)
+        row.progress(factor=factor, type="BAR", text=title)
         row.operator("bgm.cancel", text="", icon="X")
 
 

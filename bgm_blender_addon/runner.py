@@ -52,10 +52,19 @@ task: Task | None = None  # the one that runs, or the last that ran
 maker: environment.EnvironmentMaker | None = None  # likewise
 engine: protocol.Engine | None = None  # what the engine last said of itself
 _client: EngineClient | None = None
+_status_bar_drawn_at = 0.0  # seconds, monotonic
 
 
 def busy() -> bool:
     return (task is not None and task.running) or (maker is not None and not maker.finished)
+
+
+def progress() -> tuple[float, str, str]:
+    """Of what runs now: the share that is done, 0 to 1, what is happening, and what the user asked for."""
+    if maker is not None and not maker.finished:
+        return maker.factor, maker.message, "Make the engine's environment"
+    assert task is not None
+    return task.factor, task.message, task.title
 
 
 def start(new_task: Task) -> None:
@@ -124,10 +133,15 @@ def pump() -> float | None:
 
 def redraw() -> None:
     """Draw anew whatever shows progress."""
+    global _status_bar_drawn_at
     for window in bpy.context.window_manager.windows if bpy.context.window_manager else ():
         for area in window.screen.areas:
-            if area.type in {"NODE_EDITOR", "CLIP_EDITOR", "SEQUENCE_EDITOR", "PREFERENCES", "STATUSBAR"}:
+            if area.type in {"NODE_EDITOR", "CLIP_EDITOR", "SEQUENCE_EDITOR", "PREFERENCES"}:
                 area.tag_redraw()
+        if not busy() or time.monotonic() - _status_bar_drawn_at > 1.0:
+            window.workspace.status_text_set(None)  # the only way to have the status bar drawn
+    if time.monotonic() - _status_bar_drawn_at > 1.0:
+        _status_bar_drawn_at = time.monotonic()
 
 
 def _running_client() -> EngineClient:
@@ -203,15 +217,15 @@ def push_undo(message: str) -> None:
             bpy.ops.ed.undo_push(message=message)
 
 
-def describe_progress(progress: protocol.Progress) -> str:
+def describe_progress(step: protocol.Progress) -> str:
     """ "Matting: 12 of 100 frames, 3.4 a second, 26 s left"."""
-    if progress.stage == "plate":  # counts its steps, not frames
-        return f"Making the plate: {100 * progress.done // max(progress.total, 1)} %"
-    words = f"Matting: {progress.done} of {progress.total} frames"
-    if progress.fps:
-        words += f", {progress.fps:.1f} a second"
-    if progress.seconds_left >= 1:
-        words += f", {describe_seconds(progress.seconds_left)} left"
+    if step.stage == "plate":  # counts its steps, not frames
+        return f"Making the plate: {100 * step.done // max(step.total, 1)} %"
+    words = f"Matting: {step.done} of {step.total} frames"
+    if step.fps:
+        words += f", {step.fps:.1f} a second"
+    if step.seconds_left >= 1:
+        words += f", {describe_seconds(step.seconds_left)} left"
     return words
 
 
@@ -233,7 +247,7 @@ def _pump_until_done() -> None:
     shown, shown_at = "", 0.0
     try:
         while pump() is not None:
-            current = task.message if task is not None and task.running else maker.message if maker is not None else ""
+            current = progress()[1]
             if current != shown and time.monotonic() - shown_at > 1.0:
                 print(current, flush=True)
                 shown, shown_at = current, time.monotonic()

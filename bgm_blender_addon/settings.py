@@ -21,9 +21,14 @@ class BGM_PG_finding(bpy.types.PropertyGroup):
 
     light: bpy.props.EnumProperty(
         name="Light",
-        items=[("GREEN", "Good", ""), ("YELLOW", "Attention", ""), ("RED", "Problem", "")],
+        items=[
+            ("green", "Good", "Nothing is wrong"),
+            ("amber", "Attention", "Costs quality"),
+            ("red", "Problem", "Spoils the matte"),
+        ],
     )
     text: bpy.props.StringProperty(name="Finding")
+    action: bpy.props.StringProperty(name="Action", description="Which button helps, in the engine's words")
 
 
 def _clip_changed(self: BGM_PG_matting, context: bpy.types.Context) -> None:

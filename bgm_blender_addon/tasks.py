@@ -63,7 +63,7 @@ def preview(tree: bpy.types.NodeTree, scene: bpy.types.Scene, scene_frame: int) 
         raise UserError(f"The clip shows nothing at frame {scene_frame}; it lasts from {shown[0]} to {shown[1]}.")
     request = settings.make_job(tree.bgm, scene, preferences.device(), (first, last))
     request.data["output"] |= {"foreground": True, "matte": False, "error": False}
-    folder = request.folder / "preview"
+    folder = request.folder / "preview" / "parts"
     commands: list[protocol.Message] = []
     if request.plate_to_make:
         commands.append(_plate_command(request))
@@ -72,10 +72,10 @@ def preview(tree: bpy.types.NodeTree, scene: bpy.types.Scene, scene_frame: int) 
     space = clip.colorspace_settings.name
 
     def take(result: dict[str, Any]) -> str:
-        image = show_preview(Path(result["alpha"]), Path(result["foreground"]), space)
+        path = request.folder / "preview" / Path(result["foreground"]).name
+        show_preview(Path(result["alpha"]), Path(result["foreground"]), space, path.with_stem("preview"))
         shutil.rmtree(folder, ignore_errors=True)
         job.unlink(missing_ok=True)
-        image["bgm_frame"] = scene_frame
         return f"Preview of frame {scene_frame}"
 
     runner.start(runner.Task(f"Preview frame {scene_frame}", commands, take, tree.session_uid))
@@ -126,9 +126,7 @@ def check_plate(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:
 
     def take(result: dict[str, Any]) -> str:
         group = runner.find_group(uid)
-        if group is not None:
-            show_findings(group.bgm, result)
-        return "The plate is checked"
+        return show_findings(group.bgm, result) if group is not None else "The plate is checked"
 
     runner.start(runner.Task("Check the plate", commands, take, uid))
 
@@ -162,33 +160,36 @@ def matte_strip(scene: bpy.types.Scene, strip: bpy.types.Strip) -> None:
     matte(tree, scene, then=add)
 
 
-def show_preview(alpha_path: Path, foreground_path: Path, foreground_space: str) -> bpy.types.Image:
-    """One image of straight foreground and alpha, shown in an open image editor."""
+def show_preview(alpha_path: Path, foreground_path: Path, foreground_space: str, path: Path) -> bpy.types.Image:
+    """One image of straight foreground and alpha, saved to `path` and shown in an open image editor."""
     import numpy as np  # Blender's own
 
     parts = []
-    for path in (alpha_path, foreground_path):
-        image = bpy.data.images.load(str(path))
-        image.colorspace_settings.name = "Non-Color"  # the numbers as the file has them
-        pixels = np.empty(image.size[0] * image.size[1] * 4, np.float32)
-        image.pixels.foreach_get(pixels)
+    for part_path in (alpha_path, foreground_path):
+        part = bpy.data.images.load(str(part_path))
+        part.colorspace_settings.name = "Non-Color"  # the numbers as the file has them
+        pixels = np.empty(part.size[0] * part.size[1] * 4, np.float32)
+        part.pixels.foreach_get(pixels)
         parts.append(pixels)
-        size = tuple(image.size)
-        bpy.data.images.remove(image)
+        width, height = part.size
+        bpy.data.images.remove(part)
     alpha, rgba = parts
     rgba[3::4] = alpha[0::4]
-    is_linear = foreground_path.suffix == ".exr"
-    shown = bpy.data.images.get(PREVIEW_IMAGE)
-    if shown is not None and (tuple(shown.size) != size or shown.is_float != is_linear):
-        shown.name = f"{PREVIEW_IMAGE} (old)"
-        shown.user_remap(replacement := _new_preview(size, is_linear))
-        bpy.data.images.remove(shown)
-        shown = replacement
-    if shown is None:
-        shown = _new_preview(size, is_linear)
+
+    is_linear = path.suffix == ".exr"
+    drawn = bpy.data.images.new("preview", width, height, alpha=True, float_buffer=is_linear)
+    drawn.colorspace_settings.name = "Linear Rec.709" if is_linear else foreground_space
+    drawn.pixels.foreach_set(rgba)
+    drawn.filepath_raw, drawn.file_format = str(path), "OPEN_EXR" if is_linear else "PNG"
+    drawn.save()
+    bpy.data.images.remove(drawn)
+
+    shown = bpy.data.images.get(PREVIEW_IMAGE) or bpy.data.images.load(str(path))
+    shown.name = PREVIEW_IMAGE
+    shown.filepath = node.storable(path)
     shown.colorspace_settings.name = "Linear Rec.709" if is_linear else foreground_space
-    shown.pixels.foreach_set(rgba)
-    shown.update()
+    shown.reload()
+    _draw_thumbnail(shown, rgba.reshape(height, width, 4))
     for window in bpy.context.window_manager.windows if bpy.context.window_manager else ():
         for area in window.screen.areas:
             if area.type == "IMAGE_EDITOR":
@@ -196,20 +197,34 @@ def show_preview(alpha_path: Path, foreground_path: Path, foreground_space: str)
     return shown
 
 
-def _new_preview(size: tuple[int, ...], is_linear: bool) -> bpy.types.Image:
-    return bpy.data.images.new(PREVIEW_IMAGE, size[0], size[1], alpha=True, float_buffer=is_linear)
+def _draw_thumbnail(image: bpy.types.Image, rgba: Any) -> None:
+    """The panel's small picture: the cut-out over grey, where Blender's own thumbnail leaves the alpha out."""
+    step = max(1, max(rgba.shape[:2]) // 256)
+    small = rgba[::step, ::step].copy()
+    small[..., :3] = small[..., :3] * small[..., 3:] + 0.4 * (1 - small[..., 3:])
+    small[..., 3] = 1.0
+    thumbnail = image.preview_ensure()
+    thumbnail.image_size = (small.shape[1], small.shape[0])
+    thumbnail.image_pixels_float.foreach_set(small.reshape(-1))
 
 
-def show_findings(bgm: settings.BGM_PG_matting, diagnosis: dict[str, Any]) -> None:
-    """Take the plate doctor's findings into the settings, for the panel."""
+def show_findings(bgm: settings.BGM_PG_matting, diagnosis: dict[str, Any]) -> str:
+    """Take the plate doctor's findings into the settings, for the panel; returns them in a sentence."""
     bgm.findings.clear()
-    for finding in diagnosis.get("findings", []):
+    for finding in diagnosis["findings"]:
         item = bgm.findings.add()
-        item.light = str(finding.get("light", "yellow")).upper()
-        item.text = " ".join(str(finding[key]) for key in ("message", "consequence", "remedy") if finding.get(key))
+        item.light = finding["severity"]
+        item.text = f"{finding['message']} {finding['remedy']}."
+        item.action = finding["action"]
     if not bgm.findings:
         item = bgm.findings.add()
-        item.light, item.text = "GREEN", "The plate fits the clip."
+        item.light, item.text = "green", "The plate fits the clip."
+        return item.text
+    return (
+        f"The plate has {len(bgm.findings)} weak points: see Plate Tools"
+        if len(bgm.findings) > 1
+        else bgm.findings[0].text
+    )
 
 
 def describe_result(result: dict[str, Any]) -> str:

@@ -54,9 +54,6 @@ def stage(folder: Path) -> None:
     (folder / "__init__.py").write_text(INIT, encoding="utf-8")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", ".*"))
-    for name in ("LICENSE", "COPYING"):
-        if (ROOT / name).exists():
-            shutil.copy(ROOT / name, folder)
 
 
 def find_cli(blender: Path | None) -> Path:

@@ -2,7 +2,7 @@
 """An engine without a network: speaks core.protocol and writes mattes whose every pixel a test can work out.
 
 Where it runs, `FAKE_WORKER` says how it misbehaves: "crash" in the middle of a job, "silent" after a command, "noise"
-on stdout, "deaf" to Shutdown.
+on stdout, "deaf" to Shutdown, "strict" with plates.
 """
 
 from __future__ import annotations
@@ -81,8 +81,12 @@ def run(id: str, command: protocol.Message, cancelled: set[str]) -> str:
         assert cv2.imwrite(command.output, np.full((height, width, 3), 77, np.uint8))
         send(protocol.Result({"plate": command.output}), id)
     elif isinstance(command, protocol.Diagnose):
-        send(protocol.Error("Expected a plate of this place; got another. Choose the right plate."), id)
-        return "failed"
+        if MANNER == "strict":
+            send(protocol.Error("Expected a plate of this place; got another. Choose the right plate."), id)
+            return "failed"
+        finding = {"kind": "misaligned", "severity": "amber", "action": "align", "region": None, "value": 9.0}
+        finding |= {"message": "The plate is 9 pixels off.", "remedy": "Turn alignment on"}
+        send(protocol.Result({"light": "amber", "findings": [finding], "frame_numbers": [1]}), id)
     elif isinstance(command, protocol.Matte):
         job = json.loads(Path(command.job).read_text())
         first, last = job["frames"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -96,9 +97,9 @@ def run_blender(version: str, script: str, engine: Path | None, tmp_path: Path, 
     return {**result, "stdout": done.stdout}
 
 
-def read_exr(path: str) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """(H, W, 4) float."""
-    return np.asarray(oiio.ImageBuf(path).get_pixels(oiio.FLOAT), np.float32)
+def read_image(path: Path | str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """(H, W, channels) float; integers as 0 to 1."""
+    return np.asarray(oiio.ImageBuf(str(path)).get_pixels(oiio.FLOAT), np.float32)
 
 
 def linear(srgb8: Any) -> Any:
@@ -119,12 +120,12 @@ def check_renders(renders: dict[str, str], numbers: dict[int, int | None]) -> No
             alpha16 = alpha_of(number, WIDTH, HEIGHT)
             alpha, error = alpha16 / 65535, (alpha16 >> 8) / 255
             foreground = linear(foreground_of(number, WIDTH, HEIGHT))
-        np.testing.assert_allclose(read_exr(renders[f"Alpha {frame}"])[..., 0], alpha, atol=1e-6)
-        np.testing.assert_allclose(read_exr(renders[f"Error {frame}"])[..., 0], error, atol=1e-6)
+        np.testing.assert_allclose(read_image(renders[f"Alpha {frame}"])[..., 0], alpha, atol=1e-6)
+        np.testing.assert_allclose(read_image(renders[f"Error {frame}"])[..., 0], error, atol=1e-6)
         np.testing.assert_allclose(
-            read_exr(renders[f"Foreground {frame}"])[..., :3], foreground, atol=5e-5
+            read_image(renders[f"Foreground {frame}"])[..., :3], foreground, atol=5e-5
         )  # Blender converts by table
-        image = read_exr(renders[f"Image {frame}"])
+        image = read_image(renders[f"Image {frame}"])
         np.testing.assert_allclose(image[..., 3], alpha, atol=1e-6)
         np.testing.assert_allclose(image[..., :3], foreground * alpha[..., None], atol=5e-5)
 
@@ -142,17 +143,17 @@ def test_node_renders_what_the_engine_wrote(
     check_renders(result["renders"], numbers)
 
     number = 1003
-    before = read_exr(result["renders"]["before"])
+    before = read_image(result["renders"]["before"])
     np.testing.assert_allclose(before[..., :3], linear(foreground_of(number, WIDTH, HEIGHT) // 2), atol=5e-5)
     np.testing.assert_allclose(before[..., 3], 1.0)
     alpha = (alpha_of(number, WIDTH, HEIGHT) / 65535)[..., None]
     over = linear(foreground_of(number, WIDTH, HEIGHT)) * alpha + np.array([0.25, 0.5, 0.75]) * (1 - alpha)
-    np.testing.assert_allclose(read_exr(result["renders"]["over"])[..., :3], over, atol=5e-5)
+    np.testing.assert_allclose(read_image(result["renders"]["over"])[..., :3], over, atol=5e-5)
 
     plain = run_blender(version, "render_only.py", None, tmp_path, blend=result["blend"], frames=list(numbers))
     for frame in numbers:
         np.testing.assert_array_equal(
-            read_exr(plain["renders"][str(frame)]), read_exr(result["renders"][f"Image {frame}"])
+            read_image(plain["renders"][str(frame)]), read_image(result["renders"][f"Image {frame}"])
         )
 
 
@@ -220,7 +221,7 @@ def test_strips_are_in_sync(
         "no source": [1, 60, 61, 60],
     }
     for name, number, size in (("movie", 6, MOVIE_SIZE), ("images", 1007, (WIDTH, HEIGHT))):
-        picture = read_exr(result["renders"][name])
+        picture = read_image(result["renders"][name])
         alpha = alpha_of(number, *size) / 65535
         foreground = linear(foreground_of(number, *size))
         np.testing.assert_allclose(picture[..., 3], alpha, atol=2e-3)
@@ -239,11 +240,12 @@ def test_the_other_operators(version: str, archive: Path, fake_engine: Path, seq
     assert result["preview"]["size"] == [WIDTH, HEIGHT]
     expected = np.dstack([foreground, alpha])[-1, :2].reshape(-1)
     np.testing.assert_allclose(result["preview"]["pixels"], expected, atol=1 / 255)
-    assert result["left behind"] == []
+    assert result["left behind"] == ["preview"]
     assert result["from clip"]["frames"] == [1003, 1004]
     assert result["from clip"]["footage"]["color_space"] == "srgb"
+    assert result["findings"] == [["amber", "The plate is 9 pixels off. Turn alignment on.", "align"]]
     assert Path(result["packed"]).name == "packed.png"
-    picture = read_exr(result["no foreground"])
+    picture = read_image(result["no foreground"])
     colors = linear(foreground_of(1003, WIDTH, HEIGHT) // 2) * alpha[..., None]
     np.testing.assert_allclose(picture[..., :3], colors, atol=5e-5)
     assert result["command"] == [0, "2 frames, 1003 to 1004", 1]
@@ -266,4 +268,55 @@ def test_a_file_of_4_5_opens_in_5_2(archive: Path, fake_engine: Path, sequence: 
         "detail": 0.25,
         "clip": "shot_v2.1001.png",
     }
-    np.testing.assert_allclose(read_exr(new["image"]), read_exr(old["renders"]["Image 10"]), atol=1e-6)
+    np.testing.assert_allclose(read_image(new["image"]), read_image(old["renders"]["Image 10"]), atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sequence", "movie"])
+def test_the_real_engine_in_blender(kind: str, archive: Path, shot: Any, tmp_path: Path) -> None:
+    first = 1001 if kind == "sequence" else 1
+    footage = shot.write_sequence(tmp_path / "footage", first) if first > 1 else shot.write_movie(tmp_path / "shot.mkv")
+    plate = shot.write_plate(tmp_path / "plate.png")
+    setup = {"zip": archive, "footage": footage, "plate": plate, "frame": 3, "size": [shot.width, shot.height]}
+    result = run_blender("5.2", "real_engine.py", Path(sys.executable), tmp_path, **setup)
+    for extension, renders in result["renders"].items():
+        folder = tmp_path / extension
+        name = f"{first + 2:04d}.{extension}"
+        assert len(list((folder / "alpha").iterdir())) == 5
+        alpha = read_image(folder / "alpha" / f"alpha.{name}")[..., 0]
+        assert alpha.max() > alpha.min()  # it found something
+        np.testing.assert_allclose(read_image(renders["Alpha"])[..., 0], alpha, atol=1e-6)
+        foreground = read_image(folder / "foreground" / f"foreground.{name}")[..., :3]
+        if extension == "png":
+            foreground = linear(foreground * 255)
+        np.testing.assert_allclose(read_image(renders["Image"])[..., :3], foreground * alpha[..., None], atol=5e-5)
+
+
+APP = Path(os.environ.get("BGM_BLENDER_APP", Path.home() / ".cache" / "bgm" / "blender-app"))
+
+
+@pytest.mark.slow
+def test_in_the_application(archive: Path, shot: Any, tmp_path: Path) -> None:
+    if not (APP / ".complete").exists():
+        pytest.skip(f"no Blender application in {APP}; scripts/blender_app build {APP} makes one (Linux, as root)")
+    arguments = {"zip": archive, "folder": tmp_path, "footage": shot.write_movie(tmp_path / "shot.mkv", 40)}
+    arguments["plate"] = shot.write_plate(tmp_path / "plate.png")
+    environment = {**os.environ, "BLENDER_USER_RESOURCES": str(tmp_path / "user"), "BGM_ENGINE_PYTHON": sys.executable}
+    command = [str(ROOT / "scripts" / "blender_app"), "gui", str(APP), "240", str(tmp_path / "end.png")]
+    command += ["--python", str(ROOT / "tests" / "blender" / "gui.py"), "--", json.dumps(arguments, default=str)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, cwd=ROOT)
+    results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    assert results, done.stdout[-6000:] + done.stderr[-6000:]
+    result = json.loads(results[-1].removeprefix("RESULT "))
+    pictures = ROOT / "artifacts" / "blender"
+    pictures.mkdir(parents=True, exist_ok=True)
+    for picture in tmp_path.glob("*.png"):
+        shutil.copy(picture, pictures)
+    assert "error" not in result, result["error"]
+    assert result["preview"] == ["finished", "Preview of frame 10"]
+    assert (result["state"], result["message"]) == ("finished", "40 frames, 1 to 40")
+    assert result["wired"] == [1, 40, True]  # after an undo in the middle of the job
+    assert result["cancelled"] == "cancelled"
+    assert result["other file"][0] == "finished" and "no longer in this file" in result["other file"][1]
+    # A window that redraws takes a moment now and then; one that waits for the engine would not tick at all
+    assert result["ticks"] > 3 * result["seconds"] and result["longest"] < min(3.0, result["seconds"] / 2)

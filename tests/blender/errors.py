@@ -50,6 +50,7 @@ def main() -> None:
     said["no folder yet"] = error_of(ops.open_folder)
 
     # The engine's own errors arrive as they are
+    os.environ["FAKE_WORKER"] = "strict"
     said["check plate"] = error_of(ops.check_plate)
     os.environ["FAKE_WORKER"] = "crash"
     addon("runner").stop_engine()

@@ -50,6 +50,8 @@ def main() -> None:
     assert not error_of(ops.make_plate)
     assert bgm.plate_image is not None and bgm.plate_image.colorspace_settings.name == "sRGB"
     bgm.plate_source = "IMAGE"
+    assert not error_of(ops.check_plate)
+    result["findings"] = [[finding.light, finding.text, finding.action] for finding in bgm.findings]
     bgm.plate_image.pack()
     bgm.plate_image.filepath = str(folder / "gone" / "packed.png")
     assert not error_of(ops.matte_clip)

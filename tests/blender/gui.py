@@ -5,17 +5,19 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import addon, arguments, finish, install, load_clip, matting_node, size_scene
+from common import MODULE, addon, arguments, finish, install, load_clip, matting_node, size_scene
 
 ARGS = arguments()
 FOLDER = Path(ARGS["folder"])
 ticks: list[float] = []
-result: dict = {"pictures": []}
+result: dict = {}
+waiting: object = None
 
 
 def tick() -> float:
@@ -24,77 +26,145 @@ def tick() -> float:
 
 
 def picture(name: str) -> None:
-    path = FOLDER / f"{name}.png"
-    subprocess.run(
-        ["import", "-window", "root", str(path)], check=True
-    )  # Blender's own is black without a graphics card
-    result["pictures"].append(str(path))
+    """Blender's own screenshots are black without a graphics card."""
+    subprocess.run(["import", "-window", "root", str(FOLDER / f"{name}.png")], check=True)
 
 
-def areas(kind: str) -> list:
-    return [area for area in bpy.context.window_manager.windows[0].screen.areas if area.type == kind]
+def window() -> bpy.types.Window:
+    return bpy.context.window_manager.windows[0]
 
 
-def show_tab(area) -> None:  # noqa: ANN001
+def open_sidebar(area_type: str, ui_type: str) -> bpy.types.Area:
+    """Of the largest editor of a type, made another one; its tabs exist once it has been drawn."""
+    candidates = [area for area in window().screen.areas if area.type == area_type]
+    area = max(candidates, key=lambda area: area.width * area.height)
+    area.ui_type = ui_type
     area.spaces.active.show_region_ui = True
-    region = next(region for region in area.regions if region.type == "UI")
-    with bpy.context.temp_override(window=bpy.context.window_manager.windows[0]):
-        bpy.ops.wm.redraw_timer(type="DRAW_WIN_SWAP", iterations=1)
-    region.active_panel_category = "Matting"
+    return area
 
 
-def steps():  # noqa: ANN201
-    """Yields seconds to wait, or a condition to wait for."""
-    bpy.context.preferences.view.show_splash = False
+def choose_tab(area: bpy.types.Area) -> None:
+    next(region for region in area.regions if region.type == "UI").active_panel_category = "Matting"
+
+
+def ui_step(operator: Callable, **arguments: object) -> None:
+    with bpy.context.temp_override(window=window()):
+        operator(**arguments)
+
+
+def steps() -> Iterator[object]:
+    """The test, yielding seconds to wait, or a condition to wait for."""
     install(ARGS["zip"])
+    runner = addon("runner")
     scene = bpy.context.scene
     clip = load_clip(ARGS["footage"])
     size_scene(scene, *clip.size)
     scene.frame_end = clip.frame_duration
+    scene.frame_set(10)
     plate = bpy.data.images.load(ARGS["plate"])
     bpy.ops.wm.save_as_mainfile(filepath=str(FOLDER / "shot.blend"))
-    bpy.context.window_manager.windows[0].workspace = bpy.data.workspaces["Compositing"]
+
+    window().workspace = bpy.data.workspaces["Compositing"]
     yield 1.0
-    bpy.ops.bgm.add_node(clip=clip.name, plate=plate.name)
+    area = open_sidebar("NODE_EDITOR", "CompositorNodeTree")
+    yield 1.0
+    ui_step(bpy.ops.bgm.add_node, clip=clip.name, plate=plate.name)
     node = matting_node(scene)
-    for area in areas("NODE_EDITOR"):
-        area.ui_type = "CompositorNodeTree"
-        show_tab(area)
+    name = node.node_tree.name
+    choose_tab(area)
     yield 0.5
-    picture("before")
+    picture("compositor_before")
+
+    ui_step(bpy.ops.bgm.matte_frame, group=name)
+    yield lambda: not runner.busy()
+    result["preview"] = [runner.task.state, runner.task.message]
+    yield 1.0
+    picture("compositor_preview")
+
     begin = time.monotonic()
-    runner = addon("runner")
-    assert bpy.ops.bgm.matte_clip(group=node.node_tree.name) == {"FINISHED"}
+    ui_step(bpy.ops.bgm.matte_clip, group=name)
     yield lambda: runner.task.factor > 0.3
-    picture("during")
+    picture("compositor_during")
+    ui_step(bpy.ops.ed.undo_push, message="An artist goes on working")
+    scene.frame_set(20)
+    ui_step(bpy.ops.ed.undo_push, message="and on")
+    ui_step(bpy.ops.ed.undo)  # every reference to data is void from here on
     yield lambda: not runner.busy()
     end = time.monotonic()
     during = [b - a for a, b in zip(ticks, ticks[1:], strict=False) if begin < a < end]
     result.update(state=runner.task.state, message=runner.task.message, ticks=len(during), longest=max(during))
     result["seconds"] = end - begin
+    tree = bpy.data.node_groups[name]
+    result["wired"] = [tree.bgm.result_first, tree.bgm.result_last, "Alpha Matte" in tree.nodes]
     yield 0.5
-    picture("after")
-    bpy.ops.wm.quit_blender()
+    picture("compositor_after")
+
+    # Cancelling, and loading another file meanwhile
+    tree.bgm.use_matte = True
+    ui_step(bpy.ops.bgm.matte_clip, group=name)
+    yield lambda: runner.task.factor > 0.1
+    ui_step(bpy.ops.bgm.cancel)
+    yield lambda: not runner.busy()
+    result["cancelled"] = runner.task.state
+    ui_step(bpy.ops.wm.save_mainfile)
+    ui_step(bpy.ops.bgm.matte_clip, group=name)
+    ui_step(bpy.ops.wm.read_homefile, use_empty=True)
+    yield lambda: not runner.busy()
+    result["other file"] = [runner.task.state, runner.task.message]
+    ui_step(bpy.ops.wm.open_mainfile, filepath=str(FOLDER / "shot.blend"))
+    yield 1.0
+    ui_step(bpy.ops.bgm.use_results, group=name)
+
+    area = open_sidebar("NODE_EDITOR", "CLIP_EDITOR")
+    area.spaces.active.clip = bpy.data.movieclips[0]
+    yield 0.5
+    choose_tab(area)
+    yield 0.5
+    picture("clip_editor")
+
+    scene = bpy.context.scene
+    scene.render.fps = 24
+    sequencer = addon("sequencer")
+    strip = sequencer.strips(scene).new_movie(name="shot", filepath=ARGS["footage"], channel=1, frame_start=1)
+    scene.sequence_editor.active_strip = strip
+    if hasattr(bpy.context.workspace, "sequencer_scene"):
+        window().workspace.sequencer_scene = scene
+    ui_step(bpy.ops.bgm.add_strip, group=name)
+    scene.sequence_editor.active_strip = strip
+    area = open_sidebar("CLIP_EDITOR", "SEQUENCE_EDITOR")
+    yield 0.5
+    choose_tab(area)
+    yield 0.5
+    picture("sequencer")
+
+    ui_step(bpy.ops.screen.userpref_show)
+    bpy.context.preferences.active_section = "ADDONS"
+    bpy.data.window_managers[0].addon_search = "Background Matting"
+    bpy.ops.preferences.addon_expand(module=MODULE)
+    ui_step(bpy.ops.bgm.check_engine)
+    yield lambda: not runner.busy()
+    yield 1.0
+    picture("preferences")
 
 
-def drive(run=steps()) -> float | None:  # noqa: ANN001, B008
+def drive(run: Iterator[object]) -> float | None:
     """A timer that walks through the steps."""
     global waiting
     try:
         if callable(waiting) and not waiting():
             return 0.05
         waiting = next(run)
-        return 0.05 if callable(waiting) else waiting
+        return waiting if isinstance(waiting, float) else 0.05
     except StopIteration:
         pass
     except Exception:
-        traceback.print_exc()
         result["error"] = traceback.format_exc()
     finish(**result)
     bpy.ops.wm.quit_blender()
     return None
 
 
-waiting: object = None
+bpy.context.preferences.view.show_splash = False
+test = steps()
 bpy.app.timers.register(tick, first_interval=0.1, persistent=True)
-bpy.app.timers.register(drive, first_interval=1.0, persistent=True)
+bpy.app.timers.register(lambda: drive(test), first_interval=1.0, persistent=True)
