@@ -69,14 +69,18 @@ def _parser() -> argparse.ArgumentParser:
     matte.add_argument("--detail", type=float, default=0.0, help="coarse pass as a share of the frame, 0 to 1")
     matte.add_argument("--garbage", default="", help="mask of what is certainly background: still, sequence or movie")
     matte.add_argument("--core", default="", help="mask of what is certainly the subject")
-    matte.add_argument("--deliver", default="", metavar="KINDS", help=f"some of {','.join(DELIVERIES)}")
+    matte.add_argument(
+        "--deliver", type=_deliveries, default=(), metavar="KINDS", help=f"some of {','.join(DELIVERIES)}"
+    )
     matte.add_argument("--fps", type=float, default=0.0, help="of delivered movies; default the footage's, or 24")
     matte.add_argument("--matte", action="store_true", help="also write RGBA, premultiplied in EXR, straight in PNG")
     matte.set_defaults(command=_matte)
 
     deliver = commands.add_parser("deliver", help="movies and EXRs of finished frames", description=_deliver.__doc__)
     deliver.add_argument("folder", help="the output folder of a finished job")
-    deliver.add_argument("--deliver", required=True, metavar="KINDS", help=f"some of {','.join(DELIVERIES)}")
+    deliver.add_argument(
+        "--deliver", type=_deliveries, required=True, metavar="KINDS", help=f"some of {','.join(DELIVERIES)}"
+    )
     deliver.add_argument("--fps", type=float, default=0.0, help="of movies; default the footage's, or 24")
     deliver.set_defaults(command=_deliver)
 
@@ -114,9 +118,7 @@ def _matte(args: argparse.Namespace) -> int:
         job = Job(
             footage=Source(_absolute(args.footage), args.color_space),
             plate=PlateSource(_absolute(args.plate) if args.plate else "", args.color_space),
-            output=Output(
-                _absolute(args.output), args.format, matte=args.matte, deliver=_names(args.deliver), fps=args.fps
-            ),
+            output=Output(_absolute(args.output), args.format, matte=args.matte, deliver=args.deliver, fps=args.fps),
             masks=Masks(
                 MaskSource(_absolute(args.garbage) if args.garbage else ""),
                 MaskSource(_absolute(args.core) if args.core else ""),
@@ -149,7 +151,7 @@ def _deliver(args: argparse.Namespace) -> int:
     with _Bar("deliver") as bar:
         try:
             made = delivery.deliver(
-                finished, _names(args.deliver), args.fps, job.plate, lambda number: bar.step(), stopped.is_set
+                finished, args.deliver, args.fps, job.plate, lambda number: bar.step(), stopped.is_set
             )
         except delivery.CancelledError:
             return 130
@@ -217,8 +219,12 @@ def _worker(args: argparse.Namespace) -> int:
     return 0
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+def _deliveries(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    unknown = set(names) - set(DELIVERIES)
+    if unknown or not names:
+        raise argparse.ArgumentTypeError(f"{text!r} is not made of {', '.join(DELIVERIES)}")
+    return names
 
 
 def _absolute(path: str) -> str:

@@ -40,7 +40,8 @@ class MaskReader:
 
     def identity(self, number: int) -> list[str]:
         """Changes when a mask of this frame does."""
-        return [track.identity(number) if track else "" for track in (self._garbage, self._core)]
+        roles = {"garbage": self._garbage, "core": self._core}
+        return [f"{role} {track.identity(number)}" for role, track in roles.items() if track]
 
     def force(self, number: int, src: Pixels, matte: Matte) -> tuple[Matte, dict[str, Any]]:
         """Put the masks of a frame upon its matte; frames are asked for in ascending order.

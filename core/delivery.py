@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Deliveries: what others want of a finished matte, made of the frames in its output folder. No bpy.
+
+Into `delivery/`, by the names of core.job.DELIVERIES:
+
+    rgba         rgba.####.exr        premultiplied, scene-linear
+    multilayer   multilayer.####.exr  the same, and the layers alpha.V, foreground.RGB, error.V, plate.RGB
+    prores       cutout.mov           ProRes 4444, 10 bits and alpha, straight, encoded as the footage is
+    webm         cutout.webm          VP9 with alpha, straight, sRGB
+    preview      preview.mp4          H.264, sRGB, over mid-grey
+
+Movies run from the first frame to the last; a frame that is missing between them is transparent. Each file is written
+whole or not at all, and written again only when the frames it is made of have changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from . import color, frame_io
+from .color import Floats, Pixels
+from .errors import JobError
+from .job import DELIVERIES, PlateSource
+
+VERSION = 1  # raise when the same frames give another file
+SEQUENCE_FPS = 24.0  # of image sequences, which do not say
+GREY = np.float32(0.18)  # linear, behind the preview
+
+_MOVIES = {
+    "prores": ("cutout.mov", "prores_ks", "yuva444p10le", {"profile": "4444", "vendor": "apl0"}),
+    "webm": ("cutout.webm", "libvpx-vp9", "yuva420p", {"crf": "18", "b": "0", "auto-alt-ref": "0", "cpu-used": "4"}),
+    "preview": ("preview.mp4", "libx264", "yuv420p", {"crf": "18", "movflags": "faststart"}),
+}
+_BT709, _LIMITED = 1, 1  # in ITU-T H.273 and FFmpeg
+
+
+class CancelledError(Exception):
+    """The user cancelled; what was finished by then stays."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The frames of an output folder, as its report lists them."""
+
+    folder: Path
+    files: dict[int, dict[str, Path]]  # frame number: alpha, foreground and (optional) error
+    color_space: str  # of the foreground
+    fps: float  # of the footage; 0 for image sequences
+
+    def key(self, number: int) -> str:
+        """Changes when a file of the frame does."""
+        return " ".join(frame_io.file_identity(path) for path in self.files[number].values())
+
+    def read(self, number: int) -> tuple[Pixels, Floats]:
+        """A frame's straight foreground (H, W, 3) as stored, and its alpha (H, W)."""
+        files = self.files[number]
+        return frame_io.read_image(files["foreground"]), color.to_float(frame_io.read_image(files["alpha"])[..., 0])
+
+
+def read_finished(folder: Path, numbers: Sequence[int] | None = None) -> Finished:
+    """What is in an output folder.
+
+    Args:
+        numbers: the frames to take; None: all that are there.
+
+    Raises:
+        JobError: no report, or no frames with a foreground.
+    """
+    try:
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        records = {int(record["frame_number"]): record["files"] for record in report["frames"]}
+        wanted = sorted(records if numbers is None else records.keys() & set(numbers))
+        files = {}
+        for number in wanted:
+            paths = {name.partition("/")[0]: folder / name for name in records[number]}
+            found = {name: paths[name] for name in ("alpha", "foreground", "error") if name in paths}
+            if len(found) > ("error" in found) + 1 and all(path.is_file() for path in found.values()):
+                files[number] = found
+        finished = Finished(folder, files, str(report["foreground_color_space"]), float(report["fps"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise JobError(
+            "an output folder with a report.json", f"{folder}: {error!r}", "Matte the footage first"
+        ) from None
+    if not files:
+        raise JobError("finished frames with their foreground", f"none in {folder}", "Matte the footage first")
+    return finished
+
+
+def deliver(
+    finished: Finished,
+    kinds: Sequence[str],
+    fps: float = 0.0,
+    plate: PlateSource | None = None,
+    on_frame: Callable[[int], None] = lambda number: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> dict[str, str]:
+    """Bring deliveries up to date.
+
+    Args:
+        kinds: names out of core.job.DELIVERIES.
+        fps: of movies; 0: the footage's, or 24.
+        plate: what the multilayer file's plate layer holds; None: no such layer.
+        on_frame: called after each frame with its number.
+
+    Returns:
+        Each kind's movie, or its first frame's file.
+
+    Raises:
+        CancelledError: `cancelled` said so, between two frames.
+        JobError: a kind that does not exist.
+        OutputError: they cannot be written.
+        FootageError: a frame or the plate cannot be read.
+    """
+    for kind in kinds:
+        if kind not in DELIVERIES:
+            raise JobError(f"deliveries out of {', '.join(DELIVERIES)}", repr(kind), "Choose some of them")
+    rate = Fraction(fps or finished.fps or SEQUENCE_FPS).limit_denominator(1001)
+    folder = finished.folder / "delivery"
+    folder.mkdir(parents=True, exist_ok=True)
+    made = {}
+
+    def step(number: int) -> None:
+        on_frame(number)
+        if cancelled():
+            raise CancelledError
+
+    with _State(folder / "delivery.json") as state:
+        for kind in kinds:
+            if kind in _MOVIES:
+                path = folder / _MOVIES[kind][0]
+                key = [kind, str(rate), finished.color_space, *(finished.key(n) for n in finished.files)]
+                write = partial(_write_movie, kind=kind, finished=finished, rate=rate, step=step)
+                state.bring_up_to_date(path, key, write)
+                made[kind] = str(path)
+                continue
+            layer = _read_plate(finished, plate) if kind == "multilayer" and plate and plate.path else None
+            for number in finished.files:
+                path = folder / f"{kind}.{number:04d}.exr"
+                key = [kind, finished.color_space, finished.key(number), repr(plate) if layer is not None else ""]
+                write = partial(_write_layers, kind=kind, finished=finished, number=number, plate=layer)
+                state.bring_up_to_date(path, key, write)
+                made.setdefault(kind, str(path))
+                step(number)
+    return made
+
+
+class _State:
+    """What each delivered file was made of; kept on disk from the end of each delivery on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            known = {}
+        self._keys: dict[str, str] = known if isinstance(known, dict) else {}
+
+    def __enter__(self) -> _State:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        frame_io.write_whole(self._path, lambda part: _write_text(part, json.dumps(self._keys)))
+
+    def bring_up_to_date(self, path: Path, made_of: list[str], write: Callable[[Path], None]) -> None:
+        key = hashlib.sha256(json.dumps([VERSION, *made_of]).encode()).hexdigest()
+        if self._keys.get(path.name) != key or not path.is_file():
+            frame_io.write_whole(path, write)
+            self._keys[path.name] = key
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _write_layers(path: Path, kind: str, finished: Finished, number: int, plate: Floats | None) -> None:
+    stored, pha = finished.read(number)
+    space = finished.color_space if color.is_scene_linear(finished.color_space) else "linear"
+    foreground = color.convert(stored, finished.color_space, space)
+    planes, names = [foreground * pha[..., None], pha], ["R", "G", "B", "A"]
+    if kind == "multilayer":
+        planes += [pha, foreground]
+        names += ["alpha.V", "foreground.R", "foreground.G", "foreground.B"]
+        if "error" in finished.files[number]:
+            planes.append(color.to_float(frame_io.read_image(finished.files[number]["error"])[..., 0]))
+            names.append("error.V")
+        if plate is not None:
+            planes.append(plate)
+            names += ["plate.R", "plate.G", "plate.B"]
+    half = stored.dtype in (np.uint8, np.float16)  # which half floats hold exactly
+    frame_io.write_exr(path, np.dstack(planes).astype(np.float16 if half else np.float32), names)
+
+
+def _read_plate(finished: Finished, plate: PlateSource) -> Floats:
+    """The plate's (first) picture at the frames' size, scene-linear like the other layers."""
+    source = frame_io.open_plate(plate.path, plate.color_space)
+    ((_, frame),) = source.frames(source.numbers[:1])
+    first = finished.read(next(iter(finished.files)))[1]
+    space = finished.color_space if color.is_scene_linear(finished.color_space) else "linear"
+    return color.convert(frame_io.resize(frame.pixels, *first.shape[::-1]), frame.color_space, space)
+
+
+def _write_movie(path: Path, kind: str, finished: Finished, rate: Fraction, step: Callable[[int], None]) -> None:
+    _, codec, pix_fmt, options = _MOVIES[kind]
+    numbers = list(finished.files)
+    height, width = finished.read(numbers[0])[1].shape
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=rate, options=options)
+        even = 2 if kind == "preview" else 1  # H.264 has no odd sizes
+        stream.width, stream.height, stream.pix_fmt = -(-width // even) * even, -(-height // even) * even, pix_fmt
+        context = stream.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = _LIMITED
+        if kind == "webm":
+            stream.metadata["alpha_mode"] = "1"  # without which players show it opaque
+        transparent = np.zeros((height, width, 4), np.float32)
+        for index, number in enumerate(range(numbers[0], numbers[-1] + 1)):
+            rgba = _display(kind, finished, number) if number in finished.files else transparent
+            if kind == "preview":
+                rgba = np.pad(
+                    _over_grey(rgba), ((0, stream.height - height), (0, stream.width - width), (0, 0)), "edge"
+                )
+            layout = "rgb48le" if kind == "preview" else "rgba64le"
+            picture = av.VideoFrame.from_ndarray(color.to_dtype(rgba, np.dtype(np.uint16)), format=layout)
+            picture = picture.reformat(format=pix_fmt, dst_colorspace="ITU709", dst_color_range="MPEG")
+            picture.pts = index
+            container.mux(stream.encode(picture))
+            step(number)
+        container.mux(stream.encode(None))
+
+
+def _display(kind: str, finished: Finished, number: int) -> Floats:
+    """(H, W, 4) straight, 0 to 1: sRGB-encoded, or as the footage is where ProRes keeps a log or display encoding."""
+    stored, pha = finished.read(number)
+    keeps = kind == "prores" and not color.is_scene_linear(finished.color_space)
+    target = finished.color_space if keeps else "srgb"
+    return np.dstack([np.clip(color.convert(stored, finished.color_space, target), 0, 1), pha])
+
+
+def _over_grey(rgba: Floats) -> Floats:
+    """Straight sRGB over grey, mixed in linear light, as (H, W, 3) sRGB."""
+    pha = rgba[..., 3:]
+    return color.linear_to_srgb(color.srgb_to_linear(rgba[..., :3]) * pha + GREY * (1 - pha))
