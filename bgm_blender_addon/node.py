@@ -243,10 +243,10 @@ def storable(path: Path) -> str:
 
 
 def color_space(result: str, path: Path, clip: bpy.types.MovieClip | None) -> str:
-    """Alpha and error are data; a PNG foreground is encoded as its clip is, an EXR one is linear."""
+    """Alpha and error are data; a foreground is encoded as its clip is, but an EXR one is always scene-linear."""
     if result != "foreground":
         return "Non-Color"
-    if path.suffix == ".exr":
+    if path.suffix == ".exr" and not (clip and settings.is_scene_linear(clip)):
         return "Linear Rec.709"
     return clip.colorspace_settings.name if clip else "sRGB"
 

@@ -314,6 +314,11 @@ def color_space(datablock: bpy.types.MovieClip | bpy.types.Image) -> str:
     return COLOR_SPACES.get(name, name)
 
 
+def is_scene_linear(datablock: bpy.types.MovieClip | bpy.types.Image) -> bool:
+    """Whether its values are proportional to light, by the names in Blender's configurations."""
+    return datablock.colorspace_settings.name.startswith(("Linear ", "ACEScg", "ACES2065-1"))
+
+
 def _plate(settings: BGM_PG_matting, folder: Path) -> tuple[dict[str, Any], Path | None]:
     """The job's plate, and the file to make it into where it comes from the clip."""
     plate = {"align": "auto" if settings.plate_align else "off", "match": settings.plate_match}
@@ -342,7 +347,7 @@ def _plate(settings: BGM_PG_matting, folder: Path) -> tuple[dict[str, Any], Path
 
 def plate_file(settings: BGM_PG_matting, folder: Path) -> Path:
     """Where the plate goes that is made from the clip, in the clip's own encoding."""
-    return folder / "plate" / ("from_clip.exr" if color_space(settings.clip) == "linear" else "from_clip.png")
+    return folder / "plate" / ("from_clip.exr" if is_scene_linear(settings.clip) else "from_clip.png")
 
 
 def _packed_image_file(image: bpy.types.Image, folder: Path) -> Path:
