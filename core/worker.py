@@ -68,12 +68,6 @@ class Worker:
             logging.shutdown()
             os._exit(1)
 
-    def run_to_end(self) -> None:
-        """Serve like `run`, but let every command that was read come to its own end."""
-        self._read_commands()
-        self._queue.put(None)
-        self._run_commands()
-
     def _read_commands(self) -> None:
         while line := self._commands.readline(protocol.MAX_LINE + 1):
             if len(line) > protocol.MAX_LINE:

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from io import BytesIO
+import threading
 from pathlib import Path
 
 import cv2
@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from core import frame_io, protocol
-from core.worker import Worker
+from tests.test_worker import Process
 
 ROOT = Path(__file__).parent.parent
 KILLS = 50
@@ -104,15 +104,15 @@ def test_ten_thousand_messages_of_nonsense():
             line = bytes(seed.randrange(1, 256) for _ in range(40)).replace(b"\n", b"?")
         lines.append(line)
     last = protocol.encode(protocol.DryRun(1, 0.0), "last")
-    answers = BytesIO()
-    answers.close = lambda: None
-    worker = Worker(BytesIO(b"\n".join(lines) + b"\n" + last), answers)
-    worker.run_to_end()
+    worker = Process()
+    writer = threading.Thread(target=lambda: worker.send_line(b"\n".join(lines) + b"\n" + last))
+    writer.start()
     got: dict[str, list[protocol.Message]] = {}
-    for answer in answers.getvalue().splitlines():
-        id, message = protocol.decode(answer)
+    while protocol.Done("finished") not in got.get("last", []):
+        id, message = worker.read()
         got.setdefault(id, []).append(message)
-    assert got["last"][-1] == protocol.Done("finished")
+    writer.join()
+    assert worker.close() == 0
     for i, line in enumerate(lines):
         try:
             protocol.decode(line)
