@@ -87,6 +87,7 @@ class Mix:
     dark_scene: float = 0.09
     bright_scene: float = 0.05
     compressed: float = 0.4
+    sharpened: float = 0.15
     noise: float = 0.85
     plate_averaged: float = 0.4  # of the noisy: a plate of many frames has next to no noise
     flicker: float = 0.15
@@ -369,7 +370,7 @@ class _Scene:
         read, shot = (rng.uniform(0, 0.02), rng.uniform(0, 0.03)) if noisy else (0.0, 0.0)
         grain = rng.uniform(0.3, 0.9) if self._chance(0.3) else 0.0  # a codec's or demosaicer's softer noise
         plate_noise = rng.uniform(0, 0.3) if self._chance(mix.plate_averaged) else 1.0
-        sharpness = rng.uniform(0.2, 0.8) if self._chance(0.15) else 0.0
+        sharpness = rng.uniform(0.2, 0.8) if self._chance(mix.sharpened) else 0.0
         quality = int(rng.integers(45, 96)) if self._chance(mix.compressed) else 0
         plate_quality = quality if self._chance(0.7) else int(rng.integers(60, 98))
 
@@ -399,7 +400,7 @@ class _Scene:
         mix, rng, size = self.mix, self.rng, self.size
         throw = rng.random()
         count = 0 if throw < mix.no_subject else 1
-        if throw > 1 - mix.two_subjects - mix.three_subjects:
+        if count and throw > 1 - mix.two_subjects - mix.three_subjects:
             count = 3 if throw > 1 - mix.three_subjects else 2
         actors: list[Actor] = []
         for number in range(count):
