@@ -103,6 +103,11 @@ class Stage:
         """Subjects of the given kinds whose names begin with one of `prefix`."""
         return [path for kind in kinds for path in self.pool.kinds.get(kind, []) if path.name.startswith(prefix)]
 
+    def spread(self, kind: str, count: int) -> list[Path]:
+        """At most `count` subjects of a kind, from all over its list."""
+        found = self.figures(kind)
+        return found[:: -(-len(found) // count) or 1]
+
     def standing(self, image: Bytes, name: str, height: float, upscale: float = 1.1) -> Matrix:
         """Down to the frame's lower edge, `height` of the frame tall as far as its pixels reach, left to right."""
         dice = _dice(name)
@@ -147,7 +152,7 @@ def people(stage: Stage) -> Iterable[Take]:
         thing = stage.pool.subject(things[(5 * number + 3) % len(things)], 4096)
         held = stage.hanging(thing, name, 0.4)
         yield stage.still(name, (thing, held), (image, stage.standing(image, name, 0.8)))
-    for path in stage.figures("rendered", prefix=("person",))[:8]:
+    for path in stage.spread("rendered_people", 8):
         image = stage.pool.subject(path, 4096)
         yield stage.still(path.stem, (image, stage.standing(image, path.stem, 0.95)))
 
@@ -174,9 +179,8 @@ def objects(stage: Stage) -> Iterable[Take]:
     for path in stage.figures("animals"):
         image = stage.pool.subject(path, 4096)
         yield stage.still(path.stem, (image, stage.standing(image, path.stem, 0.8)))
-    drawn = stage.figures("objects")
-    rendered = [path for path in stage.figures("rendered") if not path.name.startswith(("person", "glass", "hair"))]
-    for path in [*stage.figures("stamps", prefix=PHOTOGRAPHED), *drawn[:: max(1, len(drawn) // 4)], *rendered[:8]]:
+        rendered = [*stage.spread("rendered_things", 8), *stage.spread("rendered_fur", 3)]
+    for path in [*stage.figures("stamps", prefix=PHOTOGRAPHED), *stage.spread("objects", 4), *rendered]:
         image = stage.pool.subject(path, 4096)
         yield stage.still(path.stem, (image, stage.hanging(image, path.stem, 0.75)))
 
@@ -184,14 +188,19 @@ def objects(stage: Stage) -> Iterable[Take]:
 def hair(stage: Stage) -> Iterable[Take]:
     """Hair and fur, pixel by pixel."""
     heads = stage.figures("people", prefix=("person-09", "person-51", "person-d6"))
-    for path in [*heads, *stage.figures("animals"), *stage.figures("rendered", prefix=("person", "hair"))[:6]]:
+    for path in [
+        *heads,
+        *stage.figures("animals"),
+        *stage.spread("rendered_people", 5),
+        *stage.spread("rendered_fur", 3),
+    ]:
         image = stage.pool.subject(path, 4096)
         yield stage.still(path.stem, (image, stage.close(image, path.stem)))
 
 
 def glass(stage: Stage) -> Iterable[Take]:
     """Things that let the background through: rendered with their true transmission, and drawn veils and panes."""
-    for path in stage.figures("rendered", prefix=("glass",))[:8]:
+    for path in stage.spread("rendered_glass", 8):
         image = stage.pool.subject(path, 4096)
         yield stage.still(path.stem, (image, stage.hanging(image, path.stem, 0.85)))
     for name, draw in [("veil", procedural.veil), ("pane", procedural.glass)]:

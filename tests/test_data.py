@@ -54,7 +54,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     root
                     / split
                     / kind
-                    / f"{('person', 'animal', 'emoji', 'glass', 'plants_trees-birch')[number]}-{copy}.png"
+                    / f"{('person', 'animal', 'emoji', 'hair', 'plants_trees-birch')[number]}-{copy}.png"
                 )
                 path.parent.mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(path), disc(200 + 40 * number, (40 * number, 200 - 40 * number, 90)))
@@ -336,7 +336,7 @@ def test_without_a_plate_subjects_are_people(pool: Path, monkeypatch: pytest.Mon
     give = clips.pool.subject
     monkeypatch.setattr(clips.pool, "subject", lambda path, size: asked.append(path.parent.name) or give(path, size))
     assert not any(clips[index]["has_plate"] for index in range(8))
-    assert set(asked) == {"people"}
+    assert set(asked) == {"people", "rendered"}
 
 
 def test_shares_are_shares():

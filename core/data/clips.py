@@ -49,6 +49,8 @@ from .augmentation import (
 from .compositing import Layer, compose, compose_in_light, filtered, over, place
 from .pool import Bytes, Pool
 
+PEOPLE = ("people", "rendered_people")
+FIGURES = (*PEOPLE, "animals", "rendered_fur", "rendered_clips")
 LENGTHS = {"train": 1_000_000, "valid": 256, "test": 256}
 
 
@@ -63,10 +65,13 @@ class Mix:
     distractors: float = 0.65  # one to three things that are in the plate as well
     ghost: float = 0.06  # a thing that is in the plate only
     # kinds of subject, by weight; of those that the pool has
-    people: float = 0.22
+    people: float = 0.2
     animals: float = 0.1
-    rendered: float = 0.24
-    rendered_clips: float = 0.12
+    rendered_people: float = 0.2
+    rendered_fur: float = 0.06
+    rendered_glass: float = 0.06
+    rendered_things: float = 0.08
+    rendered_clips: float = 0.1
     stamps: float = 0.1
     objects: float = 0.12
     drawn: float = 0.22
@@ -265,7 +270,7 @@ class _Scene:
         return np.asarray(np.clip(color * light + texture, 0, 1), np.float32)
 
     def _prop(self, side: int) -> Layer:
-        kind = self._kind(("people",)) if self.people_only else self._kind(())
+        kind = self._kind((*PEOPLE, "rendered_clips") if self.people_only else ())
         actor = self._actor(kind, None, side, scale=(0.12, 0.9))
         return actor.at(0, lambda t: np.eye(3), side)
 
@@ -389,10 +394,10 @@ class _Scene:
     # the subjects ------------------------------------------------------------------------------------------------
 
     def _kind(self, without: tuple[str, ...]) -> str:
-        weights = {kind: getattr(self.mix, kind) for kind in self.pool.kinds if kind not in without}
-        if self.pool.clips and "rendered_clips" not in without:
-            weights["rendered_clips"] = self.mix.rendered_clips
-        weights["drawn"] = self.mix.drawn
+        kinds = [*self.pool.kinds, "drawn", *(["rendered_clips"] if self.pool.clips else [])]
+        weights = {kind: getattr(self.mix, kind) for kind in kinds if kind not in without}
+        if not weights:
+            return "drawn"
         shares = np.array(list(weights.values()))
         return str(self.rng.choice(list(weights), p=shares / shares.sum()))
 
@@ -404,10 +409,10 @@ class _Scene:
             count = 3 if throw > 1 - mix.three_subjects else 2
         actors: list[Actor] = []
         for number in range(count):
-            if self.people_only and "people" in self.pool.kinds:
-                kind = "people"
+            if self.people_only:
+                kind = self._kind(tuple({*self.pool.kinds, "drawn", "rendered_clips"} - {*PEOPLE}))
             elif number and self._chance(0.5):  # beside or in the hands of the first
-                kind = self._kind(("people", "animals"))
+                kind = self._kind(FIGURES)
             else:
                 kind = self._kind(())
             actors.append(self._actor(kind, room, size))
@@ -422,7 +427,7 @@ class _Scene:
             scale: range of its longer side by the frame's.
         """
         mix, rng = self.mix, self.rng
-        figure = kind in ("people", "animals", "rendered", "rendered_clips")
+        figure = kind in FIGURES
         if room is not None and self._chance(mix.fills_frame):
             share = rng.uniform(1.6, 2.6)
         elif figure:

@@ -20,6 +20,14 @@ from .split import SPLITS
 
 Bytes = NDArray[np.uint8]  # (H, W, 3) RGB or (H, W, 4) straight RGBA, sRGB-encoded
 
+# What scripts/render_dataset.py calls its pictures, by whether people, fur or what lets light through is in them.
+RENDERED = {
+    "hair": "rendered_people",
+    "held": "rendered_people",
+    "person": "rendered_people",
+    "fur": "rendered_fur",
+    "glass": "rendered_glass",
+}
 SMALLEST_LEVEL = 96  # pixels, longer side
 
 
@@ -30,6 +38,8 @@ class Pool:
         root: the pool's folder; decoded images go to its `.cache`.
         split: "train", "valid" or "test".
 
+    `kinds` has the subjects' files by folder, those of rendered/ by RENDERED and the rest as "rendered_things".
+
     Raises:
         FootageError: no such split, or one without subjects or without photographs.
     """
@@ -39,11 +49,13 @@ class Pool:
             raise FootageError(f"a split among {', '.join(SPLITS)}", f"'{split}'", "Name one of them")
         self.root = root
         folder = root / split
-        self.kinds: dict[str, list[Path]] = {
-            kind.name: files
-            for kind in sorted(folder.glob("*"))
-            if kind.name not in ("backgrounds", "rendered_clips") and (files := sorted(kind.glob("*.png")))
-        }
+        self.kinds: dict[str, list[Path]] = {}
+        for path in sorted(folder.glob("*/*.png")):
+            kind = path.parent.name
+            if kind == "rendered":
+                kind = RENDERED.get(path.name.split("-")[0], "rendered_things")
+            if kind != "backgrounds":
+                self.kinds.setdefault(kind, []).append(path)
         self.clips = [
             frames for clip in sorted(folder.glob("rendered_clips/*")) if (frames := sorted(clip.glob("*.png")))
         ]
