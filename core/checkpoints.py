@@ -1,23 +1,29 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Weight files: our own safetensors, whose metadata say which network they are for. Nothing is ever unpickled."""
+"""Weight files: this project's safetensors, whose metadata say which network they are for, and what others publish."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from core.errors import CheckpointError
+from core.foreign_weights import Weights, read_torch_file, recognise
 from core.models import MattingBase, MattingRefine, RecurrentMatting
+
+log = logging.getLogger(__name__)
 
 _ARCHITECTURES: dict[str, type[nn.Module]] = {
     architecture.__name__: architecture for architecture in (MattingBase, MattingRefine, RecurrentMatting)
 }
+_FIRST_LAYERS = ("backbone.conv1.weight", "backbone.features.0.0.weight")
 _WEIGHTS = Path(__file__).parent / "weights"
 
 
@@ -39,42 +45,127 @@ def locate_model(name_or_path: str | Path) -> Path:
     return path
 
 
-def load_model(name_or_path: str | Path = "default") -> nn.Module:
+def load_model(name_or_path: str | Path = "default", *, initialise: bool = False) -> nn.Module:
     """The network a weight file is for, with its weights, in eval mode, on the CPU, in float32.
 
+    Formats: this project's safetensors; checkpoints and TorchScript archives of BackgroundMattingV2; checkpoints of
+    2022-BackgroundMatting; with `initialise` also DeepLabV3, by DeepLabV3Plus-Pytorch or torchvision, and torchvision's
+    ResNet and MobileNetV2, which make a MattingBase.
+
     Args:
-        name_or_path: "default" for the weights that ship, else a file.
+        name_or_path: "default" or another name of `list_models`, else a file.
+        initialise: take what fits in name and shape, and leave the rest of the network at its random start.
 
     Raises:
         CheckpointError: no such file, no model, an unknown architecture, or keys that do not fit.
     """
     path = locate_model(name_or_path)
+    weights = _read(path)
+    try:
+        model = _ARCHITECTURES[weights.architecture](**weights.arguments)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"one of {', '.join(_ARCHITECTURES)} with its settings",
+            f"{weights.architecture!r} with {weights.arguments} in {path}",
+            "Choose a file of this version",
+        ) from error
+    if initialise:
+        _initialise(model, weights, path)
+        return model.eval()
+    expected = model.state_dict()
+    state = _complete(weights.state, expected)
+    misfits = _misfits(state, expected)
+    if misfits or expected.keys() - state.keys():
+        missing = sorted(expected.keys() - state.keys())
+        raise CheckpointError(
+            f"the weights of {weights.architecture}",
+            f"{path} ({weights.origin}) with {len(missing)} missing ({_list(missing)}) "
+            f"and {len(misfits)} unexpected ({_list(misfits.values())})",
+            "Choose a file of this network" if weights.is_whole else "Use it to initialise a training",
+            missing=missing,
+            unexpected=misfits,
+        )
+    model.load_state_dict(state)  # in the model's own precision
+    return model.eval()
+
+
+def initialise_model(model: nn.Module, name_or_path: str | Path) -> list[str]:
+    """Start a training from weights that fit in part: a base network's for the whole one, a DeepLabV3, a backbone.
+
+    Returns:
+        The names of the weights that stay as they are.
+
+    Raises:
+        CheckpointError: no such file, no model, or nothing in it fits.
+    """
+    path = locate_model(name_or_path)
+    return _initialise(model, _read(path), path)
+
+
+def _read(path: Path) -> Weights:
+    """What a file holds. Whether it fits is for the caller to find out."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head[8:] != b"{":  # safetensors: the header's length, then its JSON
+        return recognise(read_torch_file(path), path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118  # no mapping
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError("a weight file", f"{path}: {error}", "Choose a file made by this project") from error
-    architecture = _ARCHITECTURES.get(metadata.get("architecture", ""))
-    if architecture is None:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping
+        arguments = json.loads(metadata.get("arguments", "{}"))
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise CheckpointError("a file of weights", f"{path}: {error}", "Choose a model file") from error
+    if "architecture" not in metadata:
+        return recognise(state, path)
+    return Weights(state, metadata["architecture"], arguments, "this project's", is_whole=True)
+
+
+def _initialise(model: nn.Module, weights: Weights, path: Path) -> list[str]:
+    expected = model.state_dict()
+    state = dict(weights.state)
+    for key in _FIRST_LAYERS:
+        if key in state and key in expected and state[key].shape[1:2] == (3,) and expected[key].shape[1] == 6:
+            # Made for an image alone: the source's channels take it, the plate's start at zero.
+            state[key] = torch.cat([state[key].float(), torch.zeros_like(state[key].float())], dim=1)
+    misfits = _misfits(state, expected)
+    fitting = {key: value for key, value in state.items() if key not in misfits}
+    if not any(value.dim() > 1 for value in fitting.values()):
         raise CheckpointError(
-            f"an architecture among {sorted(_ARCHITECTURES)}",
-            f"{metadata.get('architecture')!r} in {path}",
-            "Choose a file made by this project",
+            f"weights that {type(model).__name__} can start from",
+            f"{path} ({weights.origin}), of which none fits",
+            "Choose weights of the same backbone",
+            missing=expected,
+            unexpected=misfits,
         )
-    model = architecture(**json.loads(metadata.get("arguments", "{}")))
-    keys = model.state_dict().keys()
-    if keys != state.keys():
-        missing, unexpected = sorted(keys - state.keys()), sorted(state.keys() - keys)
-        raise CheckpointError(
-            f"the weights of {metadata['architecture']}",
-            f"{path} with {len(missing)} missing ({missing[:3]}) and {len(unexpected)} unexpected ({unexpected[:3]})",
-            "Choose a file of this version",
-            missing=missing,
-            unexpected=unexpected,
-        )
-    model.load_state_dict(state)
-    return model.eval()
+    model.load_state_dict(fitting, strict=False)
+    fresh = sorted(expected.keys() - fitting.keys())
+    log.info("%s (%s): %d weights taken, %d left as they are", path, weights.origin, len(fitting), len(fresh))
+    for reason, names in (("not in this network", misfits.values()), ("not in the file", fresh)):
+        for name in names:
+            log.debug("%s: %s", reason, name)
+    return fresh
+
+
+def _complete(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Add the batch norms' counters, which old checkpoints do not have and inference does not read."""
+    counters = {key: value for key, value in expected.items() if key.endswith(".num_batches_tracked")}
+    return counters | dict(state)
+
+
+def _misfits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, str]:
+    """The keys that a network does not have, or has in another shape, each with words for it."""
+    misfits = {}
+    for key, value in state.items():
+        if key not in expected:
+            misfits[key] = key
+        elif value.shape != expected[key].shape:
+            misfits[key] = f"{key} of {list(value.shape)} instead of {list(expected[key].shape)}"
+    return misfits
+
+
+def _list(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
 def half_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
