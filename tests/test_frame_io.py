@@ -30,26 +30,6 @@ def test_movie_with_a_varying_rate_repeats_what_is_on_screen(shot, tmp_path):
     assert len(shown) > 4 and "varies" in footage.warnings[0]
 
 
-@pytest.mark.parametrize(("pix_fmt", "dtype", "tolerance"), [("yuv444p", np.uint8, 3), ("yuv444p10le", np.uint16, 1)])
-@pytest.mark.parametrize("matrix", ["ITU601", "ITU709"])
-def test_movie_color_matrix_and_depth(tmp_path, pix_fmt, dtype, tolerance, matrix):
-    color = np.uint8([200, 120, 40])
-    path = tmp_path / "a.mov"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=24, options={"crf": "1"})
-        stream.width, stream.height, stream.pix_fmt = 64, 64, pix_fmt
-        stream.codec_context.colorspace = {"ITU601": 5, "ITU709": 1}[matrix]
-        picture = av.VideoFrame.from_ndarray(np.full((64, 64, 3), color), format="rgb24")
-        picture = picture.reformat(format=pix_fmt, dst_colorspace=matrix)
-        picture.colorspace = stream.codec_context.colorspace
-        container.mux(stream.encode(picture))
-        container.mux(stream.encode(None))
-    (frame,) = read_all(frame_io.open_footage(path)).values()
-    assert frame.pixels.dtype == dtype
-    scale = 1 if dtype == np.uint8 else 257
-    assert np.abs(frame.pixels[32, 32] / scale - color).max() < tolerance
-
-
 def test_truncated_movie_says_where_and_keeps_what_is_whole(shot, tmp_path):
     path = shot.write_movie(tmp_path / "a.mkv", 20)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Garbage and core masks over a made-up matte of 0.5."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core import engine, frame_io
+from core.errors import FootageError, JobError
+from core.job import Job, Masks, MaskSource, Output, Source, read_job
+from core.matting import Matte
+
+
+class Half:
+    """In place of the network: alpha 0.5, foreground grey, expected error 0.25 everywhere."""
+
+    is_recurrent = False
+
+    def reset(self) -> None: ...
+
+    def matte(self, src, *_):
+        shape = src.shape[:2]
+        return Matte(*(np.full(s, v, np.float32) for s, v in ((shape, 0.5), (src.shape, 0.5), (shape, 0.25))))
+
+
+@pytest.fixture
+def job(shot, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "_warm_matter", lambda job: Half())
+    first = shot.write_sequence(tmp_path / "in", first=1001, count=3)
+    return Job(Source(str(first)), output=Output(str(tmp_path / "out")))
+
+
+def write_mask(path: Path, values: np.ndarray) -> str:
+    """(64, 96) 0 to 1 as 16-bit grey."""
+    path.parent.mkdir(exist_ok=True)
+    frame_io.write_image(path, np.round(values * 65535).astype(np.uint16))
+    return str(path)
+
+
+def with_masks(job: Job, garbage: str = "", core: str = "", invert: bool = False) -> Job:
+    return replace(job, masks=Masks(MaskSource(garbage, invert), MaskSource(core, invert)))
+
+
+def alpha(job: Job, number: int) -> np.ndarray:
+    """(64, 96) 0 to 1."""
+    return frame_io.read_image(Path(job.output.folder) / f"alpha/alpha.{number}.png")[..., 0] / 65535
+
+
+@pytest.fixture
+def ramp():
+    """(64, 96): 0 in the first third, 1 in the last, a feather between."""
+    return np.broadcast_to(np.clip(np.linspace(-1, 2, 96), 0, 1), (64, 96))
+
+
+def test_garbage_and_core_by_hand(shot, job, tmp_path, ramp):
+    garbage, core = write_mask(tmp_path / "garbage.png", ramp), write_mask(tmp_path / "core.png", ramp[:, ::-1])
+    with pytest.raises(FootageError, match="shape"):
+        engine.run_job(with_masks(job, write_mask(tmp_path / "tall.png", np.zeros((64, 32)))))
+    engine.run_job(with_masks(job, garbage))
+    assert np.allclose(alpha(job, 1001), 0.5 * (1 - ramp), atol=2e-5)
+    engine.run_job(with_masks(job, core=garbage))
+    assert np.allclose(alpha(job, 1001), np.maximum(0.5, ramp), atol=2e-5)
+    engine.run_job(with_masks(job, garbage, core))  # the core, mirrored, wins where both claim a pixel
+    assert np.allclose(alpha(job, 1001), np.maximum(0.5 * (1 - ramp), ramp[:, ::-1]), atol=2e-5)
+    engine.run_job(with_masks(job, garbage, invert=True))
+    assert np.allclose(alpha(job, 1001), 0.5 * ramp, atol=2e-5)
+
+
+def test_the_core_shows_the_source_and_has_no_error(shot, job, tmp_path, ramp):
+    result = engine.run_job(with_masks(job, core=write_mask(tmp_path / "core.png", ramp)))
+    foreground = frame_io.read_image(Path(result["foreground"]))
+    assert np.array_equal(foreground[:, 65:], shot.frame(0)[:, 65:])
+    assert (foreground[:, :30] == 128).all()
+    feather = 0.5 + ramp[..., None] * (shot.frame(0) / 255 - 0.5)
+    assert np.abs(foreground / 255 - feather).max() < 0.6 / 255
+    error = frame_io.read_image(Path(result["error"]))[..., 0]
+    assert (error[:, 65:] == 0).all() and (error[:, :30] == 64).all()
+    frames = json.loads(Path(result["report"]).read_text())["frames"]
+    assert frames[0]["forced"] == pytest.approx(np.mean(np.maximum(0.5, ramp) - 0.5 > 1 / 255), abs=1e-4)
+
+
+def test_animated_masks_follow_the_footage_s_numbers(shot, job, tmp_path):
+    for number in (1000, 1001, 1002, 1003):
+        stripe = np.zeros((64, 96))
+        stripe[:, number - 1000] = 1
+        path = write_mask(tmp_path / "masks" / f"core.{number}.png", stripe)
+    engine.run_job(with_masks(job, core=path), frames=(1002, 1003))
+    for number in (1002, 1003):
+        assert np.argwhere(alpha(job, number)[0] == 1).tolist() == [[number - 1000]]
+    Path(path).unlink()
+    with pytest.raises(JobError, match=r"has 1000 to 1002 and lacks 1 of them, 1003 first"):
+        engine.run_job(with_masks(job, core=str(tmp_path / "masks/core.1001.png")))
+
+
+def test_movie_masks(shot, job, tmp_path):
+    movie = shot.write_movie(tmp_path / "a.mkv", 4)
+    masked = replace(with_masks(job, core=str(movie)), footage=Source(str(movie)))
+    engine.run_job(masked, frames=(2, 4))
+    for number in (2, 3, 4):
+        expected = np.maximum(0.5, shot.frame(number - 1).max(axis=2) / 255)
+        written = frame_io.read_image(Path(job.output.folder) / f"alpha/alpha.{number:04d}.png")[..., 0] / 65535
+        assert np.allclose(written, expected, atol=2e-5)
+
+
+def test_a_changed_mask_redoes_its_frames_only(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "PREROLL", 0)
+    for number in (1001, 1002, 1003):
+        path = write_mask(tmp_path / "masks" / f"core.{number}.png", np.zeros((64, 96)))
+    masked = with_masks(job, core=path)
+    engine.run_job(masked)
+    assert engine.run_job(masked)["skipped"] == 3
+    write_mask(tmp_path / "masks/core.1002.png", np.ones((64, 96)))
+    assert engine.run_job(masked)["skipped"] == 2
+    assert alpha(job, 1002).min() == 1 and alpha(job, 1001).max() < 0.51
+    assert engine.run_job(with_masks(job, garbage=path))["skipped"] == 0  # the same files in another role
+
+
+def test_masks_in_a_job_file_and_a_preview(job, tmp_path, ramp):
+    write_mask(tmp_path / "core.png", ramp)
+    (tmp_path / "job.yaml").write_text("{footage: {path: in/shot.1001.png}, masks: {core: {path: core.png}}}")
+    read = read_job(tmp_path / "job.yaml")
+    assert read.masks == Masks(core=MaskSource(str(tmp_path / "core.png")))
+    result = engine.preview_frame(read, 1002, tmp_path / "preview")
+    assert (frame_io.read_image(Path(result["alpha"]))[:, 65:] == 65535).all()
+    (tmp_path / "job.yaml").write_text("{footage: {path: a.png}, masks: {holdout: {path: core.png}}}")
+    with pytest.raises(JobError, match="holdout"):
+        read_job(tmp_path / "job.yaml")
