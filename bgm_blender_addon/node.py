@@ -2,8 +2,8 @@
 """The matting node: a plain compositor group, built and wired here, that renders the same without this add-on.
 
 No custom node class: Blender 4.5 and 5.0 crash on a file that holds one whose class is not registered.
-Inside, three reroutes ("Foreground Source", "Alpha Source" and the error output's link) are the only places that
-results move; what an artist adds behind them stays.
+Inside, results and masks only ever move the links into a few fixed nodes (two reroutes, the masks' nodes, the error
+output); what an artist adds behind them stays.
 """
 
 from __future__ import annotations
@@ -23,11 +23,17 @@ ALPHA = "Alpha Matte"
 ERROR = "Expected Error"
 FOREGROUND_SOURCE = "Foreground Source"
 ALPHA_SOURCE = "Alpha Source"
+GARBAGE = "Garbage Mask"
+CORE = "Core Mask"
+INVERT_GARBAGE = "Outside Garbage"
+CUT_GARBAGE = "Cut Garbage"
+FILL_CORE = "Fill Core"
+CORE_COLOR = "Clip in Core"
 PREMULTIPLY = "Premultiply"
 OVER = "Over Background"
 INPUT = "Group Input"
 OUTPUT = "Group Output"
-_NODES = {CLIP, FOREGROUND_SOURCE, ALPHA_SOURCE, OUTPUT}
+_NODES = {CLIP, FOREGROUND_SOURCE, ALPHA_SOURCE, GARBAGE, CORE, INVERT_GARBAGE, FILL_CORE, CORE_COLOR, OUTPUT}
 
 # Folder of a result: the node that shows it
 RESULTS = {"foreground": FOREGROUND, "alpha": ALPHA, "error": ERROR}
@@ -113,12 +119,16 @@ def update_sources(tree: bpy.types.NodeTree) -> None:
     foreground = shown.get("foreground") if alpha else None
     links.new((foreground or nodes[CLIP]).outputs["Image"], nodes[FOREGROUND_SOURCE].inputs[0])
     links.new(alpha.outputs["Image"] if alpha else nodes[CLIP].outputs["Alpha"], nodes[ALPHA_SOURCE].inputs[0])
-    error = nodes[OUTPUT].inputs["Error"]
-    if "error" in shown:
-        links.new(shown["error"].outputs["Image"], error)
-    else:
-        for link in list(error.links):
-            links.remove(link)
+    error = shown.get("error")
+    _link(tree, error.outputs["Image"] if error else None, nodes[OUTPUT].inputs["Error"])
+    garbage, core = nodes[GARBAGE], nodes[CORE]
+    garbage.mask, core.mask = tree.bgm.garbage_mask, tree.bgm.core_mask
+    for mask in (garbage, core):
+        if clip is not None:
+            mask.inputs["Size X"].default_value, mask.inputs["Size Y"].default_value = clip.size
+    _link(tree, garbage.outputs["Mask"] if garbage.mask else None, nodes[INVERT_GARBAGE].inputs[1])
+    for socket in (nodes[FILL_CORE].inputs[1], _factor(nodes[CORE_COLOR])):
+        _link(tree, core.outputs["Mask"] if core.mask else None, socket)
 
 
 def wire_results(tree: bpy.types.NodeTree, folder: Path) -> None:
@@ -182,27 +192,65 @@ def _build(tree: bpy.types.NodeTree) -> None:
         return node
 
     clip = add("CompositorNodeMovieClip", CLIP, -560.0, 320.0)
-    foreground = add("NodeReroute", FOREGROUND_SOURCE, -240.0, 0.0)
-    alpha = add("NodeReroute", ALPHA_SOURCE, -240.0, -320.0)
-    premultiply = add("CompositorNodeSetAlpha", PREMULTIPLY, -140.0, 160.0)
+    foreground_source = add("NodeReroute", FOREGROUND_SOURCE, -240.0, 0.0)
+    alpha_source = add("NodeReroute", ALPHA_SOURCE, -240.0, -320.0)
+    garbage = add("CompositorNodeMask", GARBAGE, -560.0, -960.0)
+    core = add("CompositorNodeMask", CORE, -560.0, -1240.0)
+    for mask in (garbage, core):
+        if hasattr(mask, "size_source"):
+            mask.size_source = "FIXED"
+        else:  # 5.0 on
+            mask.inputs["Size Source"].default_value = "Fixed"
+    keep = add("ShaderNodeMath", INVERT_GARBAGE, -140.0, -640.0)
+    keep.operation = "SUBTRACT"
+    cut = add("ShaderNodeMath", CUT_GARBAGE, 80.0, -480.0)
+    cut.operation = "MULTIPLY"
+    alpha = add("ShaderNodeMath", FILL_CORE, 300.0, -480.0)
+    alpha.operation = "MAXIMUM"
+    foreground = add("CompositorNodeAlphaOver", CORE_COLOR, -140.0, 0.0)
+    premultiply = add("CompositorNodeSetAlpha", PREMULTIPLY, 520.0, 160.0)
     if hasattr(premultiply, "mode"):
         premultiply.mode = "APPLY"
     else:  # 5.0 on
         premultiply.inputs["Type"].default_value = "Apply Mask"
-    over = add("CompositorNodeAlphaOver", OVER, 80.0, 200.0)
-    group_input = add("NodeGroupInput", INPUT, -140.0, 360.0)
-    group_output = add("NodeGroupOutput", OUTPUT, 320.0, 100.0)
-    colors = [socket for socket in over.inputs if socket.type == "RGBA"]  # background first, in every version
+    over = add("CompositorNodeAlphaOver", OVER, 740.0, 200.0)
+    group_input = add("NodeGroupInput", INPUT, 520.0, 360.0)
+    group_output = add("NodeGroupOutput", OUTPUT, 960.0, 100.0)
 
-    links.new(clip.outputs["Image"], foreground.inputs[0])
-    links.new(clip.outputs["Alpha"], alpha.inputs[0])
+    links.new(clip.outputs["Image"], foreground_source.inputs[0])
+    links.new(clip.outputs["Alpha"], alpha_source.inputs[0])
+    keep.inputs[0].default_value, keep.inputs[1].default_value = 1.0, 0.0
+    links.new(alpha_source.outputs[0], cut.inputs[0])
+    links.new(keep.outputs[0], cut.inputs[1])
+    links.new(cut.outputs[0], alpha.inputs[0])
+    alpha.inputs[1].default_value = 0.0
+    links.new(foreground_source.outputs[0], _colors(foreground)[0])
+    links.new(clip.outputs["Image"], _colors(foreground)[1])
+    _factor(foreground).default_value = 0.0
     links.new(foreground.outputs[0], premultiply.inputs["Image"])
     links.new(alpha.outputs[0], premultiply.inputs["Alpha"])
-    links.new(group_input.outputs["Background"], colors[0])
-    links.new(premultiply.outputs["Image"], colors[1])
+    links.new(group_input.outputs["Background"], _colors(over)[0])
+    links.new(premultiply.outputs["Image"], _colors(over)[1])
     links.new(over.outputs["Image"], group_output.inputs["Image"])
     links.new(alpha.outputs[0], group_output.inputs["Alpha"])
     links.new(foreground.outputs[0], group_output.inputs["Foreground"])
+
+
+def _link(tree: bpy.types.NodeTree, source: bpy.types.NodeSocket | None, target: bpy.types.NodeSocket) -> None:
+    """Have `target` fed by `source` alone; by nothing where that is None."""
+    for link in list(target.links):
+        tree.links.remove(link)
+    if source is not None:
+        tree.links.new(source, target)
+
+
+def _colors(over: bpy.types.Node) -> list[bpy.types.NodeSocket]:
+    """Background and foreground of an Alpha Over node; named otherwise before 5.0."""
+    return [socket for socket in over.inputs if socket.type == "RGBA"]
+
+
+def _factor(over: bpy.types.Node) -> bpy.types.NodeSocket:
+    return next(socket for socket in over.inputs if socket.identifier == "Fac")
 
 
 def _follow(node: bpy.types.Node, clip: bpy.types.MovieClip | None) -> None:

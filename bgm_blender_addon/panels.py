@@ -129,6 +129,13 @@ def draw_finding(
         layout.operator("bgm.make_plate", icon="IMAGE_BACKGROUND").group = tree.name
 
 
+def draw_masks(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:
+    layout.use_property_split = True
+    layout.use_property_decorate = False
+    layout.prop(tree.bgm, "garbage_mask")
+    layout.prop(tree.bgm, "core_mask")
+
+
 def draw_output(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:
     bgm = tree.bgm
     layout.use_property_split = True
@@ -141,13 +148,11 @@ def draw_output(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bp
         except UserError:
             pass
     layout.prop(bgm, "format")
-    column = layout.column(heading="Write")
-    alpha = column.row()
-    alpha.enabled = False
-    alpha.label(text="Alpha Matte", icon="CHECKBOX_HLT")
+    column = layout.column(heading="Besides Alpha")
     column.prop(bgm, "use_foreground")
     column.prop(bgm, "use_error")
     column.prop(bgm, "use_matte")
+    layout.column().prop(bgm, "deliver")
     row = layout.row(align=True)
     row.operator("bgm.open_folder", text="Open Folder", icon="FILE_FOLDER").group = tree.name
     row.operator("bgm.use_results", icon="FILE_REFRESH").group = tree.name
@@ -250,6 +255,12 @@ class BGM_PT_compositor_plate(SubPanel, CompositorPanel, bpy.types.Panel):
     draw_settings = staticmethod(draw_plate)
 
 
+class BGM_PT_compositor_masks(SubPanel, CompositorPanel, bpy.types.Panel):
+    bl_label = "Masks"
+    bl_parent_id = "BGM_PT_compositor"
+    draw_settings = staticmethod(draw_masks)
+
+
 class BGM_PT_compositor_output(SubPanel, CompositorPanel, bpy.types.Panel):
     bl_label = "Output"
     bl_parent_id = "BGM_PT_compositor"
@@ -270,6 +281,12 @@ class BGM_PT_clip_plate(SubPanel, ClipPanel, bpy.types.Panel):
     bl_label = "Plate Tools"
     bl_parent_id = "BGM_PT_clip"
     draw_settings = staticmethod(draw_plate)
+
+
+class BGM_PT_clip_masks(SubPanel, ClipPanel, bpy.types.Panel):
+    bl_label = "Masks"
+    bl_parent_id = "BGM_PT_clip"
+    draw_settings = staticmethod(draw_masks)
 
 
 class BGM_PT_clip_output(SubPanel, ClipPanel, bpy.types.Panel):
@@ -407,10 +424,12 @@ _register_classes, _unregister_classes = bpy.utils.register_classes_factory(
         BGM_MT_node_add,
         BGM_PT_compositor,
         BGM_PT_compositor_plate,
+        BGM_PT_compositor_masks,
         BGM_PT_compositor_output,
         BGM_PT_compositor_engine,
         BGM_PT_clip,
         BGM_PT_clip_plate,
+        BGM_PT_clip_masks,
         BGM_PT_clip_output,
         BGM_PT_clip_engine,
         BGM_PT_sequencer,

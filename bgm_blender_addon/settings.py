@@ -31,7 +31,7 @@ class BGM_PG_finding(bpy.types.PropertyGroup):
     action: bpy.props.StringProperty(name="Action", description="Which button helps, in the engine's words")
 
 
-def _clip_changed(self: BGM_PG_matting, context: bpy.types.Context) -> None:
+def _source_changed(self: BGM_PG_matting, context: bpy.types.Context) -> None:
     from . import node
 
     node.update_sources(self.id_data)
@@ -46,7 +46,7 @@ class BGM_PG_matting(bpy.types.PropertyGroup):
         name="Clip",
         description="The footage to pull a matte from",
         type=bpy.types.MovieClip,
-        update=_clip_changed,
+        update=_source_changed,
     )
 
     plate_source: bpy.props.EnumProperty(
@@ -78,6 +78,19 @@ class BGM_PG_matting(bpy.types.PropertyGroup):
     plate_moving: bpy.props.BoolProperty(
         name="Moving Plate",
         description="The plate is a second take with the same camera move, used frame by frame",
+    )
+
+    garbage_mask: bpy.props.PointerProperty(
+        name="Garbage",
+        description="A mask of what is certainly background: lights, rigs, the floor. Alpha becomes 0 inside it",
+        type=bpy.types.Mask,
+        update=_source_changed,
+    )
+    core_mask: bpy.props.PointerProperty(
+        name="Core",
+        description="A mask of what is certainly the subject. Alpha becomes 1 inside it",
+        type=bpy.types.Mask,
+        update=_source_changed,
     )
 
     frame_range: bpy.props.EnumProperty(
@@ -159,6 +172,20 @@ class BGM_PG_matting(bpy.types.PropertyGroup):
     )
     use_matte: bpy.props.BoolProperty(
         name="Cut-Out", description="Write colour and alpha in one image, as the sequencer needs it"
+    )
+
+    deliver: bpy.props.EnumProperty(
+        name="Deliver",
+        description="Files made of the finished frames, for others",
+        items=[
+            ("rgba", "RGBA EXR", "Premultiplied linear colour with alpha, one file a frame"),
+            ("multilayer", "Multilayer EXR", "Colour, alpha, foreground, error and plate in one file a frame"),
+            ("prores", "ProRes 4444", "A movie with alpha, for editing"),
+            ("webm", "WebM", "A movie with alpha, for the web"),
+            ("preview", "Preview", "A small movie over grey, to look at"),
+        ],
+        options={"ENUM_FLAG"},
+        default=set(),
     )
 
     result_folder: bpy.props.StringProperty(
@@ -289,6 +316,8 @@ def make_job(
             "foreground": settings.use_foreground,
             "matte": settings.use_matte,
             "error": settings.use_error,
+            "deliver": sorted(settings.deliver),
+            "fps": scene.render.fps / scene.render.fps_base if settings.clip.source == "SEQUENCE" else 0.0,
         },
     }
     return JobRequest(data, folder, clip_path, plate_to_make)

@@ -62,7 +62,7 @@ def preview(tree: bpy.types.NodeTree, scene: bpy.types.Scene, scene_frame: int) 
         shown = [footage.to_scene(clip, path, n) for n in (first, last)]
         raise UserError(f"The clip shows nothing at frame {scene_frame}; it lasts from {shown[0]} to {shown[1]}.")
     request = settings.make_job(tree.bgm, scene, preferences.device(), (first, last))
-    request.data["output"] |= {"foreground": True, "matte": False, "error": False}
+    request.data["output"] |= {"foreground": True, "matte": False, "error": False, "deliver": []}
     folder = request.folder / "preview" / "parts"
     commands: list[protocol.Message] = []
     if request.plate_to_make:

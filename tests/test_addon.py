@@ -320,3 +320,23 @@ def test_in_the_application(archive: Path, shot: Any, tmp_path: Path) -> None:
     assert result["other file"][0] == "finished" and "no longer in this file" in result["other file"][1]
     # A window that redraws takes a moment now and then; one that waits for the engine would not tick at all
     assert result["ticks"] > 3 * result["seconds"] and result["longest"] < min(3.0, result["seconds"] / 2)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_masks(version: str, archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path) -> None:
+    renders = run_blender(version, "masks.py", fake_engine, tmp_path, zip=archive, footage=sequence)["renders"]
+    alpha = alpha_of(1003, WIDTH, HEIGHT) / 65535
+    np.testing.assert_allclose(read_image(renders["without"])[..., 0], alpha, atol=1e-6)
+    masked, garbage, core = (
+        read_image(renders["Alpha"])[..., 0],
+        slice(0, WIDTH // 4 - 1),
+        slice(WIDTH * 3 // 4 + 2, WIDTH),
+    )
+    assert masked[:, garbage].max() == 0.0
+    assert masked[:, core].min() == 1.0
+    between = slice(WIDTH // 4 + 2, WIDTH * 3 // 4 - 1)
+    np.testing.assert_allclose(masked[:, between], alpha[:, between], atol=1e-6)
+    foreground = read_image(renders["Foreground"])[..., :3]
+    written = foreground_of(1003, WIDTH, HEIGHT)
+    np.testing.assert_allclose(foreground[:, between], linear(written)[:, between], atol=5e-5)
+    np.testing.assert_allclose(foreground[:, core], linear(written // 2)[:, core], atol=5e-5)  # the clip itself
