@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import OpenImageIO as oiio

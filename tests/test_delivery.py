@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Deliveries of made-up finished frames, read back by decoders and compared with the frames."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import OpenImageIO as oiio
+import pytest
+
+from core import __main__ as command_line
+from core import color, delivery, engine, frame_io
+from core.errors import JobError, OutputError
+from core.job import Job, Output, PlateSource, Source
+from core.matting import Matte
+
+WIDTH, HEIGHT = 95, 63  # odd on purpose
+
+
+def foreground(number: int) -> np.ndarray:
+    """(H, W, 3) uint8, smooth, other in each frame."""
+    ramp = np.linspace(20, 235, WIDTH)[None, :, None] * np.linspace(0.5, 1, HEIGHT)[:, None, None]
+    return (ramp * np.float32([1, 0.8, 0.6])).astype(np.uint8) - np.uint8(number)
+
+
+def alpha(number: int) -> np.ndarray:
+    """(H, W) uint16: 0 above, 65535 below, a ramp between."""
+    ramp = np.clip(np.linspace(-1, 2, HEIGHT) + number / 10, 0, 1)
+    return np.repeat(np.round(ramp * 65535).astype(np.uint16)[:, None], WIDTH, 1)
+
+
+def write_finished(folder: Path, numbers: list[int], extension: str = "png", space: str = "srgb") -> Path:
+    frames = []
+    for number in numbers:
+        pictures = {"alpha": alpha(number), "foreground": foreground(number), "error": alpha(number).astype(np.uint8)}
+        if extension == "exr":
+            pictures["alpha"] = color.to_float(pictures["alpha"]).astype(np.float16)
+            pictures["foreground"] = (color.to_float(pictures["foreground"]) * 3).astype(np.float16)
+        files = {}
+        for name, pixels in pictures.items():
+            path = f"{name}/{name}.{number:04d}.{'png' if name == 'error' else extension}"
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            files[path] = frame_io.write_image(folder / path, pixels)
+        frames.append({"frame_number": number, "files": files})
+    report = {"fps": 24000 / 1001, "foreground_color_space": space, "frames": frames}
+    (folder / "report.json").write_text(json.dumps(report))
+    return folder
+
+
+@pytest.fixture
+def finished(tmp_path):
+    return delivery.read_finished(write_finished(tmp_path, [1, 2, 3]))
+
+
+def read_layers(path: str) -> dict[str, np.ndarray]:
+    image = oiio.ImageBuf(path)
+    pixels = image.get_pixels(oiio.FLOAT)
+    return {name: pixels[..., i] for i, name in enumerate(image.spec().channelnames)}
+
+
+def decode(path: str, decoder: str = "") -> tuple[Fraction, list[av.VideoFrame]]:
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        if decoder:
+            context = av.CodecContext.create(decoder, "r")
+            return stream.average_rate, [f for packet in container.demux(stream) for f in context.decode(packet)]
+        return stream.average_rate, list(container.decode(stream))
+
+
+def light(number: int) -> np.ndarray:
+    return color.srgb_to_linear(color.to_float(foreground(number)))
+
+
+def test_premultiplied_exr(finished):
+    made = delivery.deliver(finished, ["rgba"])
+    assert made == {"rgba": str(finished.folder / "delivery/rgba.0001.exr")}
+    layers = read_layers(str(finished.folder / "delivery/rgba.0002.exr"))
+    assert list(layers) == ["R", "G", "B", "A"]
+    pha = color.to_float(alpha(2))
+    assert np.allclose(layers["A"], pha, atol=5e-4)
+    assert np.allclose(layers["G"], light(2)[..., 1] * pha, atol=5e-4)
+
+
+def test_multilayer_exr(finished, tmp_path):
+    frame_io.write_image(tmp_path / "plate.png", np.full((HEIGHT, WIDTH, 3), 128, np.uint8))
+    delivery.deliver(finished, ["multilayer"], plate=PlateSource(str(tmp_path / "plate.png")))
+    layers = read_layers(str(tmp_path / "delivery/multilayer.0003.exr"))
+    assert set(layers) == {
+        *("R", "G", "B", "A", "alpha.V", "error.V"),
+        *(f"{layer}.{c}" for layer in ("foreground", "plate") for c in "RGB"),
+    }
+    pha = color.to_float(alpha(3))
+    assert np.allclose(layers["alpha.V"], pha, atol=5e-4) and np.array_equal(layers["A"], layers["alpha.V"])
+    assert np.allclose(layers["foreground.B"], light(3)[..., 2], atol=5e-4)
+    assert np.allclose(layers["R"], light(3)[..., 0] * pha, atol=5e-4)
+    assert np.allclose(layers["error.V"], color.to_float(alpha(3).astype(np.uint8)), atol=5e-4)
+    assert np.allclose(layers["plate.G"], color.srgb_to_linear(np.float32(128 / 255)), atol=5e-4)
+
+
+def test_exr_frames_keep_values_above_one(tmp_path):
+    finished = delivery.read_finished(write_finished(tmp_path, [7], "exr", "linear"))
+    layers = read_layers(delivery.deliver(finished, ["multilayer"])["multilayer"])
+    stored = frame_io.read_image(tmp_path / "foreground/foreground.0007.exr")
+    assert layers["foreground.R"].max() > 2 and np.array_equal(layers["foreground.R"], stored[..., 0])
+    opaque = alpha(7) == 65535
+    assert np.array_equal(layers["R"][opaque], stored[..., 0][opaque])
+
+
+def test_prores(finished):
+    rate, pictures = decode(delivery.deliver(finished, ["prores"])["prores"])
+    assert rate == Fraction(24000, 1001) and len(pictures) == 3
+    assert pictures[0].format.name.startswith("yuva444p") and pictures[0].colorspace == 1
+    for number, picture in enumerate(pictures, 1):
+        rgba = picture.to_ndarray(format="rgba64le")
+        assert np.abs(rgba[..., 3] / 65535 - alpha(number) / 65535).max() < 1.5 / 1023  # of its 10 bits
+        assert np.abs(rgba[..., :3] / 257 - foreground(number)).max() < 2
+
+
+def test_webm(finished):
+    rate, pictures = decode(delivery.deliver(finished, ["webm"], fps=30)["webm"], "libvpx-vp9")
+    assert rate == 30 and len(pictures) == 3 and pictures[0].format.name == "yuva420p"
+    rgba = pictures[1].to_ndarray(format="rgba")
+    assert np.abs(rgba[..., 3] / 255 - alpha(2) / 65535).mean() < 0.01
+    assert np.abs(rgba[..., :3].astype(float) - foreground(2)).mean() < 4
+
+
+def test_preview(finished):
+    rate, pictures = decode(delivery.deliver(finished, ["preview"])["preview"])
+    assert len(pictures) == 3 and (pictures[0].width, pictures[0].height) == (96, 64)
+    picture = pictures[2].to_ndarray(format="rgb24").astype(float)
+    grey = color.linear_to_srgb(delivery.GREY) * 255
+    assert np.abs(picture[:10, :90] - grey).max() < 5
+    assert np.abs(picture[50:62, :90] - foreground(3)[50:62, :90]).mean() < 4
+
+
+def test_prores_keeps_a_log_encoding_and_the_others_do_not(tmp_path):
+    finished = delivery.read_finished(write_finished(tmp_path, [1], "png", "ACEScct"))
+    made = delivery.deliver(finished, ["prores", "webm"])
+    stored = foreground(1).astype(float)
+    assert np.abs(decode(made["prores"])[1][0].to_ndarray(format="rgb24") - stored).max() < 2
+    display = color.convert(foreground(1), "ACEScct", "srgb").clip(0, 1) * 255
+    assert np.abs(decode(made["webm"], "libvpx-vp9")[1][0].to_ndarray(format="rgb24") - display).mean() < 4
+
+
+def test_a_missing_frame_is_transparent(tmp_path):
+    finished = delivery.read_finished(write_finished(tmp_path, [11, 12, 14]))
+    _, pictures = decode(delivery.deliver(finished, ["prores"])["prores"])
+    assert [int(p.to_ndarray(format="rgba64le")[-1, 0, 3]) > 65000 for p in pictures] == [True, True, False, True]
+
+
+def test_only_what_changed_is_made_again(finished, tmp_path):
+    kinds = ["rgba", "preview"]
+    delivery.deliver(finished, kinds)
+    files = list((tmp_path / "delivery").glob("*.*[34xr]"))
+    assert len(files) == 4
+    stamps = {path: path.stat().st_mtime_ns for path in files}
+    delivery.deliver(finished, kinds)
+    assert {path: path.stat().st_mtime_ns for path in files} == stamps
+    frame_io.write_image(tmp_path / "alpha/alpha.0002.png", alpha(5))
+    delivery.deliver(finished, kinds)
+    changed = {path.name for path in files if path.stat().st_mtime_ns != stamps[path]}
+    assert changed == {"rgba.0002.exr", "preview.mp4"}
+
+
+def test_whole_or_not_at_all(finished, tmp_path):
+    def stop_at_2(number: int) -> None:
+        seen.append(number)
+
+    seen: list[int] = []
+    with pytest.raises(delivery.CancelledError):
+        delivery.deliver(finished, ["prores"], on_frame=stop_at_2, cancelled=lambda: len(seen) == 2)
+    (tmp_path / "foreground/foreground.0003.png").write_bytes(b"broken")
+    with pytest.raises(Exception, match=r"foreground\.0003"):
+        delivery.deliver(finished, ["preview"])
+    assert [path.name for path in (tmp_path / "delivery").iterdir()] == ["delivery.json"]
+    (tmp_path / "delivery/cutout.webm").mkdir()
+    with pytest.raises(OutputError):
+        delivery.deliver(delivery.read_finished(tmp_path, [1, 2]), ["webm"])
+
+
+def test_nothing_to_deliver(tmp_path, finished):
+    with pytest.raises(JobError, match="rgba, multilayer"):
+        delivery.deliver(finished, ["gif"])
+    with pytest.raises(JobError, match=r"report\.json"):
+        delivery.read_finished(tmp_path / "none")
+    with pytest.raises(JobError, match="finished frames"):
+        delivery.read_finished(tmp_path, [77])
+
+
+def test_a_job_delivers_once_its_last_frame_is_there(shot, tmp_path, monkeypatch):
+    class Opaque:
+        is_recurrent = False
+
+        def reset(self) -> None: ...
+
+        def matte(self, src, *_):
+            pha = np.ones(src.shape[:2], np.float32)
+            return Matte(pha, np.zeros(src.shape, np.float32), pha)
+
+    monkeypatch.setattr(engine, "_warm_matter", lambda job: Opaque())
+    footage = shot.write_movie(tmp_path / "a.mkv")
+    job = Job(Source(str(footage)), output=Output(str(tmp_path / "out"), deliver=("prores",)))
+    assert engine.run_job(job, frames=(1, 3))["deliveries"] == {}
+    progress = []
+    result = engine.run_job(job, frames=(4, 5), on_progress=progress.append)
+    assert [p.frame_number for p in progress[-5:]] == [1, 2, 3, 4, 5]
+    rate, pictures = decode(result["deliveries"]["prores"])
+    assert rate == 24
+    for index, picture in enumerate(pictures):
+        rgba = picture.to_ndarray(format="rgba64le")
+        assert rgba[..., 3].min() >= 65520  # 1 in the 12 bits that it is decoded to
+        assert np.abs(rgba[..., :3] / 257 - shot.frame(index)).mean() < 1
+    assert engine.run_job(replace(job, output=replace(job.output, deliver=())))["skipped"] == 5
+
+
+def test_command_line(shot, tmp_path, capsys):
+    out = tmp_path / "out"
+    write_finished(out, [1, 2])
+    (out / "job.yaml").write_text("footage: {path: a.mov}")
+    assert command_line.main(["deliver", str(out), "--deliver", "preview,rgba"]) == 0
+    assert capsys.readouterr().out.split() == [str(out / "delivery/preview.mp4"), str(out / "delivery/rgba.0001.exr")]
+    with pytest.raises(SystemExit):
+        command_line.main(["deliver", str(out), "--deliver", "gif"])
