@@ -26,7 +26,7 @@ from scripts import fetch_data, make_cases
 CLEAN = {
     name: 0.0
     for name in (
-        "no_plate no_subject ghost moving_camera wrong_plate misaligned drift shadow light_change breeze "
+        "no_plate no_subject ghost moving_camera wrong_plate misaligned drift refocused shadow light_change breeze "
         "in_linear_light dark_scene bright_scene compressed sharpened noise flicker soft_lens"
     ).split()
 } | {"exact_plate": 1.0}
@@ -237,11 +237,11 @@ def test_over_by_hand():
 
 
 def test_blurred_cut_out_brings_no_rim():
-    image = np.zeros((60, 60, 4), np.uint8)  # white square, black where nothing shows
-    image[20:40, 20:40] = 255
+    image = np.full((60, 60, 4), (255, 255, 255, 0), np.uint8)  # a grey square, white where nothing shows
+    image[20:40, 20:40] = (102, 102, 102, 255)
     soft = place(image, np.eye(3), (60, 60), motion=(9.0, 0.0), focus=3.0)
     assert 0.05 < soft.pha[30, 16, 0] < 0.95
-    np.testing.assert_allclose(soft.fgr[soft.pha[..., 0] > 0.01], 1, atol=1e-4)
+    np.testing.assert_allclose(soft.fgr[soft.pha[..., 0] > 0.01], 0.4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", procedural.DRAWN)
@@ -319,7 +319,19 @@ def test_empty_clip_is_its_plate(pool: Path):
 
 
 @pytest.mark.parametrize(
-    "share", ["ghost", "misaligned", "wrong_plate", "drift", "noise", "shadow", "light_change", "breeze", "compressed"]
+    "share",
+    [
+        "ghost",
+        "misaligned",
+        "wrong_plate",
+        "drift",
+        "refocused",
+        "noise",
+        "shadow",
+        "light_change",
+        "breeze",
+        "compressed",
+    ],
 )
 def test_every_fault_shows_in_the_plate(pool: Path, share: str):
     mix = Mix(**CLEAN | {share: 1.0, "exact_plate": 0.0})

@@ -83,6 +83,7 @@ class Mix:
     exact_plate: float = 0.12  # no drift, no misalignment
     misaligned: float = 0.6
     drift: float = 0.65
+    refocused: float = 0.15  # the plate is softer than the shot
     shadow: float = 0.5
     light_change: float = 0.2  # the subject shades or lights the room softly
     breeze: float = 0.1
@@ -332,7 +333,7 @@ class _Scene:
             if self._chance(0.2):
                 y, x = np.mgrid[-1 : 1 : self.size * 1j, -1 : 1 : self.size * 1j]
                 plate = plate * (1 - rng.uniform(0, 0.15) * (x**2 + y**2)[..., None]).astype(np.float32)
-        if not exact and self._chance(0.15):
+        if not exact and self._chance(self.mix.refocused):
             plate = blur(plate, float(rng.uniform(0.3, 1.5)))
         return develop(plate, True)
 
