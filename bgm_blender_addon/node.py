@@ -153,7 +153,7 @@ def wire_results(tree: bpy.types.NodeTree, folder: Path) -> None:
             node.location = (-560.0, {"foreground": 0.0, "alpha": -320.0, "error": -640.0}[name])
         node.image = _load_sequence(node.image, files[0], f"{tree.name} {RESULTS[name]}")
         node.image.colorspace_settings.name = color_space(name, files[0], bgm.clip)
-    bgm.result_folder = str(folder)
+    bgm.result_folder = storable(folder)
     bgm.result_first = footage.file_number(found["alpha"][0])
     bgm.result_last = footage.file_number(found["alpha"][-1])
     update_sources(tree)

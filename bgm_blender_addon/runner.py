@@ -121,6 +121,8 @@ def find_group(uid: int) -> bpy.types.NodeTree | None:
 
 def pump() -> float | None:
     """Take in what the engine said; a timer of Blender's. Returns the seconds to its next call."""
+    if bpy.app.is_job_running("RENDER"):
+        return PUMP_SECONDS  # a render reads the node groups that results would be wired into
     if maker is not None:
         maker.poll()
     if _client is not None:

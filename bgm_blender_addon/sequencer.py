@@ -90,7 +90,11 @@ def add_matte_strip(
         start = footage.to_scene(clip, settings.file_path(clip), first)
         channel = _free_channel(scene, 1, start, start + last - first + 1)
     strip = strips(scene).new_image(
-        name=f"{tree.name} Matte", filepath=str(files[0]), channel=channel, frame_start=start, fit_method="ORIGINAL"
+        name=f"{tree.name} Matte",
+        filepath=node.storable(files[0]),
+        channel=channel,
+        frame_start=start,
+        fit_method="ORIGINAL",
     )
     for number in range(first + 1, last + 1):  # those that are missing, too: what follows keeps its place
         strip.elements.append(footage.with_number(files[0], number).name)

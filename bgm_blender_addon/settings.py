@@ -189,7 +189,10 @@ class BGM_PG_matting(bpy.types.PropertyGroup):
     )
 
     result_folder: bpy.props.StringProperty(
-        name="Results", description="The folder that is wired in", subtype="DIR_PATH"
+        name="Results",
+        description="The folder that is wired in",
+        subtype="DIR_PATH",
+        options={"PATH_SUPPORTS_BLEND_RELATIVE"},
     )
     result_first: bpy.props.IntProperty(name="First Result", description="In the footage's own numbers")
     result_last: bpy.props.IntProperty(name="Last Result", description="In the footage's own numbers")
@@ -291,6 +294,9 @@ def make_job(
     """
     clip_path = check_clip(settings.clip)
     folder = output_folder(settings)
+    for tree in matting_trees():
+        if tree != settings.id_data and tree.bgm.output_folder and output_folder(tree.bgm) == folder:
+            raise UserError(f"The node group {tree.name} writes to {folder}, too. Choose another folder under Output.")
     plate, plate_to_make = _plate(settings, folder)
     model = "default"
     if settings.model_source == "FILE":

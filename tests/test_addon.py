@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,7 @@ SENTENCES = {
     "after the crash": "",
     "clip gone": "The clip's file is missing",
     "which node": "There are several matting nodes. Select the one you mean.",
+    "same folder": "The node group Matting writes to",
     "python gone": "which the variable BGM_ENGINE_PYTHON name",
     "no engine": "The engine has no environment yet: make one in the preferences",
     "none named": "The preferences say that the engine runs on a Python of yours, but name none.",
@@ -292,6 +294,28 @@ def test_the_real_engine_in_blender(kind: str, archive: Path, shot: Any, tmp_pat
         np.testing.assert_allclose(read_image(renders["Image"])[..., :3], foreground * alpha[..., None], atol=5e-5)
 
 
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
+def test_no_engine_outlives_blender(archive: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "BLENDER_USER_RESOURCES": str(tmp_path / "user")}
+    arguments = json.dumps({"zip": str(archive), "folder": str(tmp_path), "python": sys.executable})
+    command = [str(blender_python("5.2")), str(ROOT / "tests" / "blender" / "dies.py"), arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -9, done.stdout + done.stderr
+    pid = int(done.stdout.partition("ENGINE ")[2].split()[0])
+    end = time.monotonic() + 20
+    while is_running(pid) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not is_running(pid)
+
+
 APP = Path(os.environ.get("BGM_BLENDER_APP", Path.home() / ".cache" / "bgm" / "blender-app"))
 
 
@@ -318,6 +342,7 @@ def test_in_the_application(archive: Path, shot: Any, tmp_path: Path) -> None:
     assert result["wired"] == [1, 40, True]  # after an undo in the middle of the job
     assert result["cancelled"] == "cancelled"
     assert result["other file"][0] == "finished" and "no longer in this file" in result["other file"][1]
+    assert not is_running(result["engine"])  # it ended with Blender
     # A window that redraws takes a moment now and then; one that waits for the engine would not tick at all
     assert result["ticks"] > 3 * result["seconds"] and result["longest"] < min(3.0, result["seconds"] / 2)
 

@@ -63,6 +63,9 @@ def main() -> None:
     clip.filepath = args["footage"]
     ops.add_node()
     said["which node"] = error_of(ops.matte_clip)
+    copy = tree.copy()
+    said["same folder"] = error_of(ops.matte_clip, group=copy.name)
+    bpy.data.node_groups.remove(copy)
 
     os.environ["BGM_ENGINE_PYTHON"] = str(folder / "no-python")
     said["python gone"] = error_of(ops.matte_clip, group=tree.name)

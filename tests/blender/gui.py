@@ -106,6 +106,7 @@ def steps() -> Iterator[object]:
     ui_step(bpy.ops.bgm.cancel)
     yield lambda: not runner.busy()
     result["cancelled"] = runner.task.state
+    result["engine"] = runner._client.pid
     ui_step(bpy.ops.wm.save_mainfile)
     ui_step(bpy.ops.bgm.matte_clip, group=name)
     ui_step(bpy.ops.wm.read_homefile, use_empty=True)
