@@ -16,7 +16,7 @@ import re
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +65,13 @@ VIEWS_OF_A_MAP = 6
 VIEW_SIZE = (640, 448)  # pixels, of a view into an environment map
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder of the pool")
     parser.add_argument("--photos", type=Path, required=True, help="folder with foregrounds/, backgrounds/, hdri/")
     parser.add_argument("--packages", type=Path, help="folder of downloaded packages (OUTPUT/../packages)")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def fetch_packages(folder: Path) -> list[Path]:
@@ -197,10 +197,11 @@ def views_of_map(map_linear: NDArray[np.float32], count: int = VIEWS_OF_A_MAP) -
         longitude = (np.arctan2(x, ahead) + yaw) / (2 * np.pi) % 1
         latitude = np.arctan2(down, np.hypot(x, ahead)) / np.pi + 0.5
         seen = cv2.remap(
-            np.concatenate([map_linear, map_linear[:, :2]], axis=1),
-            (longitude * width).astype(np.float32),
-            (latitude * (height - 1)).astype(np.float32),
+            map_linear,
+            (longitude * width - 0.5).astype(np.float32),
+            (latitude * height - 0.5).astype(np.float32),
             cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_WRAP,
         )
         exposed = seen * (0.2 / max(float(np.median(seen)), 1e-4))
         exposed = np.where(exposed > 0.6, 0.6 + 0.4 * (1 - np.exp(-(exposed - 0.6) / 0.4)), exposed)
@@ -215,6 +216,7 @@ def main(args: argparse.Namespace) -> dict[str, int]:
     def write(kind: str, name: str, split: str, image: Image) -> None:
         path = args.output / split / kind / f"{name}{'.jpg' if kind == 'backgrounds' else '.png'}"
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)  # a run may be training from hard links to the old pool
         cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 96] if kind == "backgrounds" else [])
         counts[f"{split}/{kind}"] = counts.get(f"{split}/{kind}", 0) + 1
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ class Take:
     frames: int = 0  # 0 is a still
 
 
-def parse_args(argv: Iterable[str] | None = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pool", type=Path, required=True)
@@ -70,7 +70,7 @@ def parse_args(argv: Iterable[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--size", type=_size, default=(1280, 720), help="WIDTHxHEIGHT of every case")
     parser.add_argument("--frames", type=int, default=12, help="of every clip")
     parser.add_argument("--sets", nargs="+", choices=tuple(SETS), default=list(SETS))
-    return parser.parse_args(None if argv is None else list(argv))
+    return parser.parse_args(argv)
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -133,6 +133,54 @@ def test_fetched_subjects_are_cut_out_and_clean():
     assert large is not None and max(large.shape) == fetch_data.LONGEST_SUBJECT
 
 
+def test_pool_is_laid_out_by_the_split(tmp_path: Path):
+    packages, photos = tmp_path / "packages", tmp_path / "photos"
+    for name in (*fetch_data.DEBIAN, "lobehub-fluent-emoji-3d"):
+        (packages / "unpacked" / name).mkdir(parents=True)
+        (packages / (f"{name}-1.tgz" if name.startswith("lobehub") else f"{name}_1.deb")).touch()  # as if downloaded
+    stamps = packages / "unpacked/tuxpaint-stamps-default/usr/share/tuxpaint/stamps"
+    wallpapers = packages / "unpacked/mate-backgrounds/usr/share/backgrounds/mate"
+    emoji = packages / "unpacked/lobehub-fluent-emoji-3d/package/assets"
+    cut, photograph = disc(150, (9, 99, 199)), np.full((60, 80, 3), (9, 99, 199), np.uint8)
+    cut[60:90, 60:90, :3] = 255
+    for path, image in (
+        (photos / "foregrounds/person-d684dae3.png", cut),
+        (photos / "foregrounds/person-bd6af989.png", cut),
+        (photos / "backgrounds/wall.jpg", photograph),
+        (stamps / "animals/zebra.png", cut),
+        (stamps / "animals/cartoon/zebra.png", cut),
+        (stamps / "animals/photo.png", photograph),
+        (emoji / "1f347.webp", cut),
+        (emoji / "1f1e6.webp", cut),  # a flag
+        (wallpapers / "nature/Wood.jpg", photograph),
+        (wallpapers / "abstract/Flow.jpg", photograph),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), image)
+    arguments = ["--output", f"{tmp_path}/pool", "--photos", str(photos), "--packages", str(packages)]
+    fetch_data.main(fetch_data.parse_args(arguments))
+    found = {path.relative_to(tmp_path / "pool").as_posix() for path in (tmp_path / "pool").rglob("*.*")}
+    assert found == {
+        "test/people/person-d684dae3.png",
+        "train/people/person-bd6af989.png",
+        f"{split_of('wall')}/backgrounds/wall.jpg",
+        f"{split_of('Wood')}/backgrounds/Wood.jpg",
+        f"{split_of('animals-zebra')}/stamps/animals-zebra.png",
+        f"{split_of('emoji-1f347')}/objects/emoji-1f347.png",
+    }
+
+
+def test_view_of_a_map_looks_where_it_should():
+    light = np.full((64, 128, 3), 0.1, np.float32)
+    light[:, 64 + 10] = (0, 0, 0.3)  # straight ahead of the view in the middle of a turn of one
+    (view,) = fetch_data.views_of_map(light, count=1)
+    assert view.shape == (448, 640, 3)
+    assert abs(int(view[200, 100, 0]) - round(255 * 0.2 ** (1 / 2.2))) <= 1
+    column = int(view[224, :, 2].astype(int).argmax())
+    expected = 320 + 640 / 1.9 * np.tan(2 * np.pi * 10.5 / 128)
+    assert column == pytest.approx(expected, abs=6)
+
+
 # augmentations
 
 
