@@ -81,9 +81,17 @@ class MattingRefine(MattingBase):
             raise ShapeError(
                 f"a width and a height that divide by {PATCH}", f"{W} x {H} pixels", "Pad the frame and crop the result"
             )
-        small = [int(H * self.backbone_scale), int(W * self.backbone_scale)]
-        src_sm = F.interpolate(src, small, mode="bilinear", align_corners=False)
-        bgr_sm = F.interpolate(bgr, small, mode="bilinear", align_corners=False)
+        src_sm, bgr_sm = self._shrink(src), self._shrink(bgr)
         pha_sm, fgr_sm, err_sm, hid_sm = self.predict(src_sm, bgr_sm)
         pha, fgr, ref_sm = self.refiner(src, bgr, pha_sm, fgr_sm, err_sm, hid_sm)
         return pha.clamp_(0, 1), fgr.add_(src).clamp_(0, 1), pha_sm, (fgr_sm + src_sm).clamp(0, 1), err_sm, ref_sm
+
+    def _shrink(self, image: Tensor) -> Tensor:
+        """To the size of the base network's frame, rounded down; sampled as that size asks, not as the scale does."""
+        return F.interpolate(
+            image,
+            scale_factor=self.backbone_scale,
+            mode="bilinear",
+            align_corners=False,
+            recompute_scale_factor=True,
+        )

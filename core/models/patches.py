@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Cut windows out of frames, and out of upsampled feature maps that are never built as a whole."""
+"""Cut windows out of frames, out of upsampled feature maps that are never built as a whole, and put them back."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def cut_windows(image: Tensor, b: Tensor, y: Tensor, x: Tensor, size: int, trace
     if image.is_contiguous():  # planes: every channel is a frame of its own
         planes = torch.arange(C, device=b.device)
         b, y, x = (b[:, None] * C + planes).flatten(), y.repeat_interleave(C), x.repeat_interleave(C)
-        return _cut(image.view(B * C, H, W, 1), b, y, x, size, traceable).view(-1, C, size, size)
+        return _cut(image.reshape(B * C, H, W, 1), b, y, x, size, traceable).view(-1, C, size, size)
     return _cut(image.permute(0, 2, 3, 1), b, y, x, size, traceable).permute(0, 3, 1, 2)
 
 
@@ -55,17 +55,37 @@ def _cut_pixelwise(frames: Tensor, b: Tensor, y: Tensor, x: Tensor, size: int) -
     return frames.reshape(-1, C).index_select(0, pixels.flatten()).view(-1, size, size, C) * inside[..., None]
 
 
+def replace_windows(image: Tensor, b: Tensor, i: Tensor, j: Tensor, windows: Tensor, traceable: bool) -> Tensor:
+    """Put square windows into an image that they tile; in place, unless traceable.
+
+    Args:
+        image: (B, C, H, W).
+        b, i, j: (N,) integers: each window's frame, and its row and column, counted in windows.
+        windows: (N, C, size, size), of which H and W are multiples.
+        traceable: use operators that every runtime has.
+    """
+    B, C, H, W = image.shape
+    size = windows.shape[2]
+    if not traceable:
+        image.view(B, C, H // size, size, W // size, size)[b, :, i, :, j] = windows
+        return image
+    b, y, x = b.view(-1, 1, 1, 1), size * i.view(-1, 1, 1, 1), size * j.view(-1, 1, 1, 1)
+    steps = torch.arange(size, device=image.device)
+    channels = torch.arange(C, device=image.device).view(C, 1, 1)
+    index = ((b * C + channels) * H + y + steps[:, None]) * W + x + steps
+    return image.reshape(-1).scatter(0, index.flatten(), windows.flatten()).view(B, C, H, W)
+
+
 class Taps(NamedTuple):
     """How to upsample features bilinearly, corners not aligned, window by window: each pixel is a bag of four pixels.
 
-    A window's rows are whole rows of the one pair of tables, its columns a run in the other: per window only the sums
-    of both indices, and the products of both weights, are computed. Taps are in the order top left, top right, bottom
-    left, bottom right. Outside of the frame the weights are zero.
+    Per window only sums of both indices and products of both weights are computed. Taps are in the order top left, top
+    right, bottom left, bottom right. Outside of the frame the weights are zero.
     """
 
-    row_index: Tensor  # (before + height + size, size * 4) int32: offset of each tap's row, in pixels
+    row_index: Tensor  # (before + height + size, size * 4) int32: offset in pixels of each tap's row, for all columns
     row_weight: Tensor
-    col_index: Tensor  # (before + width, size * 4) int32: each tap's column
+    col_index: Tensor  # (before + width + size, 4) int32: each tap's column
     col_weight: Tensor
 
 
@@ -83,8 +103,8 @@ def upsampling_taps(features: Tensor, height: int, width: int, size: int, before
     return Taps(
         (row_index * w).index_select(1, top_bottom).repeat(1, size),
         row_weight.index_select(1, top_bottom).repeat(1, size),
-        col_index.index_select(1, left_right).reshape(-1).unfold(0, 4 * size, 4),
-        col_weight.index_select(1, left_right).reshape(-1).unfold(0, 4 * size, 4),
+        col_index.index_select(1, left_right),
+        col_weight.index_select(1, left_right),
     )
 
 
@@ -103,11 +123,13 @@ def cut_upsampled_windows(
         (N, size, size, C).
     """
     B, h, w, C = features.shape
-    rows = (y[:, None] + torch.arange(size, device=y.device)).flatten()
-    col_index = taps.col_index.index_select(0, x) + (b * (h * w))[:, None].to(torch.int32)
-    index = taps.row_index.index_select(0, rows).view(-1, size, 4 * size) + col_index[:, None]
-    weight = taps.row_weight.index_select(0, rows).view(-1, size, 4 * size)
-    weight = weight * taps.col_weight.index_select(0, x)[:, None]
+    steps = torch.arange(size, device=y.device)
+    rows, cols = (y[:, None] + steps).flatten(), (x[:, None] + steps).flatten()
+    col_index = taps.col_index.index_select(0, cols).view(-1, 1, 4 * size)
+    col_index = col_index + (b * (h * w)).to(torch.int32)[:, None, None]
+    col_weight = taps.col_weight.index_select(0, cols).view(-1, 1, 4 * size)
+    index = taps.row_index.index_select(0, rows).view(-1, size, 4 * size) + col_index
+    weight = taps.row_weight.index_select(0, rows).view(-1, size, 4 * size) * col_weight
     index, weight, table = index.view(-1, 4), weight.view(-1, 4), features.reshape(-1, C)
     if traceable:
         pixels = (table[index.long()] * weight[:, :, None]).sum(1)

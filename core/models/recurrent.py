@@ -219,11 +219,11 @@ class _GuidedRefiner(nn.Module):
             change_slope = self.plate_slope(x)
             drift = (change_slope * mean_change).sum(1, keepdim=True)
             lines = [slope, offset - F.pad(drift, (0, 0, 0, 0, 3, 0)), change_slope]
-        lines = list(torch.split(_resize(torch.cat(lines, dim=1), (src.shape[-2], src.shape[-1])), 4, dim=1))
-        y = torch.addcmul(lines[1], lines[0], torch.cat([src, src.mean(1, keepdim=True)], dim=1))
+        full = _resize(torch.cat(lines, dim=1), (src.shape[-2], src.shape[-1]))
+        y = torch.addcmul(full[:, 4:8], full[:, :4], torch.cat([src, src.mean(1, keepdim=True)], dim=1))
         if change is None:
             return y
-        return torch.cat([y[:, :3], y[:, 3:] + (lines[2] * change).sum(1, keepdim=True)], dim=1)
+        return torch.cat([y[:, :3], y[:, 3:] + (full[:, 8:] * change).sum(1, keepdim=True)], dim=1)
 
 
 class RecurrentMatting(nn.Module):
@@ -296,7 +296,8 @@ class RecurrentMatting(nn.Module):
         frames = src.shape[1]
         if plate is not None:
             shape = tuple(plate.bgr.shape)
-            if shape not in {tuple(src.shape), (src.shape[0], 1, *src.shape[2:])}:
+            fitting = (tuple(src.shape), (src.shape[0], 1, *src.shape[2:]))  # no set: an exporter's sizes have no hash
+            if shape not in fitting:
                 raise ShapeError(
                     f"a plate of {tuple(src.shape)} or with one frame",
                     f"{shape}",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.models.patches import cut_upsampled_windows, cut_windows, upsampling_taps
+from core.models.patches import cut_upsampled_windows, cut_windows, replace_windows, upsampling_taps
 
 PATCH = 4  # side of a patch in pixels; it is 2 at half and 1 at quarter resolution
 _WIDEST_TILE = 8  # in patches
@@ -89,8 +89,8 @@ class Refiner(nn.Module):
             refined = self._refine_tiles(src, bgr, coarse, side, tiles)
             b, i, j = torch.nonzero(ref[:, 0]).unbind(1)
             patches = _take_patches(refined, tiles, b, i, j, side)
-            pha.view(B, 1, H // PATCH, PATCH, W // PATCH, PATCH)[b, :, i, :, j] = patches[:, :1]
-            fgr.view(B, 3, H // PATCH, PATCH, W // PATCH, PATCH)[b, :, i, :, j] = patches[:, 1:]
+            pha = replace_windows(pha, b, i, j, patches[:, :1], self.traceable)
+            fgr = replace_windows(fgr, b, i, j, patches[:, 1:], self.traceable)
         return pha, fgr, ref
 
     def _select(self, err: Tensor) -> Tensor:
@@ -118,9 +118,9 @@ class Refiner(nn.Module):
         crop = 2 * self.half_margin - self.full_margin  # what the first half of the network consumed
         features = coarse.permute(0, 2, 3, 1).contiguous()
         taps = upsampling_taps(features, H // 2, W // 2, size, self.half_margin)
-        count = tiles.shape[0] if self.traceable else max(1, _PIXELS_PER_PASS // size**2)
+        parts = [tiles] if self.traceable else torch.split(tiles, max(1, _PIXELS_PER_PASS // size**2))
         refined: list[Tensor] = []
-        for part in torch.split(tiles, count):
+        for part in parts:
             b, i, j = part[:, 0], part[:, 1], part[:, 2]
             y, x = 2 * side * i, 2 * side * j  # counted from the margin before the frame
             hidden = cut_upsampled_windows(features, taps, b, y, x, size, self.traceable).permute(0, 3, 1, 2)

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Export a model to TorchScript (.pt) or ONNX (.onnx), for other programs to run.
+
+    python scripts/export.py default matting.onnx --size 1920 1080
+    python scripts/export.py model.pth matting.pt --backbone_scale 0.125 --refine_sample_pixels 320000 --size 3840 2160
+
+The exported network takes frames of any size (the paper's: divisible by 4); --size is the one it is recorded at. The
+paper's networks take src and bgr, (B, 3, H, W) sRGB-encoded from 0 to 1, and give what they give here. The recurrent
+network also takes r1 to r4, its memory: zeros of the shapes that it is recorded with at a shot's first frame, then what
+it gave for the frame before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from torch import Tensor, nn
+
+from core.checkpoints import load_model
+from core.errors import JobError, MattingError
+from core.matting import COARSE_SIDE
+from core.models import MattingRefine, RecurrentMatting
+from core.models.fusing import fused
+from core.models.refiner import PATCH
+
+_OPSET = 17
+_OUTPUTS = {
+    "MattingBase": ("pha", "fgr", "err", "hid"),
+    "MattingRefine": ("pha", "fgr", "pha_sm", "fgr_sm", "err_sm", "ref_sm"),
+    "RecurrentMatting": ("pha", "fgr", "err", "r1o", "r2o", "r3o", "r4o"),
+}
+
+
+class RecurrentStep(nn.Module):
+    """The recurrent network as tensors in, tensors out: one frame, its plate and its memory."""
+
+    def __init__(self, model: RecurrentMatting, downsample_ratio: float) -> None:
+        super().__init__()
+        self.model = model
+        self.downsample_ratio = downsample_ratio
+
+    def forward(self, src: Tensor, bgr: Tensor, r1: Tensor, r2: Tensor, r3: Tensor, r4: Tensor) -> tuple[Tensor, ...]:
+        pha, fgr, err, rec = self.model(src, bgr, (r1, r2, r3, r4), self.downsample_ratio)
+        return pha, fgr, err, *rec
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("model", help='a model file, or "default"')
+    parser.add_argument("output", type=Path, help="NAME.onnx or NAME.pt")
+    parser.add_argument("--size", type=int, nargs=2, default=(1920, 1080), metavar=("WIDTH", "HEIGHT"))
+    parser.add_argument("--backbone_scale", type=float, help="MattingRefine: size of the base network's frame")
+    parser.add_argument("--refine_mode", choices=("sampling", "thresholding", "full"))
+    parser.add_argument("--refine_sample_pixels", type=int)
+    parser.add_argument("--refine_threshold", type=float)
+    parser.add_argument(
+        "--downsample_ratio", type=float, help=f"recurrent: scale of the coarse pass ({COARSE_SIDE} pixels if left out)"
+    )
+    return parser.parse_args(argv)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Load, configure, record and write.
+
+    Raises:
+        CheckpointError: the model does not load.
+        JobError: an output of neither kind, or a size that the model does not take.
+    """
+    if args.output.suffix not in (".onnx", ".pt"):
+        raise JobError("an output NAME.onnx or NAME.pt", str(args.output), "Name it so")
+    model = fused(load_model(args.model))
+    outputs = _OUTPUTS[type(model).__name__]
+    width, height = args.size
+    if isinstance(model, MattingRefine):
+        if width % PATCH or height % PATCH:
+            raise JobError(f"a size that divides by {PATCH}", f"{width} x {height}", "Choose another --size")
+        if args.backbone_scale is not None:
+            model.backbone_scale = args.backbone_scale
+        for name in ("mode", "sample_pixels", "threshold"):
+            if (value := getattr(args, f"refine_{name}")) is not None:
+                setattr(model.refiner, name, value)
+        model.refiner.traceable = True
+    inputs = [torch.rand(1, 3, height, width), torch.rand(1, 3, height, width)]
+    names = ["src", "bgr"]
+    if isinstance(model, RecurrentMatting):
+        ratio = args.downsample_ratio or min(1.0, COARSE_SIDE / max(width, height))
+        with torch.inference_mode():
+            rec = model(*inputs, None, ratio).rec
+        model = RecurrentStep(model, ratio).eval()
+        inputs += [torch.zeros(state.shape) for state in rec]
+        names += ["r1", "r2", "r3", "r4"]
+    write(model, args.output, inputs, names, outputs)
+
+
+def write(model: nn.Module, path: Path, inputs: list[Tensor], names: list[str], outputs: tuple[str, ...]) -> None:
+    """Record the network on these inputs, with sizes left open; the file appears when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # recording warns of every check on shapes; torch of newer exporters
+        if path.suffix == ".onnx":
+            torch.onnx.export(
+                model,
+                tuple(inputs),
+                str(partial),
+                dynamo=False,
+                opset_version=_OPSET,
+                input_names=names,
+                output_names=list(outputs),
+                dynamic_axes={name: {0: "batch", 2: f"{name}_height", 3: f"{name}_width"} for name in names},
+            )
+        else:
+            traced = torch.jit.trace(model, tuple(inputs), check_trace=False)  # type: ignore[no-untyped-call]
+            torch.jit.save(torch.jit.freeze(traced), str(partial))
+    partial.replace(path)
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_args())
+    except MattingError as error:
+        sys.exit(str(error))
