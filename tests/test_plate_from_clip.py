@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from core.errors import FootageError
 from core.plate import from_clip
+from core.plate.frames import Image, Mask
 from core.plate.from_clip import fill, plate_from_clip, sample_indices
+from tests.plate_scenes import H, W, motion, scene, shoot
 
 
 def texture(height: int, width: int, seed: int = 0) -> NDArray[np.float32]:
@@ -94,6 +96,62 @@ def test_hole_continues_its_surroundings() -> None:
     mended = fill(broken, hole)
     assert np.abs(mended - ramp).max() < 0.15
     np.testing.assert_array_equal(mended[~hole], ramp[~hole])
+
+
+def with_statue(frame: Image, x: int) -> Image:
+    """A grey figure, always the same shade, its left edge at `x`."""
+    frame = frame.copy()
+    frame[60:, x : x + 90] = 150
+    return frame
+
+
+def find_statue(src: Image, bgr: Image | None) -> Mask:
+    """What a network would: the figure, a little ragged."""
+    grey = np.abs(src - np.float32(150 / 255)).max(axis=2) < 0.012
+    return cv2.morphologyEx(grey.astype(np.float32), cv2.MORPH_OPEN, np.ones((7, 7)))
+
+
+def test_subject_that_stays_longest_is_left_out_by_its_matte() -> None:
+    world = scene()
+    frames = [with_statue(shoot(world, motion(), i), 200 if i % 4 else 20) for i in range(12)]
+    true = world[80 : 80 + H, 80 : 80 + W]
+    kept = plate_from_clip(frames)
+    left_out = plate_from_clip(frames, matte=find_statue)
+    region = np.s_[70:, 210:280]
+    assert psnr(kept.plate[region] / np.float32(255), true[region]) < 25  # three quarters of the time it stands there
+    assert psnr(left_out.plate / np.float32(255), true) > 38
+    assert left_out.coverage[region].mean() == pytest.approx(0.25, abs=0.05)
+    assert not left_out.filled.any()
+
+
+def test_never_seen_part_is_filled_and_marked() -> None:
+    frames = [with_statue(shoot(scene(), motion(), i), 200) for i in range(6)]
+    made = plate_from_clip(frames, matte=find_statue)
+    assert made.filled[80:, 210:280].all() and not made.filled[:, :180].any()
+    assert not (made.plate[100:, 220:270] == 150).all(axis=2).any()
+
+
+def test_handheld_clip_is_aligned_first() -> None:
+    world = scene()
+    poses = [motion(5 * np.sin(i), 4 * np.cos(2 * i), 0.4 * np.sin(3 * i)) for i in range(11)]
+    poses[5] = motion()
+    frames = [with_statue(shoot(world, pose, i), 40 * i) for i, pose in enumerate(poses)]
+    made = plate_from_clip(frames, matte=find_statue)
+    assert not made.locked_off and made.reference_index == 5
+    true = world[80 : 80 + H, 80 : 80 + W]
+    inner = np.s_[12:-12, 12:-12]
+    assert psnr(made.plate[inner] / np.float32(255), true[inner]) > 36
+
+
+def test_pan_is_laid_out_as_one_picture() -> None:
+    world = scene(margin=240)
+    frames = [shoot(world, motion(60 * (i - 3)), i) for i in range(7)]
+    made = plate_from_clip(frames, extend=True)
+    assert made.plate.shape[1] == pytest.approx(W + 6 * 60, abs=4)
+    x, y = made.origin
+    true = np.asarray(world[240 : 240 + H, 240 - x : 240 - x + made.plate.shape[1]])
+    rows = np.s_[8 : H - 8]
+    assert psnr(made.plate[y:][rows] / np.float32(255), true[rows]) > 34
 
 
 def test_samples_span_the_clip() -> None:

@@ -28,6 +28,7 @@ UNCOVERED_COST = 0.6  # what a pixel without plate counts in a score, 0 to 1
 FLOW_LIMIT = 6.0  # working pixels the local flow may reach
 FLOW_SIGMA = 10.0  # working pixels over which the local flow is smoothed
 DENOISE_SIGMA = 0.8  # working pixels; noise must not favour the copy that interpolation has softened
+SURE_INLIERS, SURE_SCORE = 120, 0.25  # a first frame that fits like this needs no search
 STILL_FRAMES = 3  # frames without motion after which a shot counts as locked off
 
 Small = NDArray[Any]  # (h, w) float32 grey, 0 to 255, at working size
@@ -48,6 +49,7 @@ class AlignedPlate:
         residual: structural difference left outside the subject, 0 (same) to about 0.7 (unrelated).
         residual_before: the same when the plate is left alone.
         inliers: points that agree with the homography.
+        plate_size: the plate's width and height.
         still: the plate was reused from the frame before, unchanged.
     """
 
@@ -58,6 +60,7 @@ class AlignedPlate:
     residual: float
     residual_before: float
     inliers: int
+    plate_size: tuple[int, int]
     still: bool = False
 
 
@@ -130,7 +133,7 @@ class PlateAligner:
                 f"{src.shape[1]} x {src.shape[0]}",
                 "Start a new aligner for each shot",
             )
-        grey = _small_grey(src, self._size, self._view)
+        grey = small_grey(src, self._size, self._view)
         outside = self._outside(subject)
         driven = None if homography is None else self._to_small(homography)
 
@@ -154,7 +157,8 @@ class PlateAligner:
         matrix = self._smooth(fit)
         flow, score = self._follow_flow(grey, outside, matrix, score)
         self._still = self._still + 1 if self._is_still(matrix, flow) else 0
-        self._matrix, self._flow, self._usual_score = matrix, flow, 0.8 * self._usual_score + 0.2 * score
+        self._matrix, self._flow = matrix, flow
+        self._usual_score += (score - self._usual_score) * (0.2 if self._usual_score else 1.0)
         self._last = self._lay(matrix, flow, score, before, fit.inliers)
         return self._last
 
@@ -164,7 +168,7 @@ class PlateAligner:
         self._features = None
         self._still = 0
         if self._frame_shape is not None:
-            self._small_plate = _small_grey(plate, self._small_plate.shape[::-1], self._view)
+            self._small_plate = small_grey(plate, self._small_plate.shape[::-1], self._view)
 
     def _lay_as_told(self, grey: Small, outside: Weight, matrix: Matrix) -> AlignedPlate:
         score = self._score(grey, outside, matrix)
@@ -188,7 +192,7 @@ class PlateAligner:
         plate_size = (max(8, round(Wp * scale / density)), max(8, round(Hp * scale / density)))
         self._frame_up = _pixel_scale(W / self._size[0], H / self._size[1])
         self._plate_up = _pixel_scale(Wp / plate_size[0], Hp / plate_size[1])
-        self._small_plate = _small_grey(self.plate, plate_size, self._view)
+        self._small_plate = small_grey(self.plate, plate_size, self._view)
         known = np.ones(plate_size[::-1], np.uint8)
         if self.known is not None:
             known = (cv2.resize(self.known.astype(np.float32), plate_size, interpolation=cv2.INTER_AREA) > 0.99).astype(
@@ -228,7 +232,7 @@ class PlateAligner:
 
     def _pair(self, grey: Small, outside: Weight, matrix: Matrix) -> tuple[Small, Small, Weight]:
         warped, weight = self._warp(matrix, outside)
-        return _even_out(grey, weight), _even_out(warped, weight), weight
+        return even_out(grey, weight), even_out(warped, weight), weight
 
     def _score(self, grey: Small, outside: Weight, matrix: Matrix) -> float:
         a, b, weight = self._pair(grey, outside, matrix)
@@ -273,7 +277,7 @@ class PlateAligner:
 
     def _is_lost(self, fit: _Fit, score: float) -> bool:
         if self._fresh:
-            return True
+            return fit.inliers < SURE_INLIERS or score > SURE_SCORE
         lost = score > 1.5 * self._usual_score + 0.05
         self._lost_for = self._lost_for + 1 if lost else 0
         return lost and (self._lost_for - 1) % 10 == 0  # a search costs; one in ten frames while lost
@@ -288,17 +292,16 @@ class PlateAligner:
                 candidate_score < score * 0.97
             ):  # among equals (repeating patterns) the smallest motion, tried first, stays
                 fit, score = candidate, candidate_score
-        if self._fresh:
-            self._usual_score = score
+                self._lost_for = 0
         return fit, score
 
     def _feature_starts(self, grey: Small, outside: Weight) -> list[Matrix]:
         sift = cv2.SIFT.create(2000, contrastThreshold=0.01)
         if self._features is None:
-            plate = _even_out(self._small_plate, self._small_known).astype(np.uint8)
+            plate = even_out(self._small_plate, self._small_known).astype(np.uint8)
             self._features = sift.detectAndCompute(plate, self._small_known)
         keys_plate, words_plate = self._features
-        keys, words = sift.detectAndCompute(_even_out(grey, outside).astype(np.uint8), outside)
+        keys, words = sift.detectAndCompute(even_out(grey, outside).astype(np.uint8), outside)
         if words is None or words_plate is None or len(words) < 8 or len(words_plate) < 8:
             return []
         pairs = cv2.BFMatcher(cv2.NORM_L2).knnMatch(words, words_plate, k=2)
@@ -319,7 +322,7 @@ class PlateAligner:
         up = np.linalg.inv(down)
         weight = cv2.resize(outside, (w, h), interpolation=cv2.INTER_NEAREST)
         window = cv2.createHanningWindow((w, h), cv2.CV_32F) * weight
-        here = (_even_out(cv2.resize(grey, (w, h), interpolation=cv2.INTER_AREA), weight) - 128) * window
+        here = (even_out(cv2.resize(grey, (w, h), interpolation=cv2.INTER_AREA), weight) - 128) * window
         middle = np.array([[1, 0, (w - 1) / 2], [0, 1, (h - 1) / 2], [0, 0, 1]])
         found: list[tuple[float, Matrix]] = []
         for degrees in (-4, -2, 0, 2, 4):
@@ -331,7 +334,7 @@ class PlateAligner:
                 warped = cv2.warpPerspective(
                     self._small_plate, start, (w, h), flags=flags, borderMode=cv2.BORDER_REPLICATE
                 )
-                there = (_even_out(warped, weight) - 128) * window
+                there = (even_out(warped, weight) - 128) * window
                 (x, y), response = cv2.phaseCorrelate(here, there)
                 found.append((response, start @ np.array([[1, 0, x], [0, 1, y], [0, 0, 1]]) @ down))
         found.sort(key=lambda one: -one[0])
@@ -400,7 +403,8 @@ class PlateAligner:
         scale = float(self._frame_up[0, 0])
         full_flow = None if flow is None else flow * np.float32(scale)
         bgr, valid = lay_plate(self.plate, self.known, full, full_flow, self._frame_shape)
-        return AlignedPlate(bgr, valid, full, full_flow, score, before, inliers)
+        Hp, Wp = self.plate.shape[:2]
+        return AlignedPlate(bgr, valid, full, full_flow, score, before, inliers, (Wp, Hp))
 
 
 class MovingPlateAligner:
@@ -427,7 +431,7 @@ class MovingPlateAligner:
 
     def align(self, src: Image, subject: Plane | Mask | None = None) -> AlignedPlate:
         """Lay the plate's matching frame under `src`, the next frame of the shot; see `PlateAligner.align`."""
-        grey = _small_grey(src, self.THUMB, self._view)
+        grey = small_grey(src, self.THUMB, self._view)
         outside = np.ones(grey.shape, np.uint8)
         if subject is not None:
             outside = (cv2.resize(subject.astype(np.float32), self.THUMB, interpolation=cv2.INTER_AREA) < 0.02).astype(
@@ -451,12 +455,12 @@ class MovingPlateAligner:
         return self._aligner.align(src, subject)
 
     def _closest(self, grey: Small, outside: Weight, candidates: range) -> int:
-        here = _even_out(grey, outside)
+        here = even_out(grey, outside)
         scores = []
         for i in candidates:
             if i not in self._thumbs:
-                self._thumbs[i] = _small_grey(self._plates.read(i), self.THUMB, self._view)
-            scores.append((_difference(here, _even_out(self._thumbs[i], outside), outside, outside), i))
+                self._thumbs[i] = small_grey(self._plates.read(i), self.THUMB, self._view)
+            scores.append((_difference(here, even_out(self._thumbs[i], outside), outside, outside), i))
         return min(scores)[1]
 
 
@@ -599,7 +603,7 @@ def _blur(image: NDArray[Any], sigma: float) -> NDArray[Any]:
     return cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR)
 
 
-def _even_out(grey: Small, weight: Weight) -> Small:
+def even_out(grey: Small, weight: Weight) -> Small:
     """Local mean to 128, local deviation to EVEN_GAIN, 0 to 255; `weight` 0 is left out and comes out as 128."""
     size = (EVEN_WINDOW, EVEN_WINDOW)
     w = weight.astype(np.float32)
@@ -618,7 +622,7 @@ def _difference(a: Small, b: Small, weight: Weight, outside: Weight) -> float:
     return (total + UNCOVERED_COST * (size - covered)) / size
 
 
-def _small_grey(frame: Image, size: tuple[int, int], view: View) -> Small:
+def small_grey(frame: Image, size: tuple[int, int], view: View) -> Small:
     small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
     grey = cv2.cvtColor(view(small), cv2.COLOR_RGB2GRAY)
     return cv2.GaussianBlur(grey * np.float32(255), (0, 0), DENOISE_SIGMA)

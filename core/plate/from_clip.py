@@ -15,10 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import FootageError
-from core.plate.frames import FrameList, FrameReader, Image, Mask, Plane, View, as_dtype, as_srgb
+from core.plate.alignment import PlateAligner
+from core.plate.frames import FrameList, FrameReader, Image, Mask, Matrix, Matte, Plane, View, as_dtype, as_srgb
 
 SPILL_BYTES = 512 << 20  # sampled frames beyond this many bytes go to a temporary file instead of memory
 TILE_BYTES = 192 << 20  # working memory of the temporal estimate
+LOOK_WIDTH = 640  # pixels of the longer side at which the camera is followed (a third of the frame's, if that is more)
+SUBJECT = 0.05  # alpha from which a pixel may show the subject
+STILL = 0.25  # pixels of motion below which the camera stands
+MOST_EXTENSION = 4  # frames' widths and heights that an extended plate may reach
 
 Progress = Callable[[float, str], None]  # 0 to 1, what is being done
 
@@ -33,6 +38,9 @@ class ClipPlate:
         filled: (H, W), True where no sample showed the background and the colour is a guess.
         sigma: temporal noise of one frame, sRGB-encoded units (1 is full scale).
         frame_indices: the frames it was made from.
+        reference_index: the frame whose view it has.
+        origin: x, y of that frame's first pixel in the plate; 0, 0 unless the plate is larger than a frame.
+        locked_off: the camera stood still.
     """
 
     plate: Image
@@ -40,6 +48,9 @@ class ClipPlate:
     filled: Mask
     sigma: float
     frame_indices: tuple[int, ...]
+    reference_index: int
+    origin: tuple[int, int]
+    locked_off: bool
 
 
 def sample_indices(count: int, samples: int) -> list[int]:
@@ -50,22 +61,27 @@ def sample_indices(count: int, samples: int) -> list[int]:
 def plate_from_clip(
     frames: FrameReader | Sequence[Image],
     *,
+    matte: Matte | None = None,
     samples: int = 48,
+    extend: bool = False,
     view: View = as_srgb,
     progress: Progress | None = None,
 ) -> ClipPlate:
     """Estimate the empty background of a clip.
 
-    Each pixel takes the colour that its samples agree on most often, not their middle one, so that a
-    background seen a fifth of the time still wins over a subject whose colours vary; then the mean of the
-    samples that agree, so that noise averages out.
+    The samples are aligned with the middle one, the subject is left out by the network's matte, first without and
+    then with the plate found so far. Each pixel takes the colour that its samples agree on most often, not their
+    middle one, so that a background seen a fifth of the time still wins over a subject whose colours vary; then the
+    mean of the samples that agree, so that noise averages out.
 
-    Memory: at most SPILL_BYTES of sampled frames (more go to a temporary file of samples * frame size) plus a
-    few times TILE_BYTES, whatever the clip's length.
+    Memory: at most SPILL_BYTES of sampled frames (more go to a temporary file of samples * frame size), the samples
+    once more at a reduced size, and a few times TILE_BYTES, whatever the clip's length.
 
     Args:
         frames: the footage; read once, `samples` frames of it.
+        matte: a network that finds subjects; without it a subject counts as background where it stays longest.
         samples: how many frames to look at.
+        extend: keep all that a moving camera saw, in a plate larger than a frame, instead of the middle frame's view.
         view: turns a frame into sRGB-encoded float32, 0 to 1; needed when the footage is not so encoded.
         progress: told the share done and the step's name.
 
@@ -80,6 +96,7 @@ def plate_from_clip(
     first = reader.read(indices[0])
     with tempfile.TemporaryDirectory(prefix="plate-") as folder:
         stack = _new_stack((len(indices), *first.shape), first.dtype, Path(folder))
+        small = []
         for i, index in enumerate(indices):
             frame = first if i == 0 else reader.read(index)
             if frame.shape != first.shape:
@@ -89,13 +106,181 @@ def plate_from_clip(
                     "Give footage of one size",
                 )
             stack[i] = frame
-            report(0.6 * (i + 1) / len(indices), "reading frames")
-        seen = np.ones(stack.shape[:3], np.bool_)
-        sigma = temporal_noise(stack, view)
-        plate, coverage = consensus(stack, seen, view, sigma, lambda share: report(0.6 + 0.4 * share, "estimating"))
-        del stack  # closes the mapping before its file goes
+            small.append(_reduced(frame, view))
+            report(0.4 * (i + 1) / len(indices), "reading frames")
+        subjects = [_no_subject(image) if matte is None else _subject(matte, image, None) for image in small]
+        reference = len(indices) // 2
+        motions = camera_motions(small, subjects, reference, first.shape[1] / small[0].shape[1])
+        report(0.5, "following the camera")
+        locked_off = all(np.array_equal(motion, np.eye(3)) for motion in motions)
+        canvas, origin = _canvas(motions, first.shape[:2]) if extend else (first.shape[:2], (0, 0))
+        motions = [_shift(*origin) @ motion for motion in motions]
+        samples_ = _Samples(stack, subjects, motions, canvas)
+        sigma = temporal_noise(stack, view) if locked_off else _aligned_noise(samples_, view)
+        plate, coverage = consensus(samples_, view, sigma, lambda share: report(0.5 + 0.25 * share, "estimating"))
+        if matte is not None:
+            again = _subjects_by_plate(matte, samples_, small, fill(plate, coverage == 0), view)
+            samples_ = _Samples(stack, again, motions, canvas)
+            plate, coverage = consensus(samples_, view, sigma, lambda share: report(0.75 + 0.25 * share, "estimating"))
+        del stack, samples_  # closes the mapping before its file goes
     filled = coverage == 0
-    return ClipPlate(fill(plate, filled), coverage, filled, sigma, tuple(indices))
+    return ClipPlate(
+        fill(plate, filled), coverage, filled, sigma, tuple(indices), indices[reference], origin, locked_off
+    )
+
+
+class _Samples:
+    """The sampled frames as the plate sees them: moved into its view, with what shows the background marked.
+
+    Args:
+        stack: (N, H, W, 3) frames.
+        subjects: N masks (h, w) of a reduced size, uint8, 1 where the subject is.
+        motions: N matrices, frame pixel -> plate pixel.
+        shape: the plate's (H, W).
+    """
+
+    def __init__(self, stack: Image, subjects: list[Mask], motions: list[Matrix], shape: tuple[int, int]) -> None:
+        self.stack = stack
+        self.subjects = subjects
+        self.motions = motions
+        self.shape = shape
+
+    def rows(self, top: int, bottom: int) -> tuple[Image, Mask]:
+        """Plate rows: the samples (N, h, W, 3) in the stack's dtype, and (N, h, W), True where they show background."""
+        H, W = self.stack.shape[1:3]
+        here = _shift(0, -top)
+        size = (self.shape[1], bottom - top)
+        values = np.empty((len(self.stack), bottom - top, self.shape[1], 3), self.stack.dtype)
+        seen = np.empty(values.shape[:3], np.bool_)
+        for i, motion in enumerate(self.motions):
+            still = np.array_equal(motion, np.eye(3)) and self.shape == (H, W)
+            if still:
+                values[i] = self.stack[i, top:bottom]
+            else:
+                values[i] = cv2.warpPerspective(
+                    self.stack[i], here @ motion, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+                )
+            h, w = self.subjects[i].shape
+            up = np.diag([W / w, H / h, 1.0])
+            # 0 outside the frame, 1 subject, 2 background; a pixel between two kinds is of neither
+            kinds = cv2.warpPerspective(2 - self.subjects[i], here @ motion @ up, size, flags=cv2.INTER_NEAREST)
+            seen[i] = kinds == 2
+        return values, seen
+
+
+def camera_motions(small: list[Image], subjects: list[Mask], reference: int, scale: float) -> list[Matrix]:
+    """Where each sample lies in the reference's view: N matrices, full-size frame pixel -> full-size reference pixel.
+
+    Each sample is aligned with a key frame, at first the reference; once less than half of a frame is left in common
+    (a pan), the last sample becomes the next key frame, so that errors add up over key frames only. A camera that
+    stands still gives the identity for all.
+
+    Args:
+        small: samples at a reduced size.
+        subjects: (h, w) uint8, 1 where the subject is.
+        reference: index of the reference.
+        scale: full size over reduced size.
+    """
+    motions: list[Matrix] = [np.eye(3) for _ in small]
+    sure = [True] * len(small)  # the picture says clearly that it moved
+    for order in (range(reference + 1, len(small)), range(reference - 1, -1, -1)):
+        key, key_motion = reference, np.eye(3)
+        aligner = PlateAligner(small[key], known=subjects[key] == 0, local_flow=False)
+        last = np.eye(3)
+        for i in order:
+            aligned = aligner.align(small[i], subjects[i])
+            last = aligned.homography
+            motions[i] = key_motion @ last
+            sure[i] = aligned.residual < 0.7 * aligned.residual_before and aligned.inliers >= 30
+            if _overlap(last, small[i].shape[:2]) < 0.5:
+                key, key_motion = i, motions[i]
+                aligner = PlateAligner(small[key], known=subjects[key] == 0, local_flow=False)
+    h, w = small[0].shape[:2]
+    corners = np.array([[[0, 0]], [[w, 0]], [[w, h]], [[0, h]]], np.float64)
+    moved = [float(np.abs(cv2.perspectiveTransform(corners, motion) - corners).max()) for motion in motions]
+    if np.median(moved) * scale < STILL and not any(s and m * scale > STILL for s, m in zip(sure, moved, strict=True)):
+        return [np.eye(3) for _ in small]
+    up = np.array([[scale, 0, (scale - 1) / 2], [0, scale, (scale - 1) / 2], [0, 0, 1]])
+    full = [np.asarray(up @ motion @ np.linalg.inv(up)) for motion in motions]
+    full[reference] = np.eye(3)
+    return full
+
+
+def _overlap(motion: Matrix, shape: tuple[int, int]) -> float:
+    """Share of a frame that lies inside the one it is moved into."""
+    ones = np.ones(shape, np.uint8)
+    return float(cv2.warpPerspective(ones, motion, shape[::-1], flags=cv2.INTER_NEAREST).mean())
+
+
+def _canvas(motions: list[Matrix], shape: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The (H, W) that holds all moved frames, within MOST_EXTENSION; the reference's x, y in it."""
+    H, W = shape
+    corners = np.array([[[0, 0]], [[W, 0]], [[W, H]], [[0, H]]], np.float64)
+    places = np.concatenate([cv2.perspectiveTransform(corners, motion)[:, 0] for motion in motions])
+    reach = (MOST_EXTENSION - 1) / 2
+    left, top = np.maximum(np.floor(places.min(axis=0)), [-reach * W, -reach * H]).astype(int)
+    right, bottom = np.minimum(np.ceil(places.max(axis=0)), [(1 + reach) * W, (1 + reach) * H]).astype(int)
+    return (int(bottom - top), int(right - left)), (int(-left), int(-top))
+
+
+def _shift(x: float, y: float) -> Matrix:
+    return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], np.float64)
+
+
+def _reduced(frame: Image, view: View) -> Image:
+    """A sample at the size at which the camera is followed and subjects are looked for: uint8, sRGB-encoded."""
+    H, W = frame.shape[:2]
+    scale = min(1.0, max(LOOK_WIDTH, max(H, W) / 3) / max(H, W))
+    size = (max(8, round(W * scale)), max(8, round(H * scale)))
+    small = view(cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
+    return np.asarray(np.rint(small * 255), np.uint8)
+
+
+def _no_subject(small: Image) -> Mask:
+    return np.zeros(small.shape[:2], np.uint8)
+
+
+def _subject(matte: Matte, small: Image, bgr: Image | None) -> Mask:
+    """1 where the subject, its soft edge and a little around it are: (h, w) uint8."""
+    pha = matte(as_srgb(small), bgr)
+    margin = 2 * max(2, round(small.shape[1] / 100)) + 1
+    return cv2.dilate((np.asarray(pha) > SUBJECT).astype(np.uint8), np.ones((margin, margin), np.uint8))
+
+
+def _subjects_by_plate(matte: Matte, samples: _Samples, small: list[Image], plate: Image, view: View) -> list[Mask]:
+    """The subjects once more, now that there is a plate to hold against: what is found is added to what was known.
+
+    Where that would leave no sample at all, the plate found so far is as likely wrong as the frames: there it stays
+    with what was known without it.
+    """
+    H, W = samples.stack.shape[1:3]
+    h, w = small[0].shape[:2]
+    down = np.diag([W / w, H / h, 1.0])
+    encoded = view(plate)
+    more = []
+    for image, motion in zip(small, samples.motions, strict=True):
+        bgr = cv2.warpPerspective(
+            encoded, motion @ down, (w, h), flags=cv2.INTER_AREA | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
+        )
+        more.append(_subject(matte, image, bgr))
+    both = [known | found for known, found in zip(samples.subjects, more, strict=True)]
+    size = (max(1, round(samples.shape[1] * w / W)), max(1, round(samples.shape[0] * h / H)))
+    to_small = [np.linalg.inv(down) @ motion @ down for motion in samples.motions]
+    shown = np.zeros(size[::-1], np.uint8)
+    for mask, motion in zip(both, to_small, strict=True):
+        shown |= (cv2.warpPerspective(2 - mask, motion, size, flags=cv2.INTER_NEAREST) == 2).astype(np.uint8)
+    never = 1 - shown
+    result = []
+    for known, union, motion in zip(samples.subjects, both, to_small, strict=True):
+        doubtful = cv2.warpPerspective(never, motion, (w, h), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
+        result.append(np.where(doubtful > 0, known, union).astype(np.uint8))
+    return result
+
+
+def _aligned_noise(samples: _Samples, view: View) -> float:
+    middle, rows = samples.shape[0] // 2, max(1, samples.shape[0] // 16)
+    values, _ = samples.rows(middle - rows, middle + rows)
+    return temporal_noise(values, view)
 
 
 def temporal_noise(stack: Image, view: View) -> float:
@@ -113,31 +298,20 @@ def temporal_noise(stack: Image, view: View) -> float:
 
 
 def consensus(
-    stack: Image,
-    seen: NDArray[np.bool_],
-    view: View,
-    sigma: float,
-    progress: Callable[[float], None] = lambda share: None,
+    samples: _Samples, view: View, sigma: float, progress: Callable[[float], None] = lambda share: None
 ) -> tuple[Image, Plane]:
     """The colour most samples agree on, and the share of samples that do.
 
-    Args:
-        stack: (N, H, W, 3) samples.
-        seen: (N, H, W), False where a sample shows the subject or nothing at all.
-        sigma: noise of one sample, sRGB-encoded units.
-
     Returns:
-        plate (H, W, 3) in the stack's dtype; coverage (H, W), 0 to 1, 0 where nothing was seen.
+        plate (H, W, 3) in the samples' dtype; coverage (H, W), 0 to 1, 0 where nothing was seen.
     """
-    N, H, W, _ = stack.shape
-    plate = np.zeros(stack.shape[1:], stack.dtype)
+    H, W = samples.shape
+    plate = np.zeros((H, W, 3), samples.stack.dtype)
     coverage = np.zeros((H, W), np.float32)
-    rows = max(1, TILE_BYTES // (N * W * 40))
+    rows = max(1, TILE_BYTES // (len(samples.stack) * W * 40))
     for top in range(0, H, rows):
-        tile = np.asarray(stack[:, top : top + rows])
-        values, share = _consensus_tile(tile, seen[:, top : top + rows], view, sigma)
-        plate[top : top + rows] = values
-        coverage[top : top + rows] = share
+        tile, seen = samples.rows(top, min(H, top + rows))
+        plate[top : top + rows], coverage[top : top + rows] = _consensus_tile(tile, seen, view, sigma)
         progress(min(1.0, (top + rows) / H))
     return plate, coverage
 

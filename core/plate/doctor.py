@@ -1,0 +1,544 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The plate doctor: what is wrong with a plate, what that will do to the matte, and which button helps. No bpy.
+
+It looks at a handful of frames at a reduced size, so that it answers in seconds, before a run of hours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from core.errors import FootageError
+from core.plate.alignment import AlignedPlate, PlateAligner, even_out, lay_plate, small_grey
+from core.plate.frames import Image, Mask, Matte, Plane, View, as_srgb
+from core.plate.photometric import PhotometricFit, match_plate, noise
+
+Severity = Literal["amber", "red"]
+Light = Literal["green", "amber", "red"]
+Region = tuple[int, int, int, int]  # x, y, width, height in the footage's pixels, from the top left
+
+LOOK_WIDTH = 960  # pixels of the longer side that the doctor looks at
+SUBJECT = 0.1  # alpha from which a pixel may be the subject
+
+# Below these a plate is good: the matte does not change by what an eye would see.
+UNLIKE = 0.3  # correlation of local structure below which two pictures show different places
+SHIFT = 1.5  # pixels of the look
+PARALLAX = 0.6  # pixels of the look
+STOPS = 0.08
+CAST_STOPS = 0.045
+CORNER_STOPS = 0.15
+DRIFT_STOPS = 0.06
+NOISE_RATIO, NOISE_LEAST = 1.8, 0.012  # plate over frame; and sRGB-encoded units
+NOISE_MOST = 0.035
+BLUR_RATIO = 1.6  # of fine detail's energy
+UNCOVERED = 0.015  # share of the frame
+MOVED_DIFFERENCE = 0.07  # sRGB-encoded units
+MOVED_LEAST = 0.0006  # share of the frame that one object must take
+MOVED_MOST = 6  # findings of this kind
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        kind: "misaligned", "parallax", "exposure", "exposure_drift", "white_balance", "vignetting", "noise", "blur",
+            "moved_object", "uncovered", "wrong_place", "subject_in_plate", "size".
+        severity: "amber" costs quality, "red" spoils the matte.
+        message: what it is and what will happen, in a sentence or two.
+        remedy: what to do.
+        action: the button that does it: "align", "match", "plate_from_clip", "choose_plate", "garbage_mask".
+        region: where, if it is somewhere.
+        value: the measure behind it, in the message's unit.
+    """
+
+    kind: str
+    severity: Severity
+    message: str
+    remedy: str
+    action: str
+    region: Region | None
+    value: float
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What the doctor says; `dataclasses.asdict` gives plain JSON.
+
+    Attributes:
+        light: the worst finding's severity, "green" without findings.
+        findings: the worst first.
+        frame_numbers: the frames that were looked at.
+    """
+
+    light: Light
+    findings: list[Finding]
+    frame_numbers: list[int]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One frame beside the plate that was laid under it, at the doctor's size."""
+
+    src: Image  # (h, w, 3) float32, sRGB-encoded
+    bgr: Image  # the plate under it, matched
+    background: Mask  # no subject, and a plate
+    subject: Mask
+    aligned: AlignedPlate
+    fit: PhotometricFit
+    likeness: float  # correlation of local structure, -1 to 1
+
+
+def diagnose(
+    frames: Sequence[tuple[int, Image]],
+    plate: Image,
+    *,
+    matte: Matte | None = None,
+    known: Mask | None = None,
+    view: View = as_srgb,
+) -> Diagnosis:
+    """Examine a plate against some frames of the shot, about six, spread over it.
+
+    Args:
+        frames: frame number and (H, W, 3) picture of each.
+        plate: (Hp, Wp, 3).
+        matte: a network that finds subjects without a plate; without it a subject that never moves is taken for an
+            object that was moved.
+        known: (Hp, Wp), False where the plate's pixels are guessed.
+        view: turns frames and plate into sRGB-encoded float32, 0 to 1.
+
+    Raises:
+        FootageError: no frames.
+    """
+    if not frames:
+        raise FootageError("at least one frame to look at", "none", "Check the footage's frame range")
+    numbers = [number for number, _ in frames]
+    H, W = frames[0][1].shape[:2]
+    look_size = _look_size(W, H)
+    scale = W / look_size[0]
+    shape_finding = _of_size(plate, (W, H))
+    if shape_finding is not None and shape_finding.severity == "red":
+        return _conclude([shape_finding], numbers)
+
+    small_plate = _reduce(plate, _look_size(plate.shape[1], plate.shape[0]), view)
+    small_known = None
+    if known is not None and not known.all():
+        size = (small_plate.shape[1], small_plate.shape[0])
+        small_known = cv2.resize(known.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.99
+    looks = [_look(_reduce(src, look_size, view), small_plate, small_known, matte) for _, src in frames]
+    if float(np.median([look.likeness for look in looks])) < UNLIKE:
+        return _conclude([_of_wrong_place(looks)], numbers)
+
+    findings = [shape_finding] if shape_finding is not None else []
+    findings += _of_position(looks, scale)
+    findings += _of_light(looks)
+    findings += _of_noise([src for _, src in frames], plate, looks, view)
+    findings += _of_blur(frames[0][1], plate, looks[0], view)
+    findings += _of_coverage(looks, scale)
+    in_plate = _of_subject_in_plate(small_plate, matte, plate.shape[1] / small_plate.shape[1])
+    findings += in_plate if in_plate else _of_moved_objects(looks, scale)
+    return _conclude(findings, numbers)
+
+
+def _conclude(findings: list[Finding], numbers: list[int]) -> Diagnosis:
+    findings = sorted(findings, key=lambda finding: finding.severity != "red")
+    light: Light = findings[0].severity if findings else "green"
+    return Diagnosis(light, findings, numbers)
+
+
+def _look(src: Image, plate: Image, known: Mask | None, matte: Matte | None) -> _Look:
+    h, w = src.shape[:2]
+    pha = np.zeros((h, w), np.float32) if matte is None else _matte_at(matte, src)
+    aligned = PlateAligner(plate, known=known).align(src, pha if matte is not None else None)
+    margin = np.ones((9, 9), np.uint8)
+    subject = cv2.dilate((pha > SUBJECT).astype(np.uint8), margin) > 0
+    background = aligned.valid & ~subject
+    fit = match_plate(aligned.bgr, src, background)
+    bgr = fit.apply(aligned.bgr)
+    return _Look(src, bgr, background, subject, aligned, fit, _likeness(src, bgr, background))
+
+
+def _matte_at(matte: Matte, src: Image) -> Plane:
+    """The subject at half the doctor's size, which is enough to leave it out."""
+    h, w = src.shape[:2]
+    half = cv2.resize(src, (max(64, w // 2 // 4 * 4), max(64, h // 2 // 4 * 4)), interpolation=cv2.INTER_AREA)
+    return cv2.resize(np.asarray(matte(half, None), np.float32), (w, h), interpolation=cv2.INTER_LINEAR)
+
+
+def _likeness(src: Image, bgr: Image, background: Mask) -> float:
+    """Correlation of local structure over the background, its most different half left out: what stands in front of
+    the plate unmasked is no evidence of another place."""
+    size = (src.shape[1] // 2, src.shape[0] // 2)
+    weight = (cv2.resize(background.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.9).astype(np.uint8)
+    a, b = (even_out(small_grey(image, size, as_srgb), weight) - 128 for image in (src, bgr))
+    block = (max(1, size[0] // 24), max(1, size[1] // 24))
+    products = [cv2.resize(x * weight, block, interpolation=cv2.INTER_AREA) for x in (a * b, a * a, b * b)]
+    structure = np.sqrt(products[1] * products[2])
+    correlation = products[0] / (structure + 1e-3)
+    telling = structure > 0.3 * np.quantile(structure, 0.9)
+    kept = np.sort(correlation[telling])
+    return float(np.median(kept[len(kept) // 2 :])) if len(kept) else 1.0
+
+
+def _of_wrong_place(looks: list[_Look]) -> Finding:
+    value = float(np.median([look.likeness for look in looks]))
+    return Finding(
+        "wrong_place",
+        "red",
+        f"The plate does not seem to show this place: only {max(0, round(100 * value))} % of its structure is found "
+        "in the frames. The matte would take most of the picture for the subject.",
+        "Choose the plate that was shot for this take, or make one from the clip",
+        "choose_plate",
+        None,
+        round(value, 3),
+    )
+
+
+def _of_size(plate: Image, size: tuple[int, int]) -> Finding | None:
+    """Wrong proportions, or fewer pixels than the footage has."""
+    W, H = size
+    Hp, Wp = plate.shape[:2]
+    if abs((Wp / Hp) / (W / H) - 1) > 0.01:
+        return Finding(
+            "size",
+            "red",
+            f"The plate is {Wp} x {Hp}, the footage {W} x {H}: their proportions differ, and nothing would line up.",
+            "Crop the plate to the footage's frame, or choose the right plate",
+            "choose_plate",
+            None,
+            round((Wp / Hp) / (W / H), 4),
+        )
+    if Wp < 0.9 * W:
+        return Finding(
+            "size",
+            "amber",
+            f"The plate is {Wp} x {Hp}, the footage {W} x {H}: fine detail of the background may shine into the matte.",
+            "Use the plate at the camera's full resolution, or make one from the clip",
+            "plate_from_clip",
+            None,
+            round(Wp / W, 3),
+        )
+    return None
+
+
+def _of_position(looks: list[_Look], scale: float) -> list[Finding]:
+    findings = []
+    h, w = looks[0].src.shape[:2]
+    grid = np.stack(np.meshgrid(np.linspace(0, w - 1, 9), np.linspace(0, h - 1, 9)), -1).reshape(-1, 1, 2)
+    shifts = []
+    for look in looks:
+        # where the plate lies if left alone: it fills the frame
+        plate_w, plate_h = look.aligned.plate_size
+        alone = (grid + 0.5) * (plate_w / w, plate_h / h) - 0.5
+        moved = cv2.perspectiveTransform(grid, look.aligned.homography) - alone
+        shifts.append(float(np.linalg.norm(moved, axis=2).mean()) * w / plate_w)
+    worst = int(np.argmax(shifts))
+    if shifts[worst] > SHIFT:
+        matrix = looks[worst].aligned.homography
+        degrees = math.degrees(math.atan2(matrix[1, 0], matrix[0, 0]))
+        zoom = math.sqrt(abs(np.linalg.det(matrix[:2, :2]))) * w / looks[worst].aligned.plate_size[0]
+        detail = f"turned by {abs(degrees):.1f} degrees, scaled by {abs(zoom - 1) * 100:.1f} %"
+        moving = max(shifts) - min(shifts) > SHIFT
+        what = "The camera moves against the plate, by up to" if moving else "The plate is off by"
+        findings.append(
+            Finding(
+                "misaligned",
+                "amber",
+                f"{what} {shifts[worst] * scale:.0f} pixels ({detail}). Left alone, edges of the background would "
+                "stand in the matte.",
+                "Turn alignment on: it follows the plate frame by frame",
+                "align",
+                None,
+                round(shifts[worst] * scale, 2),
+            )
+        )
+    flows = [look for look in looks if look.aligned.flow is not None]
+    if flows:
+        strengths = [_flow_strength(look) for look in flows]
+        value = max(float(np.quantile(s, 0.95)) for s in strengths)
+        if value > PARALLAX:
+            strongest = max(strengths, key=lambda s: float(np.quantile(s, 0.95)))
+            strongest = cv2.resize(strongest, (w, h), interpolation=cv2.INTER_LINEAR)
+            findings.append(
+                Finding(
+                    "parallax",
+                    "amber",
+                    f"Near and far parts of the background shift against each other by up to {value * scale:.1f} "
+                    "pixels: the plate was shot from a slightly other place, or the lens breathes. Alignment follows a "
+                    "few pixels of that; what is left shows at edges.",
+                    "Turn alignment on, or make a plate from the clip itself",
+                    "align",
+                    _bounds(strongest > 0.5 * value, scale),
+                    round(value * scale, 2),
+                )
+            )
+    return findings
+
+
+def _flow_strength(look: _Look) -> Plane:
+    """Length of the local flow where the background is seen, pixels of the look."""
+    flow = look.aligned.flow
+    assert flow is not None
+    seen = cv2.resize(look.background.astype(np.float32), flow.shape[1::-1], interpolation=cv2.INTER_AREA)
+    return np.asarray(np.linalg.norm(flow, axis=2) * seen, np.float32)
+
+
+def _of_light(looks: list[_Look]) -> list[Finding]:
+    findings = []
+    stops = [look.fit.stops for look in looks]
+    middle = float(np.median(stops))
+    if abs(middle) > STOPS:
+        severity: Severity = "red" if abs(middle) > 1.5 else "amber"
+        findings.append(
+            Finding(
+                "exposure",
+                severity,
+                f"The plate is {abs(middle):.2f} stops too {'dark' if middle > 0 else 'bright'}. Left alone, the whole "
+                "background looks changed, and veils of it stay in the matte.",
+                "Turn matching on: it brings the plate to each frame's light",
+                "match",
+                None,
+                round(middle, 3),
+            )
+        )
+    drift = max(stops) - min(stops)
+    if drift > DRIFT_STOPS:
+        findings.append(
+            Finding(
+                "exposure_drift",
+                "amber",
+                f"The shot's exposure changes by {drift:.2f} stops while the plate has one. Left alone, the matte "
+                "would breathe with it.",
+                "Turn matching on: it follows the light frame by frame",
+                "match",
+                None,
+                round(drift, 3),
+            )
+        )
+    gains = np.median([np.log2(look.fit.gain) for look in looks], axis=0)
+    cast = gains - gains.mean()
+    if np.abs(cast).max() > CAST_STOPS:
+        warmth = "warmer" if cast[0] > cast[2] else "cooler"
+        findings.append(
+            Finding(
+                "white_balance",
+                "amber",
+                f"The frames are {warmth} than the plate, by {np.abs(cast).max():.2f} stops in one channel. Left "
+                "alone, grey and white surfaces turn half transparent.",
+                "Turn matching on: it brings the plate to each frame's white balance",
+                "match",
+                None,
+                round(float(np.abs(cast).max()), 3),
+            )
+        )
+    corner = float(np.median([look.fit.corner_stops for look in looks]))
+    if abs(corner) > CORNER_STOPS:
+        findings.append(
+            Finding(
+                "vignetting",
+                "amber",
+                f"Towards the corners the plate is {abs(corner):.2f} stops too {'dark' if corner > 0 else 'bright'}: "
+                "another aperture or lens. Left alone, the corners grey over in the matte.",
+                "Turn matching on: it fits the falloff",
+                "match",
+                None,
+                round(corner, 3),
+            )
+        )
+    return findings
+
+
+def _of_noise(frames: list[Image], plate: Image, looks: list[_Look], view: View) -> list[Finding]:
+    frame_sigma = float(
+        np.median([noise(src, look.background, view=view) for src, look in zip(frames, looks, strict=True)])
+    )
+    plate_sigma = noise(plate, view=view)
+    if plate_sigma > NOISE_RATIO * frame_sigma and plate_sigma > NOISE_LEAST:
+        return [
+            Finding(
+                "noise",
+                "amber",
+                f"The plate is noisier than the footage ({plate_sigma * 255:.1f} against {frame_sigma * 255:.1f} of "
+                "255). Its grain would print into the matte.",
+                "Average several frames of the empty set into the plate, or make one from the clip",
+                "plate_from_clip",
+                None,
+                round(plate_sigma, 4),
+            )
+        ]
+    if frame_sigma > NOISE_MOST:
+        return [
+            Finding(
+                "noise",
+                "amber",
+                f"The footage is very noisy ({frame_sigma * 255:.1f} of 255). Fine hair will be lost in it, and flat "
+                "parts of the matte may crawl.",
+                "Denoise footage and plate in the same way before matting",
+                "",
+                None,
+                round(frame_sigma, 4),
+            )
+        ]
+    return []
+
+
+def _of_blur(src: Image, plate: Image, look: _Look, view: View) -> list[Finding]:
+    """Compare fine detail of plate and frame, block by block, at full size."""
+    h, w = look.src.shape[:2]
+    H, W = src.shape[:2]
+    plate_w, plate_h = look.aligned.plate_size
+    up = np.diag([W / w, H / h, 1.0])
+    up_plate = np.diag([plate.shape[1] / plate_w, plate.shape[0] / plate_h, 1.0])
+    homography = up_plate @ look.aligned.homography @ np.linalg.inv(up)
+    laid, _ = lay_plate(plate, None, homography, None, (H, W))
+    background = cv2.resize(look.background.astype(np.uint8), (W, H), interpolation=cv2.INTER_NEAREST)
+    energies = []
+    blocks = (max(1, W // 32), max(1, H // 32))
+    for image in (src, laid):
+        grey = cv2.cvtColor(view(image), cv2.COLOR_RGB2GRAY)
+        fine = cv2.GaussianBlur(grey, (0, 0), 0.7) - cv2.GaussianBlur(grey, (0, 0), 1.6)
+        energies.append(cv2.resize(fine * fine, blocks, interpolation=cv2.INTER_AREA))
+    whole = cv2.resize(background.astype(np.float32), blocks, interpolation=cv2.INTER_AREA) > 0.99
+    floors = [float(np.quantile(energy[whole], 0.1)) if whole.any() else 0.0 for energy in energies]  # noise
+    sharper = np.maximum(*energies)
+    telling = whole & (sharper > 8 * max(floors)) & (sharper > np.quantile(sharper, 0.5))
+    if np.count_nonzero(telling) < 20:
+        return []
+    ratio = np.median(
+        np.log((energies[0][telling] - floors[0]).clip(1e-9) / (energies[1][telling] - floors[1]).clip(1e-9))
+    )
+    value = float(np.exp(ratio))
+    if 1 / BLUR_RATIO < value < BLUR_RATIO:
+        return []
+    return [
+        Finding(
+            "blur",
+            "amber",
+            f"The {'plate' if value > 1 else 'footage'} is softer (out of focus, or of another focal distance): it "
+            f"holds {100 * min(value, 1 / value):.0f} % of the other's fine detail. Edges of the background show in "
+            "the matte.",
+            "Shoot the plate with the shot's focus and aperture, or make one from the clip",
+            "plate_from_clip",
+            None,
+            round(value, 3),
+        )
+    ]
+
+
+def _of_coverage(looks: list[_Look], scale: float) -> list[Finding]:
+    missing = np.any([~look.aligned.valid for look in looks], axis=0)
+    missing = cv2.morphologyEx(missing.astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)) > 0
+    share = float(missing.mean())
+    if share < UNCOVERED:
+        return []
+    return [
+        Finding(
+            "uncovered",
+            "red" if share > 0.25 else "amber",
+            f"{100 * share:.0f} % of the picture has no plate in some frame. There the network judges without one, "
+            "which knows people better than things they hold.",
+            "Shoot a wider plate, make one from the clip, or mask what is surely background",
+            "plate_from_clip",
+            _bounds(missing, scale),
+            round(share, 4),
+        )
+    ]
+
+
+def _of_subject_in_plate(plate: Image, matte: Matte | None, scale: float) -> list[Finding]:
+    if matte is None:
+        return []
+    pha = _matte_at(matte, plate)
+    found = cv2.morphologyEx((pha > 0.6).astype(np.uint8), cv2.MORPH_OPEN, np.ones((7, 7), np.uint8)) > 0
+    if found.mean() < 0.004:
+        return []
+    return [
+        Finding(
+            "subject_in_plate",
+            "red",
+            f"Someone stands in the plate ({100 * found.mean():.0f} % of it). There the shot would be cut away or the "
+            "background kept.",
+            "Choose an empty frame, or make a plate from the clip",
+            "plate_from_clip",
+            _bounds(found, scale),
+            round(float(found.mean()), 4),
+        )
+    ]
+
+
+def _of_moved_objects(looks: list[_Look], scale: float) -> list[Finding]:
+    """What differs from the plate in the same place and the same way in nearly every frame: it did not come to act."""
+    size = (looks[0].src.shape[1], looks[0].src.shape[0])
+    differs, seen, shots = [], [], []
+    for look in looks:
+        sigma = max(look.fit.sigma, 0.004)
+        a, b = (cv2.GaussianBlur(image, (0, 0), 1.5) for image in (look.src, look.bgr))
+        difference = _least_difference(a, b)
+        to_plate = look.aligned.homography @ np.eye(3)
+        back = np.diag([size[0] / look.aligned.plate_size[0], size[1] / look.aligned.plate_size[1], 1.0]) @ to_plate
+        far = (difference > MOVED_DIFFERENCE + 2 * sigma).astype(np.uint8)
+        changed = cv2.morphologyEx(far, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
+        differs.append(cv2.warpPerspective(changed, back, size, flags=cv2.INTER_NEAREST))
+        seen.append(cv2.warpPerspective(look.background.astype(np.uint8), back, size, flags=cv2.INTER_NEAREST))
+        shots.append(cv2.warpPerspective(a, back, size))
+    seen_count = np.sum(seen, axis=0)
+    changed_count = np.sum(np.asarray(differs) & np.asarray(seen), axis=0)
+    often = changed_count >= 0.8 * np.maximum(seen_count, 1)
+    still = often & (seen_count >= min(2, len(looks))) & (_spread(shots, seen) < 0.04)
+    moved = cv2.morphologyEx(still.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8))
+    count, _, stats, _ = cv2.connectedComponentsWithStats(moved)
+    least = max(40, MOVED_LEAST * moved.size)
+    boxes = sorted((stats[i] for i in range(1, count) if stats[i][4] >= least), key=lambda box: -int(box[4]))
+    findings = []
+    for x, y, w, h, area in boxes[:MOVED_MOST]:
+        region = (round(int(x) * scale), round(int(y) * scale), round(int(w) * scale), round(int(h) * scale))
+        share = float(area) / moved.size
+        findings.append(
+            Finding(
+                "moved_object",
+                "red" if share > 0.02 else "amber",
+                f"Something at ({region[0]}, {region[1]}), {region[2]} x {region[3]} pixels, is not as in the plate in "
+                "any frame: it was moved, added or taken away. It would stand in the matte as a piece of the subject.",
+                "Mask it out with a garbage mask, or make a plate from the clip",
+                "garbage_mask",
+                region,
+                round(share, 5),
+            )
+        )
+    return findings
+
+
+def _least_difference(a: Image, b: Image) -> Plane:
+    """Difference to the most alike of the neighbours within a pixel: edges that do not quite meet are no objects."""
+    kernel = np.ones((5, 5), np.uint8)
+    low, high = cv2.erode(b, kernel), cv2.dilate(b, kernel)
+    return np.asarray(np.maximum(np.maximum(low - a, a - high), 0).max(axis=2))
+
+
+def _spread(shots: list[Image], seen: list[Mask]) -> Plane:
+    """Mean absolute deviation over time of what is seen, the largest of the channels."""
+    weight = np.asarray(seen, np.float32)[..., None]
+    total = np.maximum(weight.sum(axis=0), 1)
+    stack = np.asarray(shots)
+    mean = (stack * weight).sum(axis=0) / total
+    return np.asarray(((np.abs(stack - mean) * weight).sum(axis=0) / total).max(axis=2))
+
+
+def _bounds(where: Mask, scale: float) -> Region:
+    x, y, w, h = cv2.boundingRect(where.astype(np.uint8))
+    return round(x * scale), round(y * scale), round(w * scale), round(h * scale)
+
+
+def _look_size(width: int, height: int) -> tuple[int, int]:
+    scale = min(1.0, LOOK_WIDTH / max(width, height))
+    return max(8, round(width * scale)), max(8, round(height * scale))
+
+
+def _reduce(image: Image, size: tuple[int, int], view: View) -> Image:
+    return view(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
