@@ -52,9 +52,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pool", type=Path, required=True, help="folder of subjects and backgrounds")
     parser.add_argument("--init", default="default", help="weights to start from: default, a file, or none")
     parser.add_argument(
-        "--plate_fusion", choices=("early", "difference"), help="how the plate enters; as --init has it"
-    )
-    parser.add_argument(
         "--stages", type=yaml.safe_load, help="YAML list of {steps, size, frames, batch, downsample_ratio}"
     )
     parser.add_argument("--steps", type=int, help="total; the last stage goes on, or the run ends, there")
@@ -158,20 +155,13 @@ def parameter_groups(model: RecurrentMatting, encoder_rate: float, rate: float) 
     ]
 
 
-def build_model(init: str, plate_fusion: str | None) -> RecurrentMatting:
-    """The network to train: that of `init`, or one of another plate fusion with what weights they share."""
+def build_model(init: str) -> RecurrentMatting:
+    """The network to train, with the weights of `init`, "none" for random ones."""
     if init == "none":
-        return RecurrentMatting(plate_fusion or "early")  # type: ignore[arg-type]
-    start = load_model(init)
-    if not isinstance(start, RecurrentMatting):
-        raise JobError("weights of the recurrent network", f"{type(start).__name__}", "Pass another --init")
-    if plate_fusion is None or plate_fusion == start.plate_fusion:
-        return start
-    model = RecurrentMatting(plate_fusion)  # type: ignore[arg-type]
-    own = model.state_dict()
-    shared = {k: v for k, v in start.state_dict().items() if k in own and own[k].shape == v.shape}
-    log.info("from %s: %d of %d tensors; new: %s", init, len(shared), len(own), sorted(set(own) - set(shared)))
-    model.load_state_dict(own | shared)
+        return RecurrentMatting()
+    model = load_model(init)
+    if not isinstance(model, RecurrentMatting):
+        raise JobError("weights of the recurrent network", f"{type(model).__name__}", "Pass another --init")
     return model
 
 
@@ -184,16 +174,14 @@ def main(args: argparse.Namespace, make_clips: MakeClips | None = None) -> dict[
 
         make_clips = lambda split, size, frames: ClipDataset(args.pool, split, size, frames, args.seed)  # noqa: E731
     stages = make_stages(args.stages, args.steps)
-    model = build_model(args.init, args.plate_fusion)
+    model = build_model(args.init)
     trainer = Trainer(
         model,
         parameter_groups(model, args.encoder_learning_rate, args.learning_rate),
         compute_losses,
         lambda start: stage_batches(start, stages, make_clips, args.num_workers, args.seed, process),
         functools.partial(validate, clips=make_clips("valid", args.valid_size, args.valid_frames), args=args),
-        lambda net, path: save_model(
-            net, path, {"architecture": "RecurrentMatting", "arguments": {"plate_fusion": model.plate_fusion}}
-        ),
+        lambda net, path: save_model(net, path, {"architecture": "RecurrentMatting", "arguments": model.arguments}),
         loop_options(args, sum(stage.steps for stage in stages)),
         process=process,
     )

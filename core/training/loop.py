@@ -179,6 +179,17 @@ def swap_class(module: nn.Module, old: type[nn.Module], new: type[nn.Module]) ->
             child.__class__ = new
 
 
+def write_state(state: Mapping[str, Any], path: Path) -> None:
+    """Write tensors and plain values as torch does, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
 class _Objective(nn.Module):
     """A batch's losses as one module, so that whatever `step` does with the model is one forward pass to DDP."""
 
@@ -368,13 +379,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        with partial.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        write_state(state, path)
 
     def _load(self, path: Path) -> None:
         try:

@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The three trainers on data made here, from train_base through train_refine to test_image and evaluate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from core.checkpoints import load_model
+from core.errors import CheckpointError, JobError
+from core.frame_io import write_image
+from core.models import MattingBase, MattingRefine, RecurrentMatting
+from core.training import paper
+from core.training.loop import Process
+from scripts import evaluate, train_base, train_recurrent, train_refine
+
+SIDE = 96  # pixels of the pictures
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _subject(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A textured ellipse with a soft edge: colour (H, W, 3) and alpha (H, W), 0 to 1."""
+    y, x = np.mgrid[:SIDE, :SIDE] / SIDE
+    center, radius = rng.uniform(0.4, 0.6, 2), rng.uniform(0.3, 0.5, 2)
+    distance = np.hypot((x - center[0]) / radius[0], (y - center[1]) / radius[1])
+    texture = cv2.resize(rng.uniform(-0.3, 0.3, (24, 24, 3)), (SIDE, SIDE))
+    return (rng.uniform(0.6, 1, 3) + texture).clip(0, 1), ((1 - distance) * 8 + 0.5).clip(0, 1)
+
+
+def _background(rng: np.random.Generator) -> np.ndarray:
+    """Darker than the subjects, so that a hundred steps teach something."""
+    return cv2.resize(rng.uniform(0, 0.6, (12, 12, 3)), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+
+
+def _write(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_image(path, np.rint(image * 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """DATA/{train,valid}/{fgr,pha,bgr}, and CASES in DATA/cases."""
+    data = tmp_path_factory.mktemp("pairs")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 160), ("valid", 6)):
+        for index in range(count):
+            fgr, pha = _subject(rng)
+            _write(data / split / "fgr" / f"{index:03d}.png", fgr)
+            _write(data / split / "pha" / f"{index:03d}.png", pha)
+            if index < 40:
+                _write(data / split / "bgr" / f"{index:03d}.png", _background(rng))
+    for index in range(4):
+        (fgr, pha), bgr = _subject(rng), _background(rng)
+        pictures = {"src": pha[..., None] * fgr + (1 - pha[..., None]) * bgr, "bgr": bgr, "pha": pha, "fgr": fgr}
+        for kind, picture in pictures.items():
+            _write(data / "cases" / kind / f"{index}.png", picture)
+    return data
+
+
+def _flags(pairs: Path, folder: Path, *more: object) -> list[str]:
+    found = []
+    for split in ("train", "valid"):
+        for kind, name in (("rgb", "fgr"), ("alp", "pha"), ("bck", "bgr")):
+            found += [f"--{split}_{kind}_path", pairs / split / name]
+    found += ["--checkpoint_path", folder / "checkpoints", "--logging_path", folder / "logs"]
+    found += ["--backbone", "mobilenetv2", "--device", "cpu", "--precision", "fp32", "--num_workers", 0]
+    found += ["--size", 64, "--crop", 48, 64, "--batch_size", 8, "--valid_samples", 6, *more]
+    return [str(flag) for flag in found]
+
+
+SEED_DEFAULTS = {
+    "train_rgb_path": "../data/VideoMatte240K_JPEG_HD/train/fgr",
+    "train_alp_path": "../data/VideoMatte240K_JPEG_HD/train/pha",
+    "train_bck_path": "../data/Backgrounds/train",
+    "valid_rgb_path": "../data/VideoMatte240K_JPEG_HD/test/fgr",
+    "valid_alp_path": "../data/VideoMatte240K_JPEG_HD/test/pha",
+    "valid_bck_path": "../data/Backgrounds/test",
+    "batch_size": 8,
+    "num_workers": 2,
+    "epochs": 3,
+    "backbone": "resnet50",
+    "size": 512,
+    "crop": (256, 512),
+    "checkpoint_path": "../result/checkpoint/basenet",
+    "logging_path": "../logs/basenet",
+    "pretrained_model": "../data/pretrained/best_deeplabv3_resnet50_voc_os16.pth",
+    "backbone_learning_rate": 1e-4,
+    "aspp_learning_rate": 5e-4,
+    "decoder_learning_rate": 5e-4,
+}
+SEED_REFINE_DEFAULTS = SEED_DEFAULTS | {
+    "size": 2048,
+    "crop": (1024, 2048),
+    "checkpoint_path": "../result/checkpoint/refinenet",
+    "logging_path": "../logs/refinenet",
+    "pretrained_model": "../result/checkpoint/basenet/checkpoint_epoch0.pth",
+    "backbone_learning_rate": 5e-5,
+    "aspp_learning_rate": 5e-5,
+    "decoder_learning_rate": 1e-4,
+    "refiner_learning_rate": 3e-4,
+    "backbone_scale": 0.25,
+    "refine_sample_pixels": 80_000,
+}
+
+
+@pytest.mark.parametrize(("trainer", "defaults"), [(train_base, SEED_DEFAULTS), (train_refine, SEED_REFINE_DEFAULTS)])
+def test_the_seeds_flags_have_the_seeds_defaults(trainer: Any, defaults: dict[str, object]) -> None:
+    args = vars(trainer.parse_args(["--epochs", "3"]))
+    assert {name: str(args[name]) for name in defaults} == {name: str(value) for name, value in defaults.items()}
+    with pytest.raises(SystemExit):
+        trainer.parse_args([])
+
+
+def test_random_crop_keeps_the_images_together() -> None:
+    torch.manual_seed(1)
+    images = torch.rand(2, 3, 64, 80)
+    batch = {"src": images, "bgr": images.clone(), "fgr": images.clone(), "pha": images[:, :1]}
+    sizes = set()
+    for _ in range(8):
+        cropped = paper.random_crop(batch, 32, 48)
+        height, width = cropped["src"].shape[-2:]
+        sizes.add((height, width))
+        assert height % 4 == width % 4 == 0 and 32 <= height <= 48 and 32 <= width <= 48
+        assert torch.equal(cropped["src"][:, :1], cropped["pha"]) and torch.equal(cropped["bgr"], cropped["fgr"])
+    assert len(sizes) > 3
+    same = paper.random_crop({name: image[..., :64] for name, image in batch.items()}, 64, 64)
+    torch.testing.assert_close(same["src"], images[..., :64])
+
+
+def test_samples_do_not_depend_on_where_a_run_started(pairs: Path) -> None:
+    args = train_base.parse_args(_flags(pairs, pairs, "--epochs", 1))
+    dataset = paper.ImagePairDataset(
+        args.train_rgb_path, args.train_alp_path, args.train_bck_path, size=64, seed=0, augment=True
+    )
+    whole = paper.sample_batches(dataset, 0, args, Process())
+    batches = [next(whole)["src"] for _ in range(4)]
+    assert torch.equal(batches[3], next(paper.sample_batches(dataset, 3, args, Process()))["src"])
+    assert not torch.equal(batches[0], batches[1])
+    args.num_workers = 2
+    assert torch.equal(batches[2], next(paper.sample_batches(dataset, 2, args, Process()))["src"])
+
+
+@pytest.mark.slow
+def test_from_the_first_step_to_scored_mattes(pairs: Path, tmp_path: Path) -> None:
+    """The training chapter's run: train_base, train_refine, test_image, evaluate."""
+    from scripts import test_image
+
+    base_flags = _flags(pairs, tmp_path / "base", "--pretrained_model", "none", "--epochs", 5, "--valid_every", 100)
+    base_flags += ["--backbone_learning_rate", "5e-4", "--warmup", "10", "--schedule", "cosine"]
+    start = train_base.main(train_base.parse_args([*base_flags, "--dry-run"]))
+    base = train_base.main(train_base.parse_args(base_flags))
+    assert base["loss"] < start["loss"] / 3 and base["best_mad"] < start["best_mad"] / 5
+
+    checkpoint = tmp_path / "base/checkpoints/checkpoint_epoch4.pth"
+    refine_flags = _flags(pairs, tmp_path / "refine", "--pretrained_model", checkpoint, "--epochs", 1)
+    refine_flags += ["--backbone_scale", "0.5", "--refine_sample_pixels", "2000", "--size", "96", "--crop", "96", "96"]
+    refined = train_refine.main(train_refine.parse_args(refine_flags))
+    assert refined["best_mad"] < start["best_mad"] / 5
+
+    best = tmp_path / "refine/checkpoints/best.safetensors"
+    model = load_model(best)
+    assert isinstance(model, MattingRefine) and model.backbone_scale == 0.5
+    test_image.main(
+        test_image.parse_args(
+            [str(pairs / "cases/src"), str(pairs / "cases/bgr"), "alp", "com"]
+            + ["--pretrained_model", str(best), "--output_path", str(tmp_path / "images")]
+        )
+    )
+    scored = [
+        "--data",
+        str(pairs / "cases"),
+        "--device",
+        "cpu",
+        "--output",
+        str(tmp_path / "scored"),
+        "--model",
+        str(best),
+    ]
+    total = evaluate.main(evaluate.parse_args(scored))
+    assert total["mad"] < start["best_mad"] / 5
+    for index in range(4):
+        alpha = evaluate.read_alpha(tmp_path / f"images/{index}_alp.png")
+        np.testing.assert_allclose(alpha, evaluate.read_alpha(tmp_path / f"scored/pha/{index}.png"), atol=0.01)
+        assert (tmp_path / f"images/{index}_com.png").exists()
+
+
+def test_refine_does_not_start_from_another_backbones_checkpoint(pairs: Path, tmp_path: Path) -> None:
+    torch.save(MattingBase("mobilenetv2").state_dict(), tmp_path / "base.pth")
+    flags = _flags(pairs, tmp_path, "--pretrained_model", tmp_path / "base.pth", "--epochs", 1, "--dry-run")
+    with pytest.raises(CheckpointError, match="resnet50"):
+        train_refine.main(train_refine.parse_args([*flags, "--backbone", "resnet50"]))
+
+
+# The recurrent network's trainer
+
+
+class Clips(torch.utils.data.Dataset[dict[str, Tensor]]):
+    """A soft bright square that moves over a dark gradient; every third clip goes without its plate."""
+
+    def __init__(self, split: str, size: int, frames: int) -> None:
+        self.size, self.frames = size, frames
+
+    def __len__(self) -> int:
+        return 30
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng(index)
+        bgr = np.broadcast_to(np.linspace(0, rng.uniform(0.2, 0.5), self.size), (3, self.size, self.size))
+        clip: dict[str, list[np.ndarray]] = {"src": [], "bgr": [], "pha": [], "fgr": []}
+        corner = rng.integers(0, self.size // 2, 2)
+        for t in range(self.frames):
+            pha = np.zeros((self.size, self.size))
+            pha[corner[0] : corner[0] + self.size // 2, corner[1] + 2 * t : corner[1] + 2 * t + self.size // 2] = 1
+            pha = cv2.blur(pha, (3, 3))[None]
+            fgr = np.full_like(bgr, 0.9)
+            for name, image in (("src", pha * fgr + (1 - pha) * bgr), ("bgr", bgr), ("pha", pha), ("fgr", fgr)):
+                clip[name].append(image)
+        tensors = {name: torch.from_numpy(np.stack(images)).float() for name, images in clip.items()}
+        return tensors | {"has_plate": torch.tensor(index % 3 > 0)}
+
+
+def _recurrent_flags(folder: Path, *more: object) -> list[str]:
+    flags = ["--pool", folder, "--init", "none", "--checkpoint_path", folder / "c", "--logging_path", folder / "l"]
+    flags += ["--num_workers", 0, "--valid_size", 32, "--valid_clips", 2, "--valid_frames", 2, "--device", "cpu", *more]
+    return [str(flag) for flag in flags]
+
+
+STAGES = "[{steps: 4, size: 32, frames: 2, batch: 3}, {steps: 2, size: 64, frames: 3, batch: 2, downsample_ratio: 0.5}]"
+
+
+def test_stages_run_one_after_another_and_a_resume_enters_in_the_middle(tmp_path: Path) -> None:
+    flags = _recurrent_flags(tmp_path / "whole", "--stages", STAGES, "--save_every", 1, "--precision", "fp32")
+    whole = train_recurrent.main(train_recurrent.parse_args(flags), Clips)
+    assert {"pha_l1", "pha_laplacian", "pha_motion", "fgr_l1", "err_l2", "pha_l1_sm", "pha_motion_sm"} <= whole.keys()
+    model = load_model(tmp_path / "whole/c/last.safetensors")
+    assert isinstance(model, RecurrentMatting)
+
+    flags = _recurrent_flags(tmp_path / "cut", "--stages", STAGES, "--save_every", 1, "--precision", "fp32")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        steps = iter(range(5))
+        original = train_recurrent.compute_losses
+
+        def interrupted(*args: Any) -> dict[str, Tensor]:
+            if next(steps, None) is None:
+                raise KeyboardInterrupt
+            return original(*args)
+
+        patch.setattr(train_recurrent, "compute_losses", interrupted)
+        train_recurrent.main(train_recurrent.parse_args(flags), Clips)
+    assert torch.load(tmp_path / "cut/c/last.pt", weights_only=True)["step"] == 5
+    resumed = train_recurrent.main(train_recurrent.parse_args([*flags, "--resume"]), Clips)
+    assert resumed["loss"] == whole["loss"]
+    one, other = (load_file(tmp_path / name / "c/last.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_each_stage_has_its_size_and_ratio() -> None:
+    stages = train_recurrent.make_stages(
+        [{"steps": 2, "size": 16, "batch": 3}, {"steps": 9, "size": 32, "frames": 3}], 3
+    )
+    assert [stage.steps for stage in stages] == [2, 1]
+    batches = list(train_recurrent.stage_batches(1, stages, Clips, 0, 0, Process()))
+    assert [tuple(batch["src"].shape) for batch in batches] == [(3, 2, 3, 16, 16), (6, 3, 3, 32, 32)]
+    assert [batch["downsample_ratio"] for batch in batches] == [1.0, 1.0]
+    assert train_recurrent.make_stages([{"steps": 2}], 10)[0].steps == 10
+    with pytest.raises(JobError, match="sise"):
+        train_recurrent.make_stages([{"steps": 2, "sise": 16}], None)
+
+
+def test_clips_without_a_plate_do_not_show_theirs() -> None:
+    torch.manual_seed(0)
+    model = RecurrentMatting()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "plate" in name:
+                parameter.normal_(0, 0.1)  # they start at zero, where a plate has no effect
+    clips = Clips("train", 32, 2)
+    batch: dict[str, Any] = torch.utils.data.default_collate([clips[i] for i in range(4)]) | {"downsample_ratio": 1.0}
+    loss = sum(train_recurrent.compute_losses(model, batch).values())
+    for index, (shown, name) in enumerate([(False, "first"), (True, "second"), (True, "third"), (False, "fourth")]):
+        changed = dict(batch)
+        changed["bgr"] = batch["bgr"].clone()
+        changed["bgr"][index] = 0.5
+        other = sum(train_recurrent.compute_losses(model, changed).values())
+        assert (float((loss - other).detach()) != 0) == shown, name
+
+
+def test_refinement_learns_only_below_full_ratio_and_so_do_its_losses() -> None:
+    torch.manual_seed(0)
+    model = RecurrentMatting()
+    clips = Clips("train", 64, 2)
+    batch: dict[str, Any] = torch.utils.data.default_collate([clips[1], clips[2]])
+    for ratio, learns in ((1.0, False), (0.5, True)):
+        model.zero_grad(set_to_none=True)
+        found = train_recurrent.compute_losses(model, batch | {"downsample_ratio": ratio})
+        sum(found.values()).backward()
+        assert any(p.grad is not None for p in model.refiner.parameters()) == learns
+        assert ("pha_l1_sm" in found) == learns
+
+
+@pytest.mark.parametrize("fusion", ["early", "difference"])
+def test_the_network_starts_from_shipped_weights_whatever_the_fusion(fusion: str) -> None:
+    model = train_recurrent.build_model("default", fusion)
+    shipped = load_model("default").state_dict()
+    assert model.plate_fusion == fusion
+    for name in ("aspp.value.weight", "decoder.gru.gates.weight", "project.weight"):
+        assert torch.equal(model.state_dict()[name], shipped[name])
+
+
+def test_two_learning_rates() -> None:
+    model = RecurrentMatting()
+    encoder, rest = train_recurrent.parameter_groups(model, 1e-4, 2e-4)
+    assert (encoder["lr"], rest["lr"]) == (1e-4, 2e-4)
+    assert len(encoder["params"]) + len(rest["params"]) == len(list(model.parameters()))
