@@ -6,7 +6,7 @@
 
 Every weight file of this project is a safetensors file whose metadata hold, as strings:
     architecture: the class in `core.models` ("RecurrentMatting");
-    arguments: its keyword arguments, a JSON object ('{"plate_fusion": "early"}').
+    arguments: its keyword arguments, a JSON object ("{}").
 """
 
 from __future__ import annotations
@@ -92,17 +92,16 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, required=True, help="the safetensors file to write (large tensors in fp16)"
     )
-    parser.add_argument("--plate-fusion", choices=["early", "difference"], default="early")
     return parser.parse_args()
 
 
 def main(args: argparse.Namespace) -> None:
-    model = RecurrentMatting(plate_fusion=args.plate_fusion)
+    model = RecurrentMatting()
     load_onnx_weights(model, args.onnx or find_onnx())
     save_model(
         model,
         args.output,
-        {"architecture": "RecurrentMatting", "arguments": {"plate_fusion": args.plate_fusion}},
+        {"architecture": "RecurrentMatting", "arguments": model.arguments},
         half=True,
     )
     print(args.output)

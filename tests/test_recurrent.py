@@ -19,7 +19,6 @@ from core.models.recurrent import RecurrentMatting
 from scripts.convert_rvm import find_onnx, load_onnx_weights
 
 COARSE = ["753", "754"]  # the published graph's names for its foreground residual and alpha before the guided filter
-FUSIONS = ["early", "difference"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,15 +39,15 @@ def published() -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def warm_started(fusion: Any = "early") -> RecurrentMatting:
-    model = RecurrentMatting(fusion).eval()
+def warm_started() -> RecurrentMatting:
+    model = RecurrentMatting().eval()
     load_onnx_weights(model, find_onnx())
     return model
 
 
-@pytest.fixture(scope="module", params=FUSIONS)
-def model(request: pytest.FixtureRequest) -> RecurrentMatting:
-    return warm_started(request.param)
+@pytest.fixture(scope="module")
+def model() -> RecurrentMatting:
+    return warm_started()
 
 
 def clip(height: int, width: int, frames: int = 3) -> Tensor:
@@ -124,9 +123,9 @@ def test_a_file_of_other_weights_is_refused(tmp_path: Path) -> None:
         load_onnx_weights(RecurrentMatting(), tmp_path / "short.onnx")
 
 
-def perturbed(fusion: Any) -> RecurrentMatting:
+def perturbed() -> RecurrentMatting:
     """A network whose plate inputs matter."""
-    model = warm_started(fusion)
+    model = warm_started()
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
         if "plate" in name or name == "error.weight":
@@ -134,10 +133,9 @@ def perturbed(fusion: Any) -> RecurrentMatting:
     return model
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("ratio", [1.0, 0.5])
-def test_every_plate_parameter_matters(fusion: Any, ratio: float) -> None:
-    model = warm_started(fusion)
+def test_every_plate_parameter_matters(ratio: float) -> None:
+    model = warm_started()
     src = clip(96, 128, 2)
     with torch.enable_grad():
         output = model(src, src.flip(-1), downsample_ratio=ratio)
@@ -147,10 +145,9 @@ def test_every_plate_parameter_matters(fusion: Any, ratio: float) -> None:
     assert silent == expected
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("ratio", [1.0, 0.5])
-def test_frame_by_frame_equals_at_once(fusion: Any, ratio: float) -> None:
-    model = perturbed(fusion)
+def test_frame_by_frame_equals_at_once(ratio: float) -> None:
+    model = perturbed()
     src, bgr = clip(93, 131, 3), clip(93, 131, 1).flip(-1)
     at_once = model(src, bgr, downsample_ratio=ratio)
     static = model.encode_plate(bgr[:, 0], ratio)
@@ -164,9 +161,8 @@ def test_frame_by_frame_equals_at_once(fusion: Any, ratio: float) -> None:
             torch.testing.assert_close(ours, whole[:, t], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
-def test_output_shapes_and_ranges(fusion: Any) -> None:
-    model = perturbed(fusion)
+def test_output_shapes_and_ranges() -> None:
+    model = perturbed()
     src = clip(90, 122, 2)
     output = model(src, src.flip(-1), downsample_ratio=0.5)
     assert output.pha.shape == (1, 2, 1, 90, 122)

@@ -93,17 +93,13 @@ class _Bottleneck(nn.Module):
 
 
 class MobileNetV3Encoder(nn.Module):
-    """MobileNetV3-Large (Howard et al. 2019) whose stride-32 stage is dilated to stay at 1/16.
-
-    Args:
-        stem: a convolution of 3 channels to 16 with stride 2; the caller's, because it may take more than the source.
-    """
+    """MobileNetV3-Large (Howard et al. 2019) whose stride-32 stage is dilated to stay at 1/16."""
 
     channels = (16, 24, 40, 960)  # of the features at 1/2, 1/4, 1/8, 1/16
 
-    def __init__(self, stem: nn.Module) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.stem = stem
+        self.stem = nn.Conv2d(3, 16, 3, stride=2, padding=1)
         blocks, channels = [], 16
         for row in _ROWS:
             blocks.append(_Bottleneck(channels, row))
@@ -111,20 +107,18 @@ class MobileNetV3Encoder(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.head = nn.Conv2d(channels, self.channels[-1], 1)
 
-    def forward(self, src: Tensor, plate: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, src: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Features of sRGB images.
 
         Args:
             src: (B, 3, H, W) sRGB-encoded, 0 to 1.
-            plate: the like, for a stem that takes one.
 
         Returns:
             (B, 16, H/2, W/2), (B, 24, H/4, W/4), (B, 40, H/8, W/8), (B, 960, H/16, W/16), sizes rounded up.
         """
         mean = src.new_tensor(_MEAN).view(3, 1, 1)
         std = src.new_tensor(_STD).view(3, 1, 1)
-        x = (src - mean) / std
-        x = F.hardswish(self.stem(x) if plate is None else self.stem(x, plate=(plate - mean) / std))
+        x = F.hardswish(self.stem((src - mean) / std))
         taps = []
         for index, block in enumerate(self.blocks):
             x = block(x)

@@ -9,7 +9,7 @@ quality until training moves them; without a plate those layers are left out.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias
+from typing import ClassVar, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,6 @@ from core.errors import ShapeError
 from core.models.mobilenetv3 import MobileNetV3Encoder
 
 State: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
-PlateFusion: TypeAlias = Literal["early", "difference"]
 
 _IMAGES = 3 + 3  # channels: the plate, and its absolute difference from the source
 
@@ -38,7 +37,7 @@ class PlateFeatures(NamedTuple):
 
     bgr: Tensor  # (B, T, 3, H, W)
     bgr_sm: Tensor  # (B, T, 3, h, w), at the coarse size
-    features: tuple[Tensor, ...]  # (B, T, C, h/2, w/2) down to (B, T, C, h/16, w/16), or none of them
+    features: tuple[Tensor, ...]  # (B, T, C, h/2, w/2) down to (B, T, C, h/16, w/16)
 
 
 class PlateConv2d(nn.Conv2d):
@@ -122,16 +121,15 @@ class _UpBlock(nn.Module):
 class _Decoder(nn.Module):
     """Section 3.2: from 1/16 up to the coarse size, with memory at four scales."""
 
-    def __init__(self, plate_channels: tuple[int, int, int, int]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.plate_bottleneck = nn.Conv2d(plate_channels[3], 128, 1) if plate_channels[3] else None
-        if self.plate_bottleneck is not None:
-            nn.init.zeros_(self.plate_bottleneck.weight)
-            nn.init.zeros_(self.plate_bottleneck.bias)  # type: ignore[arg-type]
+        self.plate_bottleneck = nn.Conv2d(128, 128, 1)
+        nn.init.zeros_(self.plate_bottleneck.weight)
+        nn.init.zeros_(self.plate_bottleneck.bias)  # type: ignore[arg-type]
         self.gru = _ConvGru(128)
-        self.up8 = _UpBlock(128, 40, plate_channels[2] + _IMAGES, 80)
-        self.up4 = _UpBlock(80, 24, plate_channels[1] + _IMAGES, 40)
-        self.up2 = _UpBlock(40, 16, plate_channels[0] + _IMAGES, 32)
+        self.up8 = _UpBlock(128, 40, 40 + _IMAGES, 80)
+        self.up4 = _UpBlock(80, 24, 24 + _IMAGES, 40)
+        self.up2 = _UpBlock(40, 16, 16 + _IMAGES, 32)
         self.conv0 = PlateConv2d(32 + 3, _IMAGES, 16, 3)
         self.conv1 = nn.Conv2d(16, 16, 3, padding=1)
 
@@ -149,17 +147,16 @@ class _Decoder(nn.Module):
         Args:
             src: (B * frames, 3, h, w) coarse source.
             images: (B * frames, 6, h, w) plate and absolute difference, or None without a plate.
-            changes: absolute differences of the encoder's features, finest first; empty if this network has none.
+            changes: absolute differences of the encoder's features, finest first; empty without a plate.
         """
         srcs = _pyramid(src)
         plates: list[Tensor | None] = [None] * 4
         if images is not None:
-            plates = list(_pyramid(images))
-            for scale, change in enumerate(changes[:3], start=1):
-                plates[scale] = torch.cat([change, _present(plates[scale])], dim=1)
+            finest, *coarser = _pyramid(images)
+            plates = [finest, *(torch.cat(pair, dim=1) for pair in zip(changes[:3], coarser, strict=True))]
         r1, r2, r3, r4 = rec if rec is not None else (None, None, None, None)
         x = features[3]
-        if self.plate_bottleneck is not None and changes:
+        if changes:
             x = x + self.plate_bottleneck(changes[3])
         x, r4 = self.gru(x, frames, r4)
         x, r3 = self.up8(x, features[2], srcs[3], plates[3], frames, r3)
@@ -229,21 +226,18 @@ class _GuidedRefiner(nn.Module):
 class RecurrentMatting(nn.Module):
     """RobustVideoMatting with a clean plate.
 
-    Args:
-        plate_fusion: "early": the plate enters the encoder's first layer. "difference": the same encoder sees source
-            and plate apart, and the decoder is told the absolute difference of their features at every scale. In both
-            the decoder's source inputs and the full-resolution filter see the plate and its difference as well.
+    The same encoder sees source and plate apart, and the decoder is told the absolute difference of their features at
+    every scale; the pixels' own difference enters beside the source at every scale, and the full-resolution filter.
+    (The plate in the encoder's first layer instead: with the same training time twice the error.)
     """
 
-    def __init__(self, plate_fusion: PlateFusion = "early") -> None:
+    arguments: ClassVar[dict[str, object]] = {}  # what the class was made with, as weight files record it
+
+    def __init__(self) -> None:
         super().__init__()
-        self.plate_fusion = plate_fusion
-        early = plate_fusion == "early"
-        self.encoder = MobileNetV3Encoder(
-            PlateConv2d(3, 3, 16, 3, stride=2) if early else nn.Conv2d(3, 16, 3, stride=2, padding=1)
-        )
-        self.aspp = _LiteAspp(960, 128)
-        self.decoder = _Decoder((0, 0, 0, 0) if early else (16, 24, 40, 128))
+        self.encoder = MobileNetV3Encoder()
+        self.aspp = _LiteAspp(self.encoder.channels[3], 128)
+        self.decoder = _Decoder()
         self.project = nn.Conv2d(16, 4, 1)
         self.refiner = _GuidedRefiner()
         self.error = nn.Conv2d(16, 1, 1)
@@ -261,9 +255,7 @@ class RecurrentMatting(nn.Module):
             bgr = bgr.unsqueeze(1)
         frames = bgr.shape[1]
         bgr_sm = _shrink(bgr.flatten(0, 1), downsample_ratio)
-        features: tuple[Tensor, ...] = ()
-        if self.plate_fusion == "difference":
-            features = tuple(_unfold(feature, frames) for feature in self._encode(bgr_sm))
+        features = tuple(_unfold(feature, frames) for feature in self._encode(bgr_sm))
         return PlateFeatures(bgr, _unfold(bgr_sm, frames), features)
 
     def forward(
@@ -305,21 +297,15 @@ class RecurrentMatting(nn.Module):
                 )
         src = src.flatten(0, 1)
         src_sm = _shrink(src, downsample_ratio).contiguous(memory_format=torch.channels_last)
+        features = self._encode(src_sm)
         images = change = change_sm = None
         changes: tuple[Tensor, ...] = ()
         if plate is not None:
             bgr_sm = _repeat(plate.bgr_sm, frames)
             change_sm = src_sm - bgr_sm
             images = torch.cat([bgr_sm, change_sm.abs()], dim=1)
-        if images is not None and self.plate_fusion == "early":
-            features = self._encode(src_sm, images[:, :3])
-        else:
-            features = self._encode(src_sm)
-            if plate is not None:
-                changes = tuple(
-                    (feature - _repeat(other, frames)).abs()
-                    for feature, other in zip(features, plate.features, strict=True)
-                )
+            pairs = zip(features, plate.features, strict=True)
+            changes = tuple((feature - _repeat(other, frames)).abs() for feature, other in pairs)
         hid, rec = self.decoder(features, src_sm, images, changes, frames, rec)
         coarse = self.project(hid).to(src.dtype)
         err = torch.sigmoid(self.error(hid))
@@ -331,15 +317,10 @@ class RecurrentMatting(nn.Module):
         pha, fgr, err = outputs if single else (_unfold(output, frames) for output in outputs)
         return RecurrentOutput(pha, fgr, err, rec)
 
-    def _encode(self, src_sm: Tensor, bgr_sm: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Coarse source, and coarse plate where the first layer takes one -> features at four scales."""
-        f1, f2, f3, f4 = self.encoder(src_sm, bgr_sm)
+    def _encode(self, image: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, h, w) -> features of 16, 24, 40 and 128 channels at 1/2, 1/4, 1/8 and 1/16."""
+        f1, f2, f3, f4 = self.encoder(image)
         return f1, f2, f3, self.aspp(f4)
-
-
-def _present(plate: Tensor | None) -> Tensor:
-    assert plate is not None
-    return plate
 
 
 def _repeat(x: Tensor, frames: int) -> Tensor:
