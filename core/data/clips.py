@@ -58,7 +58,7 @@ LENGTHS = {"train": 1_000_000, "valid": 256, "test": 256}
 class Mix:
     """How often what happens, as shares of all clips unless a field says otherwise."""
 
-    no_plate: float = 0.12
+    no_plate: float = 0.2
     no_subject: float = 0.07
     two_subjects: float = 0.22
     three_subjects: float = 0.07
@@ -79,7 +79,7 @@ class Mix:
     camouflage: float = 0.12  # of all subjects: coloured like what is behind them
     fills_frame: float = 0.08  # of all subjects
     moving_camera: float = 0.35
-    wrong_plate: float = 0.05  # tens of pixels off; subjects are people
+    wrong_plate: float = 0.07  # tens of pixels off; subjects are people
     exact_plate: float = 0.12  # no drift, no misalignment
     misaligned: float = 0.6
     drift: float = 0.65
