@@ -241,9 +241,9 @@ class MovieFootage:
                 options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"},
                 metadata_errors="replace",
             )
-            if not container.streams.video:
+            if not container.streams.video or container.streams.video[0].codec_context is None:
                 container.close()
-                raise self._error("no video in it")
+                raise self._error("no video in it, or none of a known codec")
             return container
         except av.error.FFmpegError as error:
             raise self._error(str(error)) from None
@@ -318,10 +318,11 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any, tuple[int, int, int]]]:
     """An image at the part that holds its colour (the first, where none does): its reader, header and R, G, B."""
     hints = oiio.ImageSpec()
     hints["oiio:UnassociatedAlpha"] = 1  # colour as stored, not multiplied by an alpha that is not ours
-    image = oiio.ImageInput.open(str(path), hints)
-    if image is None:
-        raise FootageError("a readable image", f"{path}: {oiio.geterror()}", "Check that the file opens elsewhere")
+    image = None
     try:
+        image = oiio.ImageInput.open(str(path), hints)
+        if image is None:
+            raise FootageError("a readable image", f"{path}: {oiio.geterror()}", "Check that the file opens elsewhere")
         colorful = (i for i in range(MAX_PARTS) if image.seek_subimage(i, 0) and _find_rgb(image.spec().channelnames))
         image.seek_subimage(next(colorful, 0), 0)
         image.geterror()  # no part after the last: no failure
@@ -331,8 +332,11 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any, tuple[int, int, int]]]:
         if spec.deep:
             raise FootageError("a flat image", f"{path}, a deep one", "Flatten it")
         yield image, spec, _find_rgb(spec.channelnames) or _fallback_rgb(spec.channelnames)
+    except UnicodeDecodeError:  # names and messages made of a damaged file's bytes
+        raise FootageError("a readable image", f"{path}, whose header is damaged", "Render or copy it again") from None
     finally:
-        image.close()
+        if image is not None:
+            image.close()
 
 
 def _check_size(width: int, height: int, path: Path) -> None:
