@@ -10,24 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from core.plate.photometric import PhotometricFit, PhotometricLock, match_plate, noise
-from tests.plate_scenes import H, W, motion, scene, shoot
+from tests.plate_scenes import H, W, motion, relit, scene, shoot
 
 
 def clean_plate(seed: int = 0) -> NDArray[np.uint8]:
     return shoot(scene(seed), motion(), seed)
-
-
-def relit(plate: NDArray[np.uint8], fit: PhotometricFit, sigma: float = 0.006) -> NDArray[np.uint8]:
-    """A second take of the plate under other light, by the definition, in linear light."""
-    encoded = plate / 255
-    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
-    y, x = np.mgrid[0:H, 0:W]
-    r2 = ((x + 0.5 - W / 2) ** 2 + (y + 0.5 - H / 2) ** 2) / ((W * W + H * H) / 4)
-    linear = linear**fit.gamma * np.array(fit.gain) * np.exp(fit.falloff[0] * r2 + fit.falloff[1] * r2 * r2)[..., None]
-    bent = 1.055 * np.maximum(linear, 1e-9) ** (1 / 2.4) - 0.055
-    encoded = np.where(linear <= 0.0031308, 12.92 * linear, bent)
-    encoded = encoded + np.random.default_rng(5).normal(0, sigma, encoded.shape)
-    return np.asarray(np.rint(np.clip(encoded, 0, 1) * 255), np.uint8)
 
 
 CASES = [

@@ -39,6 +39,7 @@ NOISE_MOST = 0.035
 BLUR_RATIO = 1.6  # of fine detail's energy
 UNCOVERED = 0.015  # share of the frame
 MOVED_DIFFERENCE = 0.07  # sRGB-encoded units
+CLIPPED = 0.97  # sRGB-encoded value from which a picture no longer tells how bright a thing was
 MOVED_LEAST = 0.0006  # share of the frame that one object must take
 MOVED_MOST = 6  # findings of this kind
 
@@ -398,16 +399,15 @@ def _of_blur(src: Image, plate: Image, look: _Look, view: View) -> list[Finding]
     homography = up_plate @ look.aligned.homography @ np.linalg.inv(up)
     laid, _ = lay_plate(plate, None, homography, None, (H, W))
     background = cv2.resize(look.background.astype(np.uint8), (W, H), interpolation=cv2.INTER_NEAREST)
-    energies = []
+    energies, floors = [], []
     blocks = (max(1, W // 32), max(1, H // 32))
     for image in (src, laid):
         grey = cv2.cvtColor(view(image), cv2.COLOR_RGB2GRAY)
-        fine = cv2.GaussianBlur(grey, (0, 0), 0.7) - cv2.GaussianBlur(grey, (0, 0), 1.6)
-        energies.append(cv2.resize(fine * fine, blocks, interpolation=cv2.INTER_AREA))
+        energies.append(cv2.resize(_fine_detail(grey) ** 2, blocks, interpolation=cv2.INTER_AREA))
+        floors.append(_NOISE_IN_DETAIL * noise(image, look.background, view=view) ** 2)
     whole = cv2.resize(background.astype(np.float32), blocks, interpolation=cv2.INTER_AREA) > 0.99
-    floors = [float(np.quantile(energy[whole], 0.1)) if whole.any() else 0.0 for energy in energies]  # noise
     sharper = np.maximum(*energies)
-    telling = whole & (sharper > 8 * max(floors)) & (sharper > np.quantile(sharper, 0.5))
+    telling = whole & (sharper > 3 * max(floors)) & (sharper > np.quantile(sharper, 0.5))
     if np.count_nonzero(telling) < 20:
         return []
     ratio = np.median(
@@ -429,6 +429,17 @@ def _of_blur(src: Image, plate: Image, look: _Look, view: View) -> list[Finding]
             round(value, 3),
         )
     ]
+
+
+def _fine_detail(grey: Plane) -> Plane:
+    """What is finer than about three pixels and coarser than one."""
+    return np.asarray(cv2.GaussianBlur(grey, (0, 0), 0.7) - cv2.GaussianBlur(grey, (0, 0), 1.6))
+
+
+# Energy that noise of deviation 1 in each channel leaves in `_fine_detail` of the grey picture.
+_IMPULSE = np.zeros((33, 33), np.float32)
+_IMPULSE[16, 16] = 1
+_NOISE_IN_DETAIL = float(np.sum(_fine_detail(_IMPULSE) ** 2)) * (0.299**2 + 0.587**2 + 0.114**2)
 
 
 def _of_coverage(looks: list[_Look], scale: float) -> list[Finding]:
@@ -482,7 +493,8 @@ def _of_moved_objects(looks: list[_Look], scale: float) -> list[Finding]:
         difference = _least_difference(a, b)
         to_plate = look.aligned.homography @ np.eye(3)
         back = np.diag([size[0] / look.aligned.plate_size[0], size[1] / look.aligned.plate_size[1], 1.0]) @ to_plate
-        far = (difference > MOVED_DIFFERENCE + 2 * sigma).astype(np.uint8)
+        clipped = np.maximum(look.src, look.aligned.bgr).max(axis=2) > CLIPPED  # no match brings these back
+        far = ((difference > MOVED_DIFFERENCE + 2 * sigma) & ~clipped).astype(np.uint8)
         changed = cv2.morphologyEx(far, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
         differs.append(cv2.warpPerspective(changed, back, size, flags=cv2.INTER_NEAREST))
         seen.append(cv2.warpPerspective(look.background.astype(np.uint8), back, size, flags=cv2.INTER_NEAREST))

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The plate doctor on defects that were put in by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from core.errors import FootageError
+from core.plate.doctor import Diagnosis, diagnose
+from core.plate.frames import Image, Plane
+from core.plate.photometric import PhotometricFit
+from tests.plate_scenes import H, W, motion, relit, scene, shoot
+
+Picture = NDArray[np.uint8]
+BLUE = np.array([30, 60, 230], np.uint8)
+
+
+def with_actor(frame: Picture, x: int) -> Picture:
+    """A blue actor, 70 pixels wide, at `x`."""
+    frame = frame.copy()
+    frame[90:, x : x + 70] = BLUE
+    return frame
+
+
+def find_actor(src: Image, bgr: Image | None) -> Plane:
+    """A network that knows blue actors."""
+    return np.asarray((np.abs(src - BLUE / np.float32(255)).max(axis=2) < 0.1), np.float32)
+
+
+def takes(world: NDArray[np.float32], count: int = 3, light: PhotometricFit | None = None) -> list[tuple[int, Picture]]:
+    frames = [shoot(world, motion(), 10 + i) for i in range(count)]
+    frames = [frame if light is None else relit(frame, light) for frame in frames]
+    return [(100 + i, with_actor(frame, 60 + 130 * i)) for i, frame in enumerate(frames)]
+
+
+def kinds(diagnosis: Diagnosis) -> set[str]:
+    return {finding.kind for finding in diagnosis.findings}
+
+
+@pytest.fixture(scope="module")
+def world() -> NDArray[np.float32]:
+    return scene()
+
+
+def test_good_plate_is_green(world: NDArray[np.float32]) -> None:
+    for matte in (None, find_actor):
+        diagnosis = diagnose(takes(world), shoot(world, motion(), 0), matte=matte)
+        assert (diagnosis.light, diagnosis.findings, diagnosis.frame_numbers) == ("green", [], [100, 101, 102])
+
+
+def test_shifted_plate_names_alignment(world: NDArray[np.float32]) -> None:
+    diagnosis = diagnose(takes(world), shoot(world, motion(-14, 0), 0), matte=find_actor)
+    finding = next(f for f in diagnosis.findings if f.kind == "misaligned")
+    assert finding.action == "align" and finding.value == pytest.approx(14, abs=0.5)
+    assert diagnosis.light == "amber" and kinds(diagnosis) <= {"misaligned", "uncovered"}
+
+
+LIGHTS = [
+    ("exposure", PhotometricFit(gain=(1.5, 1.5, 1.5)), 0.585),
+    ("white_balance", PhotometricFit(gain=(1.12, 1.0, 0.88)), 0.17),
+    ("vignetting", PhotometricFit(falloff=(-0.5, 0.0)), -0.72),
+]
+
+
+@pytest.mark.parametrize(("kind", "light", "value"), LIGHTS)
+def test_other_light_names_matching(world: NDArray[np.float32], kind: str, light: PhotometricFit, value: float) -> None:
+    diagnosis = diagnose(takes(world, light=light), shoot(world, motion(), 0), matte=find_actor)
+    assert kinds(diagnosis) == {kind}
+    assert diagnosis.findings[0].action == "match"
+    assert diagnosis.findings[0].value == pytest.approx(value, abs=0.12)
+
+
+def test_noisy_and_soft_plates(world: NDArray[np.float32]) -> None:
+    noisy = shoot(world, motion(), 0, noise=0.04)
+    assert kinds(diagnose(takes(world), noisy, matte=find_actor)) == {"noise"}
+    soft = cv2.GaussianBlur(shoot(world, motion(), 0), (0, 0), 1.6)
+    assert kinds(diagnose(takes(world), np.asarray(soft, np.uint8), matte=find_actor)) == {"blur"}
+
+
+def test_moved_object_and_where_it_is(world: NDArray[np.float32]) -> None:
+    plate = shoot(world, motion(), 0)
+    plate[20:70, 380:430] = (250, 240, 60)
+    (finding,) = diagnose(takes(world), plate, matte=find_actor).findings
+    assert finding.kind == "moved_object" and finding.region is not None
+    np.testing.assert_allclose(finding.region, (380, 20, 50, 50), atol=8)
+
+
+def test_actor_in_the_plate(world: NDArray[np.float32]) -> None:
+    diagnosis = diagnose(takes(world), with_actor(shoot(world, motion(), 0), 300), matte=find_actor)
+    assert kinds(diagnosis) == {"subject_in_plate"} and diagnosis.light == "red"
+
+
+def test_plate_that_ends_too_early(world: NDArray[np.float32]) -> None:
+    known = np.ones((H, W), np.bool_)
+    known[:, 400:] = False
+    (finding,) = diagnose(takes(world), shoot(world, motion(), 0), matte=find_actor, known=known).findings
+    assert finding.kind == "uncovered" and finding.value == pytest.approx(80 / W, abs=0.02)
+
+
+def test_another_place_and_another_shape(world: NDArray[np.float32]) -> None:
+    (finding,) = diagnose(takes(world), shoot(scene(5), motion(), 0), matte=find_actor).findings
+    assert (finding.kind, finding.severity, finding.action) == ("wrong_place", "red", "choose_plate")
+    (finding,) = diagnose(takes(world), np.zeros((H, H, 3), np.uint8)).findings
+    assert (finding.kind, finding.severity) == ("size", "red")
+    half = cv2.resize(shoot(world, motion(), 0), (W // 2, H // 2), interpolation=cv2.INTER_AREA)
+    assert "size" in kinds(diagnose(takes(world), np.asarray(half, np.uint8), matte=find_actor))
+
+
+def test_it_travels_as_json(world: NDArray[np.float32]) -> None:
+    diagnosis = diagnose(takes(world), shoot(world, motion(-14, 0), 0), matte=find_actor)
+    assert json.loads(json.dumps(asdict(diagnosis)))["findings"][0]["kind"] == "misaligned"
+
+
+def test_no_frames_are_refused() -> None:
+    with pytest.raises(FootageError, match="at least one frame"):
+        diagnose([], np.zeros((H, W, 3), np.uint8))
