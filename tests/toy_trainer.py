@@ -110,5 +110,3 @@ if __name__ == "__main__":
     optimizer = getattr(torch.optim, args.optimizer)
     run = options(args.folder, args.steps)
     make_trainer(run, process, noise=args.noise, pause=args.pause, optimizer=optimizer).run()
-    if process.world > 1:
-        torch.distributed.destroy_process_group()

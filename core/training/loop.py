@@ -8,6 +8,7 @@ was killed and resumed goes through the same steps as one that was not.
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import logging
 import math
@@ -85,6 +86,7 @@ def join_processes() -> Process:
         return Process()
     if not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        atexit.register(dist.destroy_process_group)
     return Process(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
 
 
