@@ -116,7 +116,7 @@ def exr_bombs(folder: Path) -> dict[str, str]:
     patched(tiled, folder / "tiny_tiles.exr", b"dataWindow", 0, window)
     patched(folder / "tiny_tiles.exr", folder / "tiny_tiles.exr", b"tiles", 0, struct.pack("<2I", 1, 1))
     patched(tiled, folder / "vast_tiles.exr", b"tiles", 0, struct.pack("<2I", 1 << 30, 1 << 30))
-    write_exr(folder / "many_channels.exr", channels=900, size=256)
+    write_exr(folder / "many_channels.exr", channels=900, size=64)
     write_exr(folder / "too_many_channels.exr", channels=1023, size=64)
     deep = oiio.ImageSpec(64, 64, 4, "half")
     deep.deep = True
@@ -147,7 +147,7 @@ def test_exr_bombs(tmp_path):
 
 def test_png_bombs(tmp_path):
     nothing = zlib.compress(b"\0" * 1000)
-    zeros = zlib.compress(b"\0" * (1 << 26), 9)  # 64 MB in 64 kB
+    zeros = zlib.compress(b"\0" * (1 << 25), 9)  # 32 MB in 32 kB
     text = chunk(b"zTXt", b"comment\0\0" + zeros)
     profile = chunk(b"iCCP", b"profile\0\0" + zeros)
     rows = chunk(b"IDAT", zlib.compress(b"\0" * (64 * (64 * 3 + 1))))
@@ -200,39 +200,44 @@ def test_other_headers_that_lie(tmp_path):
     assert peak < LIMIT
 
 
-@pytest.mark.parametrize(
-    "kind", ["png", "exr", "tif", "dpx", "jpg", "bmp", "tga", "hdr", "webp", "mkv", "mp4", "avi", "mxf"]
-)
-def test_damaged_files_are_read_or_refused(shot, tmp_path, kind):
+CODECS = {"mkv": "ffv1", "mp4": "libx264", "avi": "mpeg4", "mxf": "mpeg2video"}
+KINDS = ("png", "exr", "tif", "dpx", "jpg", "bmp", "tga", "hdr", "webp", *CODECS)
+
+
+def write_whole(path: Path, shot) -> None:
+    if path.suffix[1:] not in CODECS:
+        image = oiio.ImageBuf(np.ascontiguousarray(shot.frame(0)))
+        assert image.write(str(path), "half" if path.suffix == ".exr" else ""), image.geterror()
+        return
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(CODECS[path.suffix[1:]], rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for index in range(6):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(shot.frame(index), format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def test_damaged_files_are_read_or_refused(shot, tmp_path):
     """Cut short, and with random bytes overwritten, above all in the header: no crash, no hang, no hunger."""
-    path = tmp_path / f"whole.{kind}"
-    if kind in ("mkv", "mp4", "avi", "mxf"):
-        codec = {"mkv": "ffv1", "mp4": "libx264", "avi": "mpeg4", "mxf": "mpeg2video"}[kind]
-        with av.open(str(path), "w") as container:
-            stream = container.add_stream(codec, rate=25)
-            stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-            for index in range(6):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(shot.frame(index), format="rgb24")))
-            container.mux(stream.encode(None))
-    else:
-        frame = oiio.ImageBuf(np.ascontiguousarray(shot.frame(0)))
-        assert frame.write(str(path), "half" if kind == "exr" else ""), frame.geterror()
-    whole = path.read_bytes()
-    random = np.random.default_rng(len(kind) * 7 + ord(kind[0]))
+    random = np.random.default_rng(7)
     paths = []
-    for index in range(40):
-        data = bytearray(whole)
-        if index % 4 == 0:
-            del data[int(random.integers(len(data))) :]
-        reach = len(data) if index % 2 else min(len(data), 400)
-        for _ in range(int(random.integers(1, 12)) if reach else 0):
-            data[int(random.integers(reach))] = int(random.choice([0, 1, 127, 128, 255, int(random.integers(256))]))
-        paths.append(tmp_path / f"bad{'abcdefghij'[index // 10]}{'abcdefghij'[index % 10]}.{kind}")
-        paths[-1].write_bytes(data)
+    for kind in KINDS:
+        write_whole(tmp_path / f"whole.{kind}", shot)
+        whole = (tmp_path / f"whole.{kind}").read_bytes()
+        for index in range(30):
+            data = bytearray(whole)
+            if index % 4 == 0:
+                del data[int(random.integers(len(data))) :]
+            reach = len(data) if index % 2 else min(len(data), 400)
+            for _ in range(int(random.integers(1, 12)) if reach else 0):
+                data[int(random.integers(reach))] = int(random.choice([0, 1, 127, 128, 255, random.integers(256)]))
+            paths.append(tmp_path / f"bad {index} of.{kind}")
+            paths[-1].write_bytes(data)
     answers, peak = read_in_child(paths, 3 << 30)
-    assert not [answer for answer in answers.values() if not answer.startswith(("read", "refused"))]
-    assert any(answer.startswith("refused") for answer in answers.values())
-    assert peak < 2 << 30
+    assert not {name: answer for name, answer in answers.items() if not answer.startswith(("read", "refused"))}
+    for kind in KINDS:
+        assert any(answer.startswith("refused") for name, answer in answers.items() if name.endswith(kind)), kind
+    assert peak < LIMIT
 
 
 def test_a_movie_that_says_it_lasts_for_ever(tmp_path):
