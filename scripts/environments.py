@@ -33,7 +33,11 @@ def bpy_python(version: str) -> Path | None:
     """A Python with Blender `version` (of BPY) as a module, made on the first call; None without that Python here."""
     wheel, python_version = BPY[version]
     python = find_python(python_version)
-    return None if python is None else _install(ROOT / f".envs/bpy-{version}", python, [f"bpy=={wheel}"], f"Blender {wheel} as a module")
+    return (
+        None
+        if python is None
+        else _install(ROOT / f".envs/bpy-{version}", python, [f"bpy=={wheel}"], f"Blender {wheel} as a module")
+    )
 
 
 def find_python(version: str) -> str | None:
