@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from core.errors import ShapeError
 from core.models import MattingBase, MattingRefine
 from core.models.fusing import fused
-from core.models.patches import cut_upsampled_windows, cut_windows, upsampling_taps
+from core.models.patches import cut_padded_windows, cut_upsampled_windows, cut_windows, upsampling_taps
 from core.models.refiner import Refiner
 from tests.reference import published
 
@@ -139,12 +139,14 @@ def test_sampling_takes_the_worst_patches_and_no_more_than_there_are():
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_windows_are_those_of_the_padded_image(layout):
     image = pair(20, 28, batch=2)[0].contiguous(memory_format=layout)
-    b, y, x = torch.tensor([0, 1, 1, 0, 1]), torch.tensor([-6, 3, 14, 10, -6]), torch.tensor([-6, 5, 22, -2, 22])
-    windows = cut_windows(image, b, y, x, 12, traceable=False)
+    within = torch.tensor([0, 1, 1, 0]), torch.tensor([0, 3, 8, 4]), torch.tensor([0, 5, 16, 16])
+    beyond = torch.tensor([0, 1, 1, 0, 1]), torch.tensor([-6, 3, 14, 10, -6]), torch.tensor([-6, 5, 22, -2, 22])
     padded = F.pad(image, [12] * 4)
-    for window, frame, top, left in zip(windows, b, y + 12, x + 12, strict=True):
-        assert torch.equal(window, padded[frame, :, top : top + 12, left : left + 12])
-    assert torch.equal(windows, cut_windows(image, b, y, x, 12, traceable=True))
+    for cut, (b, y, x) in ((cut_windows, within), (cut_padded_windows, within), (cut_padded_windows, beyond)):
+        windows = cut(image, b, y, x, 12)
+        assert windows.shape == (len(b), 3, 12, 12)
+        for window, frame, top, left in zip(windows, b, y + 12, x + 12, strict=True):
+            assert torch.equal(window, padded[frame, :, top : top + 12, left : left + 12])
 
 
 def test_upsampled_windows_are_those_of_the_upsampled_features():

@@ -84,7 +84,8 @@ class MattingRefine(MattingBase):
         src_sm, bgr_sm = self._shrink(src), self._shrink(bgr)
         pha_sm, fgr_sm, err_sm, hid_sm = self.predict(src_sm, bgr_sm)
         pha, fgr, ref_sm = self.refiner(src, bgr, pha_sm, fgr_sm, err_sm, hid_sm)
-        return pha.clamp_(0, 1), fgr.add_(src).clamp_(0, 1), pha_sm, (fgr_sm + src_sm).clamp(0, 1), err_sm, ref_sm
+        fgr = fgr.add_(src) if fgr.dtype == src.dtype else fgr + src  # a coarser residual keeps the source's precision
+        return pha.clamp_(0, 1), fgr.clamp_(0, 1), pha_sm, (fgr_sm + src_sm).clamp(0, 1), err_sm, ref_sm
 
     def _shrink(self, image: Tensor) -> Tensor:
         """To the size of the base network's frame, rounded down; sampled as that size asks, not as the scale does."""

@@ -10,49 +10,38 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def cut_windows(image: Tensor, b: Tensor, y: Tensor, x: Tensor, size: int, traceable: bool) -> Tensor:
-    """Copy square windows out of an image; what lies outside of it is zero.
+def cut_windows(image: Tensor, b: Tensor, y: Tensor, x: Tensor, size: int) -> Tensor:
+    """Copy square windows that lie within the image: run by run, which is what memory is fast at.
 
     Args:
-        image: (B, C, H, W), contiguous or channels-last, of at least size * size pixels.
-        b, y, x: (N,) integers: each window's frame, and its first row and column, which may be negative.
+        image: (B, C, H, W), contiguous or channels-last.
+        b, y, x: (N,) integers: each window's frame, first row and first column.
         size: side of the windows in pixels.
-        traceable: use operators that every runtime has.
 
     Returns:
         (N, C, size, size), in the image's layout.
     """
     B, C, H, W = image.shape
-    if image.is_contiguous():  # planes: every channel is a frame of its own
-        planes = torch.arange(C, device=b.device)
-        b, y, x = (b[:, None] * C + planes).flatten(), y.repeat_interleave(C), x.repeat_interleave(C)
-        return _cut(image.reshape(B * C, H, W, 1), b, y, x, size, traceable).view(-1, C, size, size)
-    return _cut(image.permute(0, 2, 3, 1), b, y, x, size, traceable).permute(0, 3, 1, 2)
+    steps = torch.arange(size, device=image.device)
+    if image.is_contiguous():
+        b = b[:, None, None] * C + torch.arange(C, device=image.device)[:, None]
+        first = (b * H + y[:, None, None] + steps) * W + x[:, None, None]
+        return image.view(-1).unfold(0, size, 1).index_select(0, first.flatten()).view(-1, C, size, size)
+    first = (b[:, None] * H + y[:, None] + steps) * W + x[:, None]
+    runs = image.permute(0, 2, 3, 1).reshape(-1).unfold(0, size * C, C)
+    return runs.index_select(0, first.flatten()).view(-1, size, size, C).permute(0, 3, 1, 2)
 
 
-def _cut(frames: Tensor, b: Tensor, y: Tensor, x: Tensor, size: int, traceable: bool) -> Tensor:
-    """frames (B, H, W, C), contiguous -> (N, size, size, C)."""
-    if traceable:
-        return _cut_pixelwise(frames, b, y, x, size)
-    H, W, C = frames.shape[1], frames.shape[2], frames.shape[3]
-    rows = b[:, None] * H + y[:, None] + torch.arange(size, device=y.device)
-    runs = frames.reshape(-1).unfold(0, size * C, C)  # all runs of `size` pixels in memory: a view
-    first = (rows * W + x[:, None]).clamp(0, runs.shape[0] - 1)
-    windows = runs.index_select(0, first.flatten()).view(-1, size, size, C)
-    # A run that leaves its row goes on in the next one: those few windows are done again.
-    crossing = ((y < 0) | (y > H - size) | (x < 0) | (x > W - size)).nonzero().squeeze(1)
-    windows[crossing] = _cut_pixelwise(frames, b[crossing], y[crossing], x[crossing], size)
-    return windows
-
-
-def _cut_pixelwise(frames: Tensor, b: Tensor, y: Tensor, x: Tensor, size: int) -> Tensor:
-    H, W, C = frames.shape[1], frames.shape[2], frames.shape[3]
+def cut_padded_windows(image: Tensor, b: Tensor, y: Tensor, x: Tensor, size: int) -> Tensor:
+    """As `cut_windows`, pixel by pixel, of windows that may lie outside of the image, which is zero there."""
+    C, H, W = image.shape[1], image.shape[2], image.shape[3]
     steps = torch.arange(size, device=y.device)
     rows = (y[:, None] + steps)[:, :, None]
     cols = (x[:, None] + steps)[:, None, :]
     inside = (rows >= 0) & (rows < H) & (cols >= 0) & (cols < W)
     pixels = (b[:, None, None] * H + rows.clamp(0, H - 1)) * W + cols.clamp(0, W - 1)
-    return frames.reshape(-1, C).index_select(0, pixels.flatten()).view(-1, size, size, C) * inside[..., None]
+    windows = image.permute(0, 2, 3, 1).reshape(-1, C).index_select(0, pixels.flatten()).view(-1, size, size, C)
+    return (windows * inside[..., None]).permute(0, 3, 1, 2)
 
 
 def replace_windows(image: Tensor, b: Tensor, i: Tensor, j: Tensor, windows: Tensor, traceable: bool) -> Tensor:

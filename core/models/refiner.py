@@ -8,11 +8,22 @@ arithmetic on each pixel is the same, and so is the result.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.models.patches import cut_upsampled_windows, cut_windows, replace_windows, upsampling_taps
+from core.models.patches import (
+    cut_padded_windows,
+    cut_upsampled_windows,
+    cut_windows,
+    replace_windows,
+    upsampling_taps,
+)
+
+Cut: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
 
 PATCH = 4  # side of a patch in pixels; it is 2 at half and 1 at quarter resolution
 _WIDEST_TILE = 8  # in patches
@@ -85,12 +96,13 @@ class Refiner(nn.Module):
         pha = F.interpolate(pha, [H, W], mode="bilinear", align_corners=False)
         fgr = F.interpolate(fgr, [H, W], mode="bilinear", align_corners=False)
         side, tiles = self._tile(ref)
-        if self.traceable or tiles.shape[0] > 0:
-            refined = self._refine_tiles(src, bgr, coarse, side, tiles)
-            b, i, j = torch.nonzero(ref[:, 0]).unbind(1)
-            patches = _take_patches(refined, tiles, b, i, j, side)
-            pha = replace_windows(pha, b, i, j, patches[:, :1], self.traceable)
-            fgr = replace_windows(fgr, b, i, j, patches[:, 1:], self.traceable)
+        if not self.traceable and tiles.shape[0] == 0:
+            return pha, fgr, ref
+        tiles, refined = self._refine_tiles(src, bgr, coarse, side, tiles)
+        tiles, patches = _take_patches(tiles, refined, side, ref)
+        b, i, j = tiles.unbind(1)
+        pha = replace_windows(pha, b, i, j, patches[:, :1], self.traceable)
+        fgr = replace_windows(fgr, b, i, j, patches[:, 1:], self.traceable)
         return pha, fgr, ref
 
     def _select(self, err: Tensor) -> Tensor:
@@ -107,30 +119,46 @@ class Refiner(nn.Module):
         """images (B, 6, H, W), coarse (B, 36, h, w) -> alpha and foreground residual (B, 4, H, W)."""
         size = [images.shape[2] // 2, images.shape[3] // 2]
         half = [F.interpolate(x, size, mode="bilinear", align_corners=False) for x in (coarse, images)]
-        return self._convolve(
-            F.pad(torch.cat(half, dim=1), [self.half_margin] * 4), F.pad(images, [self.full_margin] * 4)
-        )
+        half = [F.pad(x, [self.half_margin] * 4) for x in half]
+        return self._convolve(half, [F.pad(images, [self.full_margin] * 4)])
 
-    def _refine_tiles(self, src: Tensor, bgr: Tensor, coarse: Tensor, side: int, tiles: Tensor) -> Tensor:
-        """Alpha and foreground residual (N, 4, side * 4, side * 4) of tiles (N, 3): frame, row and column of each."""
+    def _refine_tiles(
+        self, src: Tensor, bgr: Tensor, coarse: Tensor, side: int, tiles: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Refine tiles (N, 3): frame, row and column of each.
+
+        Returns:
+            The tiles in another order, and alpha and foreground residual (N, 4, side * 4, side * 4) of each.
+        """
         H, W = src.shape[2], src.shape[3]
         size = 2 * (side + self.half_margin)  # of a tile with its margins, at half resolution
         crop = 2 * self.half_margin - self.full_margin  # what the first half of the network consumed
         features = coarse.permute(0, 2, 3, 1).contiguous()
         taps = upsampling_taps(features, H // 2, W // 2, size, self.half_margin)
-        parts = [tiles] if self.traceable else torch.split(tiles, max(1, _PIXELS_PER_PASS // size**2))
+        parts = self._split(tiles, side, size, H, W)
         refined: list[Tensor] = []
-        for part in parts:
-            b, i, j = part[:, 0], part[:, 1], part[:, 2]
+        for part, cut in parts:
+            b, i, j = part.unbind(1)
             y, x = 2 * side * i, 2 * side * j  # counted from the margin before the frame
             hidden = cut_upsampled_windows(features, taps, b, y, x, size, self.traceable).permute(0, 3, 1, 2)
             y, x = 2 * (y - self.half_margin), 2 * (x - self.half_margin)
-            windows = [cut_windows(image, b, y, x, 2 * size, self.traceable) for image in (src, bgr)]
-            full = torch.cat(windows, dim=1).contiguous(memory_format=torch.channels_last)
-            half = F.interpolate(full, [size, size], mode="bilinear", align_corners=False)
-            full = full[:, :, crop : 2 * size - crop, crop : 2 * size - crop]
-            refined.append(self._convolve(torch.cat([hidden, half], dim=1), full))
-        return torch.cat(refined)
+            full = [cut(image, b, y, x, 2 * size).contiguous(memory_format=torch.channels_last) for image in (src, bgr)]
+            half = [F.interpolate(image, [size, size], mode="bilinear", align_corners=False) for image in full]
+            full = [image[:, :, crop : 2 * size - crop, crop : 2 * size - crop] for image in full]
+            refined.append(self._convolve([hidden, *half], full))
+        return torch.cat([part for part, _ in parts]), torch.cat(refined)
+
+    def _split(self, tiles: Tensor, side: int, size: int, height: int, width: int) -> list[tuple[Tensor, Cut]]:
+        """Tiles in portions that suit a cache, each with the function that cuts its windows out of the frame."""
+        if self.traceable or self.training:  # batch norm is to see all tiles at once
+            return [(tiles, cut_padded_windows)]
+        y, x = (4 * side * tiles[:, 1:] - 2 * self.half_margin).unbind(1)
+        inside = (y >= 0) & (y <= height - 2 * size) & (x >= 0) & (x <= width - 2 * size)
+        count = max(1, _PIXELS_PER_PASS // size**2)
+        parts: list[tuple[Tensor, Cut]] = []
+        for group, cut in ((tiles[inside], cut_windows), (tiles[~inside], cut_padded_windows)):
+            parts += [(part, cut) for part in torch.split(group, count) if part.shape[0] > 0]
+        return parts
 
     def _tile(self, ref: Tensor) -> tuple[int, Tensor]:
         """Group the chosen patches into square tiles, which read their margins once.
@@ -149,22 +177,36 @@ class Refiner(nn.Module):
                     best_side, best, least = side, covered, reading
         return best_side, torch.nonzero(best[:, 0])
 
-    def _convolve(self, half: Tensor, full: Tensor) -> Tensor:
-        """Half-resolution features and images (N, 42, s, s), images (N, 6, S, S) -> (N, 4, S - 4, S - 4)."""
-        x = self.relu(self.bn1(self.conv1(half)))
+    def _convolve(self, half: list[Tensor], full: list[Tensor]) -> Tensor:
+        """Half-resolution features and images (N, 42, s, s), images (N, 6, S, S) -> (N, 4, S - 4, S - 4).
+
+        Both come in parts, to be joined along their channels.
+        """
+        x = self.relu(self.bn1(self.conv1(torch.cat(half, dim=1))))
         x = self.relu(self.bn2(self.conv2(x)))
         x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-        x = self.relu(self.bn3(self.conv3(torch.cat([x, full], dim=1))))
+        x = self.relu(self.bn3(self.conv3(torch.cat([x, *full], dim=1))))
         out: Tensor = self.conv4(x)
         return out
 
 
-def _take_patches(refined: Tensor, tiles: Tensor, b: Tensor, i: Tensor, j: Tensor, side: int) -> Tensor:
-    """Patches (N, C, 4, 4) of frames b, rows i and columns j, out of refined tiles (M, C, side * 4, side * 4)."""
+def _take_patches(tiles: Tensor, refined: Tensor, side: int, ref: Tensor) -> tuple[Tensor, Tensor]:
+    """Pick the chosen patches out of refined tiles.
+
+    Args:
+        tiles: (N, 3) frame, row and column of each tile.
+        refined: (N, C, side * 4, side * 4).
+        ref: (B, 1, H/4, W/4), not 0 where a patch was chosen.
+
+    Returns:
+        (M, 3) frame, row and column of each patch, and the patches (M, C, 4, 4).
+    """
     if side == 1:
-        return refined  # the tiles are the patches, in the same order
-    rows, cols = int(i.max()) // side + 1, int(j.max()) // side + 1
-    order = torch.zeros([int(b.max()) + 1, rows, cols], dtype=torch.long, device=b.device)
-    order[tiles[:, 0], tiles[:, 1], tiles[:, 2]] = torch.arange(tiles.shape[0], device=b.device)
+        return tiles, refined  # the tiles are the patches
+    chosen = torch.nonzero(ref[:, 0])
+    b, i, j = chosen.unbind(1)
+    size = [ref.shape[0], ref.shape[2] // side + 1, ref.shape[3] // side + 1]
+    order = torch.zeros(size, dtype=torch.long, device=ref.device)
+    order[tiles[:, 0], tiles[:, 1], tiles[:, 2]] = torch.arange(tiles.shape[0], device=ref.device)
     patches = refined.reshape(-1, refined.shape[1], side, PATCH, side, PATCH)
-    return patches[order[b, i // side, j // side], :, i % side, :, j % side]
+    return chosen, patches[order[b, i // side, j // side], :, i % side, :, j % side]
