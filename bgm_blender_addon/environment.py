@@ -138,8 +138,9 @@ class EnvironmentMaker:
                     self._events.put((last or what, factor))
                 elif line:
                     log_file.write(raw)
-                    last = shorten(line)
-                    self._events.put((last, 0.0))
+                    if not line.startswith("WARNING"):
+                        last = shorten(line)
+                        self._events.put((last, 0.0))
         code = process.wait()
         if self._cancelled:
             raise UserError("Cancelled.")

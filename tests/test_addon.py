@@ -320,15 +320,15 @@ APP = Path(os.environ.get("BGM_BLENDER_APP", Path.home() / ".cache" / "bgm" / "b
 
 
 @pytest.mark.slow
-def test_in_the_application(archive: Path, shot: Any, tmp_path: Path) -> None:
+def test_in_the_application(archive: Path, tmp_path: Path) -> None:
     if not (APP / ".complete").exists():
         pytest.skip(f"no Blender application in {APP}; scripts/blender_app build {APP} makes one (Linux, as root)")
-    arguments = {"zip": archive, "folder": tmp_path, "footage": shot.write_movie(tmp_path / "shot.mkv", 40)}
-    arguments["plate"] = shot.write_plate(tmp_path / "plate.png")
+    sample = ROOT / "scripts" / "sample"
+    arguments = {"zip": archive, "folder": tmp_path, "footage": sample / "footage.mp4", "plate": sample / "plate.png"}
     environment = {**os.environ, "BLENDER_USER_RESOURCES": str(tmp_path / "user"), "BGM_ENGINE_PYTHON": sys.executable}
-    command = [str(ROOT / "scripts" / "blender_app"), "gui", str(APP), "240", str(tmp_path / "end.png")]
+    command = [str(ROOT / "scripts" / "blender_app"), "gui", str(APP), "360", str(tmp_path / "end.png")]
     command += ["--python", str(ROOT / "tests" / "blender" / "gui.py"), "--", json.dumps(arguments, default=str)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, cwd=ROOT)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=420, cwd=ROOT)
     results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     assert results, done.stdout[-6000:] + done.stderr[-6000:]
     result = json.loads(results[-1].removeprefix("RESULT "))
@@ -338,13 +338,13 @@ def test_in_the_application(archive: Path, shot: Any, tmp_path: Path) -> None:
         shutil.copy(picture, pictures)
     assert "error" not in result, result["error"]
     assert result["preview"] == ["finished", "Preview of frame 10"]
-    assert (result["state"], result["message"]) == ("finished", "40 frames, 1 to 40")
-    assert result["wired"] == [1, 40, True]  # after an undo in the middle of the job
+    assert (result["state"], result["message"]) == ("finished", "24 frames, 1 to 24")
+    assert result["wired"] == [1, 24, True]  # after an undo in the middle of the job
     assert result["cancelled"] == "cancelled"
     assert result["other file"][0] == "finished" and "no longer in this file" in result["other file"][1]
     assert not is_running(result["engine"])  # it ended with Blender
     # A window that redraws takes a moment now and then; one that waits for the engine would not tick at all
-    assert result["ticks"] > 3 * result["seconds"] and result["longest"] < min(3.0, result["seconds"] / 2)
+    assert result["ticks"] > 2 * result["seconds"] and result["longest"] < 5.0
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -43,6 +43,12 @@ def open_sidebar(area_type: str, ui_type: str) -> bpy.types.Area:
     return area
 
 
+def view_all(area: bpy.types.Area) -> None:
+    region = next(region for region in area.regions if region.type == "WINDOW")
+    with bpy.context.temp_override(window=window(), area=area, region=region):
+        bpy.ops.node.view_all()
+
+
 def choose_tab(area: bpy.types.Area) -> None:
     next(region for region in area.regions if region.type == "UI").active_panel_category = "Matting"
 
@@ -72,6 +78,8 @@ def steps() -> Iterator[object]:
     node = matting_node(scene)
     name = node.node_tree.name
     choose_tab(area)
+    yield 0.5
+    view_all(area)
     yield 0.5
     picture("compositor_before")
 
