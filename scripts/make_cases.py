@@ -200,9 +200,6 @@ def hair(stage: Stage) -> Iterable[Take]:
 
 def glass(stage: Stage) -> Iterable[Take]:
     """Things that let the background through: rendered with their true transmission, and drawn veils and panes."""
-    for path in stage.spread("rendered_glass", 8):
-        image = stage.pool.subject(path, 4096)
-        yield stage.still(path.stem, (image, stage.hanging(image, path.stem, 0.85)))
     for name, draw in [("veil", procedural.veil), ("pane", procedural.glass)]:
         for number in range(3):
             dice = _dice(f"{name}{number}")
@@ -210,6 +207,9 @@ def glass(stage: Stage) -> Iterable[Take]:
             side = min(texture.shape[:2])
             image = draw(np.ascontiguousarray(texture[:side, :side]), dice)
             yield stage.still(f"{name}-{number}", (image, stage.hanging(image, f"{name}{number}", 0.9)))
+    for path in stage.spread("rendered_glass", 8):
+        image = stage.pool.subject(path, 4096)
+        yield stage.still(path.stem, (image, stage.hanging(image, path.stem, 0.85)))
 
 
 def empty(stage: Stage) -> Iterable[Take]:
