@@ -195,6 +195,7 @@ def make_plate(
     try:
         plate = plate_from_clip(
             reader,
+            matte=_lone_matte(_warm_matter(Job(source))),
             view=lambda pixels: color.to_float(color.to_srgb(pixels, footage.color_space)),
             progress=lambda share, step: on_progress(Progress(round(share * 100), 100)),
         )
@@ -311,7 +312,7 @@ def _matte_frame(
     matter: Matter, plate: _Plate, masks: MaskReader, number: int, frame: Frame
 ) -> tuple[Matte, dict[str, Any]]:
     src = color.to_srgb(frame.pixels, frame.color_space)
-    bgr, valid, notes = plate.under(src)
+    bgr, valid, notes = plate.under(number, src)
     matte, forced = masks.force(number, src, matter.matte(src, bgr, valid))
     plate.subject = matte.pha
     return matte, notes | forced
@@ -357,6 +358,9 @@ class _Plate:
         self._options = job.plate
         self._known: NDArray[np.bool_] | None = None
         self._pixels = self._open(job, footage, on_warning) if job.plate.path else None
+        self._track = _read_track(Path(job.plate.track)) if job.plate.track else {}
+        if self._track:
+            self.identity += frame_io.file_identity(Path(job.plate.track))
         self.settles = self._pixels is not None and (job.plate.align != "off" or job.plate.match or job.plate.moving)
         self.reset()
 
@@ -391,19 +395,36 @@ class _Plate:
             options = self._options
             self._shot = ShotPlate(self._pixels, known=self._known, align=options.align != "off", match=options.match)
 
-    def under(self, src: color.Pixels) -> tuple[color.Pixels | None, NDArray[np.bool_] | None, dict[str, Any]]:
+    def under(
+        self, number: int, src: color.Pixels
+    ) -> tuple[color.Pixels | None, NDArray[np.bool_] | None, dict[str, Any]]:
         """The plate for the next frame, where it is valid, and what the report says of it."""
         if self._pixels is None:
             return None, None, {}
-        if not self.settles and self._known is None and not isinstance(self._pixels, FootageReader):
+        if not (self.settles or self._track) and self._known is None and not isinstance(self._pixels, FootageReader):
             return self._pixels, None, {}
-        fitted = self._shot.under(src, self.subject)
+        fitted = self._shot.under(src, self.subject, homography=self._track.get(number))
         notes = {
             "plate_residual": round(fitted.aligned.residual, 4),
             "plate_coverage": round(float(fitted.valid.mean()), 4),
             "plate_stops": round(fitted.light.stops, 3),
         }
         return fitted.bgr, fitted.valid, notes
+
+
+def _read_track(path: Path) -> dict[int, NDArray[np.float64]]:
+    """Frame number: homography (3, 3) from the frame's pixels to the plate's, from a JSON file of nine numbers each."""
+    expected = 'a JSON file {"frame number": [nine numbers, row by row], ...}'
+    try:
+        with open(path, encoding="utf-8") as file:
+            data = json.load(file)
+        track = {int(number): np.array(values, np.float64).reshape(3, 3) for number, values in data.items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise JobError(expected, f"{path}: {error}", "Export the track again") from None
+    for number, matrix in track.items():
+        if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:
+            raise JobError(expected, f"a singular matrix at frame {number} of {path}", "Export the track again")
+    return track
 
 
 def coverage_path(plate: Path) -> Path:

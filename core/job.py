@@ -55,6 +55,7 @@ class PlateSource(Source):
     align: str = "auto"  # auto, off
     match: bool = True  # follow exposure and white balance outside the subject
     moving: bool = False  # a second take, matched frame by frame, rather than one still
+    track: str = ""  # JSON file {"frame number": [a homography's nine numbers]}, frame pixel -> plate pixel
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def job_from_dict(data: Any, folder: Path) -> Job:
     return dataclasses.replace(
         job,
         footage=dataclasses.replace(job.footage, path=absolute(job.footage.path)),
-        plate=dataclasses.replace(job.plate, path=absolute(job.plate.path)),
+        plate=dataclasses.replace(job.plate, path=absolute(job.plate.path), track=absolute(job.plate.track)),
         masks=Masks(
             garbage=dataclasses.replace(job.masks.garbage, path=absolute(job.masks.garbage.path)),
             core=dataclasses.replace(job.masks.core, path=absolute(job.masks.core.path)),

@@ -206,7 +206,9 @@ def measure_job(size: str, source: str, kind: str, device: str, frames: int) -> 
                 frame_io.write_image(folder / f"shot.{i + 1:04d}.exr", light[i % 4])
         else:
             footage = _write_movie(folder / "shot.mp4", shots, frames)
-        job = Job(Source(str(footage)), PlateSource(str(plate)), output=Output(str(folder / "out"), kind), device=device)
+        job = Job(
+            Source(str(footage)), PlateSource(str(plate)), output=Output(str(folder / "out"), kind), device=device
+        )
         moments: list[float] = []
         engine.run_job(job, on_progress=lambda progress: moments.append(time.perf_counter()))
         warm = 3  # the first frames look for the plate and load the network

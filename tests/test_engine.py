@@ -184,6 +184,33 @@ def test_plate_of_another_size_is_scaled_and_of_another_shape_refused(shot, job,
         engine.run_job(replace(job, plate=PlateSource(str(tmp_path / "tall.png"))))
 
 
+def test_a_track_lays_the_plate(shot, job, tmp_path):
+    """A plate shot 24 pixels to the side serves where a track says so, and is marked where it does not reach."""
+    moved = np.roll(shot.plate, 24, axis=1)
+    frame_io.write_image(tmp_path / "moved.png", moved)
+    track = {str(n): [1, 0, 24, 0, 1, 0, 0, 0, 1] for n in range(1, 6)}
+    (tmp_path / "track.json").write_text(json.dumps(track))
+    plate = PlateSource(str(tmp_path / "moved.png"), align="off", match=False)
+    untracked = engine.run_job(replace(job, plate=plate, output=Output(str(tmp_path / "untracked"))))
+    result = engine.run_job(replace(job, plate=replace(plate, track=str(tmp_path / "track.json"))))
+    reports = [json.loads(Path(r["report"]).read_text())["frames"][0] for r in (untracked, result)]
+    assert reports[0].get("plate_coverage", 1.0) == 1.0 and abs(reports[1]["plate_coverage"] - 72 / 96) < 0.03
+    error = read_png(result["error"])
+    assert error[:, -12:].min() >= 0.2 * 255
+    (tmp_path / "track.json").write_text('{"1": [1, 2]}')
+    with pytest.raises(JobError, match="nine numbers"):
+        engine.run_job(replace(job, plate=replace(plate, track=str(tmp_path / "track.json"))))
+
+
+def test_guessed_parts_of_a_plate_are_not_trusted(shot, job, tmp_path):
+    coverage = np.full((shot.height, shot.width), 255, np.uint8)
+    coverage[:, 60:] = 0
+    frame_io.write_image(engine.coverage_path(Path(job.plate.path)), coverage)
+    result = engine.run_job(replace(job, plate=replace(job.plate, align="off", match=False)))
+    error = read_png(result["error"])
+    assert error[:, 72:].min() >= 0.2 * 255 and error[:, :40].max() < 0.2 * 255
+
+
 def test_bad_input(shot, job, tmp_path):
     with pytest.raises(FootageError, match="plate that exists"):
         engine.run_job(replace(job, plate=PlateSource(str(tmp_path / "none.png"))))
