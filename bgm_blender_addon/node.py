@@ -153,10 +153,17 @@ def wire_results(tree: bpy.types.NodeTree, folder: Path) -> None:
             node.location = (-560.0, {"foreground": 0.0, "alpha": -320.0, "error": -640.0}[name])
         node.image = _load_sequence(node.image, files[0], f"{tree.name} {RESULTS[name]}")
         node.image.colorspace_settings.name = color_space(name, files[0], bgm.clip)
-    bgm.result_folder = storable(folder)
     bgm.result_first = footage.file_number(found["alpha"][0])
     bgm.result_last = footage.file_number(found["alpha"][-1])
     update_sources(tree)
+
+
+def result_folder(tree: bpy.types.NodeTree) -> Path | None:
+    """The output folder whose images the group shows; found by its alpha, whose path Blender keeps when files move."""
+    alpha = tree.nodes.get(ALPHA)
+    if alpha is None or alpha.image is None:
+        return None
+    return settings.file_path(alpha.image).parent.parent
 
 
 def find_sequence(folder: Path) -> list[Path]:

@@ -24,9 +24,9 @@ def strip_file(strip: bpy.types.Strip) -> Path:
         UserError: the strip is of another kind.
     """
     if strip.type == "MOVIE":
-        return Path(bpy.path.abspath(strip.filepath)).absolute()
+        return settings.absolute(strip.filepath)
     if strip.type == "IMAGE" and strip.elements:
-        return Path(bpy.path.abspath(strip.directory)).absolute() / strip.elements[0].filename
+        return settings.absolute(strip.directory) / strip.elements[0].filename
     raise UserError(f"The strip {strip.name} is neither a movie nor images. Choose one that is.")
 
 
@@ -60,7 +60,7 @@ def source_strip(scene: bpy.types.Scene, tree: bpy.types.NodeTree) -> bpy.types.
     """The strip that shows a group's clip, the selected one first."""
     if tree.bgm.clip is None or scene.sequence_editor is None:
         return None
-    path = settings.file_path(tree.bgm.clip).absolute()
+    path = settings.file_path(tree.bgm.clip)
     candidates = [strip for strip in strips(scene) if strip.type in {"MOVIE", "IMAGE"} and _shows(strip, path)]
     return next((strip for strip in candidates if strip.select), candidates[0] if candidates else None)
 
@@ -73,9 +73,8 @@ def add_matte_strip(
     Raises:
         UserError: no cut-out has been written, or the source strip plays at another speed.
     """
-    files = (
-        node.find_sequence(Path(bpy.path.abspath(tree.bgm.result_folder)) / "matte") if tree.bgm.result_folder else []
-    )
+    folder = node.result_folder(tree)
+    files = node.find_sequence(folder / "matte") if folder else []
     if not files:
         raise UserError("There is no cut-out to show. Switch on Cut-Out under Output and matte the clip again.")
     first, last = footage.file_number(files[0]), footage.file_number(files[-1])
@@ -133,7 +132,7 @@ def check_rate(scene: bpy.types.Scene, strip: bpy.types.Strip) -> None:
 
 def _group_of(path: Path) -> bpy.types.NodeTree | None:
     trees = [tree for tree in settings.matting_trees() if tree.bgm.clip]
-    return next((tree for tree in trees if settings.file_path(tree.bgm.clip).absolute() == path), None)
+    return next((tree for tree in trees if settings.file_path(tree.bgm.clip) == path), None)
 
 
 def _shows(strip: bpy.types.Strip, path: Path) -> bool:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,12 +189,6 @@ class BGM_PG_matting(bpy.types.PropertyGroup):
         default=set(),
     )
 
-    result_folder: bpy.props.StringProperty(
-        name="Results",
-        description="The folder that is wired in",
-        subtype="DIR_PATH",
-        options={"PATH_SUPPORTS_BLEND_RELATIVE"},
-    )
     result_first: bpy.props.IntProperty(name="First Result", description="In the footage's own numbers")
     result_last: bpy.props.IntProperty(name="Last Result", description="In the footage's own numbers")
     status: bpy.props.StringProperty(name="Status", description="How the last run ended")
@@ -236,7 +231,12 @@ def matting_trees() -> list[bpy.types.NodeTree]:
 
 def file_path(datablock: bpy.types.ID) -> Path:
     """Absolute path of a clip's or image's own file, linked datablocks included; never a proxy."""
-    return Path(bpy.path.abspath(datablock.filepath, library=datablock.library))
+    return absolute(datablock.filepath, datablock.library)
+
+
+def absolute(path: str, library: bpy.types.Library | None = None) -> Path:
+    """A path as Blender keeps it ("//../shots/a.mov") as the one absolute path of that file."""
+    return Path(os.path.abspath(bpy.path.abspath(path, library=library)))
 
 
 def output_folder(settings: BGM_PG_matting) -> Path:
@@ -250,7 +250,7 @@ def output_folder(settings: BGM_PG_matting) -> Path:
         raise UserError("There is no output folder. Choose one under Output.")
     if text.startswith("//") and not bpy.data.filepath:
         return Path.home() / text[2:].lstrip("/\\")
-    return Path(bpy.path.abspath(text)).absolute()
+    return absolute(text)
 
 
 def frame_numbers(settings: BGM_PG_matting, scene: bpy.types.Scene) -> tuple[int, int]:
@@ -300,12 +300,12 @@ def make_job(
     plate, plate_to_make = _plate(settings, folder)
     model = "default"
     if settings.model_source == "FILE":
-        model_path = Path(bpy.path.abspath(settings.model_path))
+        model_path = absolute(settings.model_path)
         if not settings.model_path or not model_path.is_file():
             raise UserError(
                 f"There is no model file {settings.model_path or 'chosen'}. Choose one, or the default model."
             )
-        model = str(model_path.absolute())
+        model = str(model_path)
     first, last = numbers or frame_numbers(settings, scene)
     data = {
         "version": 1,
@@ -337,7 +337,7 @@ def check_clip(clip: bpy.types.MovieClip | None) -> Path:
     """
     if clip is None:
         raise UserError("There is no clip. Choose the footage to pull a matte from.")
-    path = file_path(clip).absolute()
+    path = file_path(clip)
     if not path.is_file():
         raise UserError(f"The clip's file is missing: {path}. Find it with File > External Data.")
     return path
@@ -374,7 +374,7 @@ def _plate(settings: BGM_PG_matting, folder: Path) -> tuple[dict[str, Any], Path
         raise UserError(f"The plate {datablock.name} is not on disk as it is now. Save the image first.")
     if not path.is_file():
         raise UserError(f"The plate's file is missing: {path}. Find it with File > External Data.")
-    plate |= {"path": str(path.absolute()), "color_space": color_space(datablock)}
+    plate |= {"path": str(path), "color_space": color_space(datablock)}
     if source == "CLIP":
         plate["moving"] = settings.plate_moving
     return plate, None

@@ -68,6 +68,17 @@ def main() -> None:
     matte = strips[f"{tree.name} Matte"]
     places["no source"] = (matte.channel, matte.frame_final_start, matte.frame_final_end, matte.frame_start)
     renders["no source"] = render(scene, 61, folder / "other.exr")
+    # Footage beside the file's folder, not below it, and every path made relative
+    scene.render.filepath = ""
+    (folder / "edit").mkdir()
+    bpy.ops.wm.save_as_mainfile(filepath=str(folder / "edit" / "edit.blend"))
+    bpy.ops.file.make_paths_relative()
+    assert movie.filepath.startswith("//.."), movie.filepath
+    for strip in (movie, images):
+        group = sequencer.find_group(strip)
+        assert group is not None and sequencer.source_strip(scene, group) == strip
+        matte = sequencer.add_matte_strip(scene, group, strip)
+        assert Path(bpy.path.abspath(matte.directory), matte.elements[0].filename).is_file()
     finish(renders=renders, places=places, wrong_rate=wrong_rate)
 
 
