@@ -484,27 +484,29 @@ def lay_plate(
         moved = np.abs(_corners(homography, (W, H)) - _corners(np.eye(3), (W, H))).max()
         if moved < 0.02:
             return plate, np.ones(shape, np.bool_) if known is None else known
-    where = _plate_coordinates(homography, flow, shape)
-    bgr = cv2.remap(plate, where, np.empty(0), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    if plate.dtype.kind == "f":
-        bgr = np.maximum(bgr, 0)  # the cubic kernel undershoots
-    x, y = where[..., 0], where[..., 1]
-    valid = (x > -0.5) & (y > -0.5) & (x < Wp - 0.5) & (y < Hp - 0.5)
-    if known is not None:
-        valid &= cv2.remap(known.astype(np.uint8), where, np.empty(0), cv2.INTER_NEAREST).astype(np.bool_)
-    return bgr, valid
+    if flow is None:
+        cubic, nearest = (kind | cv2.WARP_INVERSE_MAP for kind in (cv2.INTER_CUBIC, cv2.INTER_NEAREST))
+        bgr = cv2.warpPerspective(plate, homography, (W, H), flags=cubic, borderMode=cv2.BORDER_REPLICATE)
+        shown = np.ones((Hp, Wp), np.uint8) if known is None else known.astype(np.uint8)
+        valid = cv2.warpPerspective(shown, homography, (W, H), flags=nearest) > 0
+    else:
+        where = _plate_coordinates(homography, flow, shape)
+        bgr = cv2.remap(plate, where, np.empty(0), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        x, y = where[..., 0], where[..., 1]
+        valid = (x > -0.5) & (y > -0.5) & (x < Wp - 0.5) & (y < Hp - 0.5)
+        if known is not None:
+            valid &= cv2.remap(known.astype(np.uint8), where, np.empty(0), cv2.INTER_NEAREST) > 0
+    return np.maximum(bgr, 0) if plate.dtype.kind == "f" else bgr, valid  # the cubic kernel undershoots
 
 
-def _plate_coordinates(homography: Matrix, flow: Flow | None, shape: tuple[int, int]) -> NDArray[Any]:
+def _plate_coordinates(homography: Matrix, flow: Flow, shape: tuple[int, int]) -> NDArray[Any]:
     H, W = shape
     h = (homography / homography[2, 2]).astype(np.float32)
     where = np.empty((H, W, 2), np.float32)
     x: NDArray[Any] = np.arange(W, dtype=np.float32)[None, :]
     y: NDArray[Any] = np.arange(H, dtype=np.float32)[:, None]
-    if flow is not None:
-        full = cv2.resize(flow, (W, H), interpolation=cv2.INTER_LINEAR)
-        x = x + full[..., 0]
-        y = y + full[..., 1]
+    full = cv2.resize(flow, (W, H), interpolation=cv2.INTER_LINEAR)
+    x, y = x + full[..., 0], y + full[..., 1]
     depth = h[2, 0] * x + h[2, 1] * y + h[2, 2]
     np.divide(h[0, 0] * x + h[0, 1] * y + h[0, 2], depth, out=where[..., 0])
     np.divide(h[1, 0] * x + h[1, 1] * y + h[1, 2], depth, out=where[..., 1])

@@ -142,8 +142,9 @@ def diagnose(
     findings += _of_noise([src for _, src in frames], plate, looks, view)
     findings += _of_blur(frames[0][1], plate, looks[0], view)
     findings += _of_coverage(looks, scale)
-    in_plate = _of_subject_in_plate(small_plate, matte, plate.shape[1] / small_plate.shape[1])
-    findings += in_plate if in_plate else _of_moved_objects(looks, scale)
+    comparison = _compare_over_time(looks)
+    in_plate = _of_subject_in_plate(small_plate, matte, comparison, scale)
+    findings += in_plate if in_plate else _of_moved_objects(comparison, scale)
     return _conclude(findings, numbers)
 
 
@@ -462,12 +463,41 @@ def _of_coverage(looks: list[_Look], scale: float) -> list[Finding]:
     ]
 
 
-def _of_subject_in_plate(plate: Image, matte: Matte | None, scale: float) -> list[Finding]:
+@dataclass(frozen=True)
+class _Comparison:
+    """Frames and plate over time, all (h, w), laid out as the plate is."""
+
+    often: Mask  # differs in nearly every frame in which the background is seen
+    most: Mask  # differs in most frames, subject or not
+    still: Mask  # looks the same in all frames
+
+
+def _compare_over_time(looks: list[_Look]) -> _Comparison:
+    size = (looks[0].src.shape[1], looks[0].src.shape[0])
+    differs, seen, shots = [], [], []
+    for look in looks:
+        a, b = (cv2.GaussianBlur(image, (0, 0), 1.5) for image in (look.src, look.bgr))
+        far = _least_difference(a, b, look.aligned.bgr > CLIPPED) > MOVED_DIFFERENCE + 2 * max(look.fit.sigma, 0.004)
+        changed = cv2.morphologyEx(far.astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
+        to_size = np.diag([size[0] / look.aligned.plate_size[0], size[1] / look.aligned.plate_size[1], 1.0])
+        back = to_size @ look.aligned.homography
+        differs.append(cv2.warpPerspective(changed, back, size, flags=cv2.INTER_NEAREST))
+        seen.append(cv2.warpPerspective(look.background.astype(np.uint8), back, size, flags=cv2.INTER_NEAREST))
+        shots.append(cv2.warpPerspective(a, back, size))
+    seen_count = np.sum(seen, axis=0)
+    changed_count = np.sum(np.asarray(differs) & np.asarray(seen), axis=0)
+    often = (changed_count >= 0.8 * np.maximum(seen_count, 1)) & (seen_count >= min(2, len(looks)))
+    return _Comparison(often, np.mean(differs, axis=0) > 0.5, _spread(shots, seen) < 0.04)
+
+
+def _of_subject_in_plate(plate: Image, matte: Matte | None, comparison: _Comparison, scale: float) -> list[Finding]:
+    """A person in the plate who is not in the frames; a statue that stands in both is part of the set."""
     if matte is None:
         return []
-    pha = _matte_at(matte, plate)
+    h, w = comparison.most.shape
+    pha = cv2.resize(_matte_at(matte, plate), (w, h), interpolation=cv2.INTER_LINEAR)
     found = cv2.morphologyEx((pha > 0.6).astype(np.uint8), cv2.MORPH_OPEN, np.ones((7, 7), np.uint8)) > 0
-    if found.mean() < 0.004:
+    if found.mean() < 0.004 or comparison.most[found].mean() < 0.3:
         return []
     return [
         Finding(
@@ -483,27 +513,11 @@ def _of_subject_in_plate(plate: Image, matte: Matte | None, scale: float) -> lis
     ]
 
 
-def _of_moved_objects(looks: list[_Look], scale: float) -> list[Finding]:
+def _of_moved_objects(comparison: _Comparison, scale: float) -> list[Finding]:
     """What differs from the plate in the same place and the same way in nearly every frame: it did not come to act."""
-    size = (looks[0].src.shape[1], looks[0].src.shape[0])
-    differs, seen, shots = [], [], []
-    for look in looks:
-        sigma = max(look.fit.sigma, 0.004)
-        a, b = (cv2.GaussianBlur(image, (0, 0), 1.5) for image in (look.src, look.bgr))
-        difference = _least_difference(a, b)
-        to_plate = look.aligned.homography @ np.eye(3)
-        back = np.diag([size[0] / look.aligned.plate_size[0], size[1] / look.aligned.plate_size[1], 1.0]) @ to_plate
-        clipped = np.maximum(look.src, look.aligned.bgr).max(axis=2) > CLIPPED  # no match brings these back
-        far = ((difference > MOVED_DIFFERENCE + 2 * sigma) & ~clipped).astype(np.uint8)
-        changed = cv2.morphologyEx(far, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
-        differs.append(cv2.warpPerspective(changed, back, size, flags=cv2.INTER_NEAREST))
-        seen.append(cv2.warpPerspective(look.background.astype(np.uint8), back, size, flags=cv2.INTER_NEAREST))
-        shots.append(cv2.warpPerspective(a, back, size))
-    seen_count = np.sum(seen, axis=0)
-    changed_count = np.sum(np.asarray(differs) & np.asarray(seen), axis=0)
-    often = changed_count >= 0.8 * np.maximum(seen_count, 1)
-    still = often & (seen_count >= min(2, len(looks))) & (_spread(shots, seen) < 0.04)
-    moved = cv2.morphologyEx(still.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8))
+    moved = cv2.morphologyEx(
+        (comparison.often & comparison.still).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8)
+    )
     count, _, stats, _ = cv2.connectedComponentsWithStats(moved)
     least = max(40, MOVED_LEAST * moved.size)
     boxes = sorted((stats[i] for i in range(1, count) if stats[i][4] >= least), key=lambda box: -int(box[4]))
@@ -526,11 +540,15 @@ def _of_moved_objects(looks: list[_Look], scale: float) -> list[Finding]:
     return findings
 
 
-def _least_difference(a: Image, b: Image) -> Plane:
-    """Difference to the most alike of the neighbours within a pixel: edges that do not quite meet are no objects."""
+def _least_difference(src: Image, bgr: Image, clipped: Mask) -> Plane:
+    """Difference to the most alike of the neighbours within two pixels: edges that do not quite meet are no objects.
+
+    Where the plate (`clipped`) or the frame is clipped, the other one may be brighter without being different.
+    """
     kernel = np.ones((5, 5), np.uint8)
-    low, high = cv2.erode(b, kernel), cv2.dilate(b, kernel)
-    return np.asarray(np.maximum(np.maximum(low - a, a - high), 0).max(axis=2))
+    darker = np.where(src > CLIPPED, 0, cv2.erode(bgr, kernel) - src)
+    brighter = np.where(clipped, 0, src - cv2.dilate(bgr, kernel))
+    return np.asarray(np.maximum(np.maximum(darker, brighter), 0).max(axis=2))
 
 
 def _spread(shots: list[Image], seen: list[Mask]) -> Plane:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -54,6 +55,8 @@ def as_srgb(frame: Image) -> Image:
 
 def as_dtype(values: Image, dtype: np.dtype[Any]) -> Image:
     """Round and clip to an integer dtype; floats pass as they are."""
+    if dtype == np.uint8:
+        return cv2.convertScaleAbs(np.maximum(values, 0))
     if dtype.kind == "u":
         values = np.clip(np.rint(values), 0, np.iinfo(dtype).max)
     return values.astype(dtype, copy=False)

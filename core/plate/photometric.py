@@ -18,6 +18,7 @@ from core.plate.frames import Image, Mask, Plane, View, as_dtype, as_srgb
 
 FIT_WIDTH = 256  # pixels of the longer side that the fit looks at
 DARK, BRIGHT = 0.03, 0.97  # sRGB-encoded values outside of which a pixel says nothing
+ENOUGH = 4000  # pixels that a fit of six unknowns needs at most
 FEW = 200  # pixels below which there is nothing to fit
 SMOOTHING = 8.0  # frames over which the fit is averaged
 JUMP = 0.15  # change of log exposure that is a change of light, not noise: the average starts anew
@@ -37,6 +38,7 @@ class PhotometricFit:
         falloff: r^2 and r^4 terms of the log vignetting, 0 in the middle.
         sigma: the frame's noise, sRGB-encoded units.
         residual_before, residual: mean difference outside the subject without and with the match, sRGB-encoded units.
+        tone: linear value in whose neighbourhood the fit was made.
     """
 
     gain: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -45,16 +47,18 @@ class PhotometricFit:
     sigma: float = 0.0
     residual_before: float = 0.0
     residual: float = 0.0
+    tone: float = 1.0
 
     @property
     def stops(self) -> float:
-        """Exposure of the frame over the plate's, in stops."""
-        return float(np.mean(np.log2(self.gain)))
+        """Exposure of the frame over the plate's, in stops, at the picture's own tone."""
+        return float(np.mean(np.log2(self.gain))) + (self.gamma - 1) * math.log2(self.tone)
 
     @property
     def cast(self) -> float:
         """Largest deviation of a channel from the common exposure, in stops."""
-        return float(np.abs(np.log2(self.gain) - self.stops).max())
+        gains = np.log2(self.gain)
+        return float(np.abs(gains - gains.mean()).max())
 
     @property
     def corner_stops(self) -> float:
@@ -90,7 +94,10 @@ class PhotometricFit:
             if bgr.dtype == np.uint16:
                 matched = matched * np.float32(65535)
         if shaded:
-            matched = matched * self.shading(bgr.shape[:2])[..., None]
+            H, W = bgr.shape[:2]
+            small = self.shading((max(H // 4, min(H, 256)), max(W // 4, min(W, 256))))  # smooth: a quarter will do
+            shading = cv2.resize(small, (W, H), interpolation=cv2.INTER_LINEAR)
+            matched = matched * shading[..., None]
         return as_dtype(matched, bgr.dtype) if bgr.dtype.kind == "u" else np.minimum(matched, 1)
 
     def curves(self, size: int) -> Image:
@@ -140,7 +147,7 @@ def match_plate(bgr: Image, src: Image, mask: Mask | None = None, *, view: View 
     size, keep = _fit_size(src.shape[:2]), None
     if mask is not None:
         keep = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.98
-    a, b = (view(cv2.resize(image, size, interpolation=cv2.INTER_AREA)) for image in (bgr, src))
+    a, b = (view(_thumbnail(image, size)) for image in (bgr, src))
     sigma = noise(src, mask, view=view)
     lit: Mask = np.asarray((np.minimum(a, b) > DARK).all(axis=2) & (np.maximum(a, b) < BRIGHT).all(axis=2))
     if keep is not None:
@@ -151,7 +158,7 @@ def match_plate(bgr: Image, src: Image, mask: Mask | None = None, *, view: View 
         lit = lit & (flat <= np.median(flat[lit]))
     if np.count_nonzero(lit) < FEW:
         return PhotometricFit(sigma=sigma)
-    fit = _solve(a, b, lit, sigma)
+    fit = _solve(a, b, lit & _thinned(lit), sigma)
     matched = fit.apply(a)
     before, after = _mean_difference(a, b, lit), _mean_difference(matched, b, lit)
     if after > MIN_GAIN_SHARE * before or after > UNRELATED:
@@ -196,7 +203,7 @@ def _solve(a: Image, b: Image, lit: Mask, sigma: float) -> PhotometricFit:
     rows[:, :, 4] = r2[:, None]
     rows[:, :, 5] = (r2 * r2)[:, None]
     # Gamma and the falloff stay at nothing unless the picture says otherwise.
-    prior = np.diag([0.0, 0.0, 0.0, 0.05 * N, 0.002 * N, 0.002 * N])
+    prior = np.diag([0.0, 0.0, 0.0, 0.2 * N, 0.002 * N, 0.002 * N])
     pull = np.array([0, 0, 0, 1.0, 0, 0])
     confidence = np.sqrt(np.minimum(a, b)[lit])  # noise weighs more on dark values, in logarithms
     solution = np.array([*np.median(y - x, axis=0), 1.0, 0, 0])
@@ -205,14 +212,16 @@ def _solve(a: Image, b: Image, lit: Mask, sigma: float) -> PhotometricFit:
         scale = max(1.4826 * float(np.median(np.abs(error))), 0.01)
         weight = confidence * np.clip(1 - (error / (4 * scale)) ** 2, 0, 1) ** 2
         weight *= weight.min(axis=1, keepdims=True) > 0  # a pixel with one wrong channel is a wrong pixel
-        left = np.einsum("nc,nci,ncj->ij", weight, rows, rows) + prior
-        right = np.einsum("nc,nci,nc->i", weight, rows, y) + prior @ pull
+        weighted = (rows * weight[..., None]).reshape(-1, 6).T
+        left = weighted @ rows.reshape(-1, 6) + prior
+        right = weighted @ y.ravel() + prior @ pull
         solution = np.linalg.solve(left, right)
     gamma = float(np.clip(solution[3], 1 - MOST_GAMMA, 1 + MOST_GAMMA))
     if gamma != solution[3]:
         solution[:3] += np.average((solution[3] - gamma) * x, axis=0)
     red, green, blue = (float(np.exp(v)) for v in solution[:3])
-    return PhotometricFit((red, green, blue), gamma, (float(solution[4]), float(solution[5])), sigma)
+    tone = float(np.exp(np.mean(x)))
+    return PhotometricFit((red, green, blue), gamma, (float(solution[4]), float(solution[5])), sigma, tone=tone)
 
 
 def _blend(a: PhotometricFit, b: PhotometricFit, weight: float) -> PhotometricFit:
@@ -227,6 +236,19 @@ def _blend(a: PhotometricFit, b: PhotometricFit, weight: float) -> PhotometricFi
         falloff=(mix(a.falloff[0], b.falloff[0]), mix(a.falloff[1], b.falloff[1])),
         sigma=mix(a.sigma, b.sigma),
     )
+
+
+def _thumbnail(image: Image, size: tuple[int, int]) -> Image:
+    """Reduce to `size` (w, h), reading every other pixel at most where there are plenty."""
+    step = max(1, image.shape[1] // (2 * size[0]))
+    return np.asarray(cv2.resize(image[::step, ::step], size, interpolation=cv2.INTER_AREA))
+
+
+def _thinned(where: Mask) -> Mask:
+    """Every n-th row, so that about ENOUGH of the pixels that hold are left."""
+    rows = np.zeros((where.shape[0], 1), np.bool_)
+    rows[:: max(1, round(np.count_nonzero(where) / ENOUGH))] = True
+    return rows
 
 
 def _fit_size(shape: tuple[int, int]) -> tuple[int, int]:
