@@ -95,7 +95,8 @@ class PhotometricFit:
                 matched = matched * np.float32(65535)
         if shaded:
             H, W = bgr.shape[:2]
-            small = self.shading((max(H // 4, min(H, 256)), max(W // 4, min(W, 256))))  # smooth: a quarter will do
+            step = 4 if min(H, W) >= 512 else 1  # it is smooth
+            small = self.shading((H // step, W // step))
             shading = cv2.resize(small, (W, H), interpolation=cv2.INTER_LINEAR)
             matched = matched * shading[..., None]
         return as_dtype(matched, bgr.dtype) if bgr.dtype.kind == "u" else np.minimum(matched, 1)
