@@ -84,14 +84,20 @@ def convert(pixels: Pixels, source: str, target: str) -> Floats:
     Raises:
         JobError: a colour space that the configuration does not know.
     """
-    values = to_float(pixels)
     if source == target:
-        return values
-    if source != "linear":
-        values = srgb_to_linear(values) if source == "srgb" else _convert(values, source, _LINEAR)
+        return to_float(pixels)
+    if source == "srgb":
+        values = _linear_of_codes(pixels.dtype)[pixels] if pixels.dtype.kind == "u" else srgb_to_linear(pixels)
+    else:
+        values = to_float(pixels) if source == "linear" else _convert(to_float(pixels), source, _LINEAR)
     if target == "linear":
         return values
     return linear_to_srgb(values) if target == "srgb" else _convert(values, _LINEAR, target)
+
+
+@cache
+def _linear_of_codes(dtype: np.dtype[Any]) -> Floats:
+    return srgb_to_linear(to_float(np.arange(np.iinfo(dtype).max + 1).astype(dtype)))
 
 
 def is_scene_linear(color_space: str) -> bool:
