@@ -134,7 +134,10 @@ def build(name: str, size: str, sample_pixels: int | None = None) -> nn.Module:
     torch.manual_seed(0)
     large = max(SIZES[size]) > 2048
     pixels = sample_pixels if sample_pixels is not None else 320_000 if large else 80_000
-    return MattingRefine(name, 1 / 8 if large else 1 / 4, "sampling", pixels).eval()
+    model = MattingRefine(name, 1 / 8 if large else 1 / 4, "sampling", pixels).eval()
+    with torch.no_grad():
+        model.decoder.conv4.bias[4] = 0.5  # type: ignore[index]  # an error everywhere: all patches are used
+    return model
 
 
 def pictures(size: str, count: int = 2) -> list[Any]:
@@ -175,7 +178,7 @@ def measure_published(backbone: str, size: str, runs: int) -> Line:
     assert isinstance(model, MattingRefine)
     state, scale = model.state_dict(), model.backbone_scale
     pixels = model.arguments["refine_sample_pixels"]
-    src, bgr = (torch.from_numpy(p).permute(2, 0, 1)[None].float() / 255 for p in pictures(size))
+    src, bgr = (torch.from_numpy(p).permute(2, 0, 1)[None].float().div(255).contiguous() for p in pictures(size))
     with torch.inference_mode():
         seconds = timed(lambda: matting_refine(state, backbone, src, bgr, scale, "sampling", pixels), runs)
     return {"what": f"{backbone} published", "size": size, "seconds": seconds}
