@@ -18,7 +18,6 @@ from core.checkpoints import initialise_model
 from core.errors import CheckpointError
 from core.models import MattingRefine
 from core.models.matting_base import BACKBONES
-from core.models.matting_refine import REFINE_MODES
 from core.training import losses, paper
 from core.training.loop import Batch
 from core.training.options import parse_with_config
@@ -37,9 +36,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--backbone", default="resnet50", choices=BACKBONES)
     parser.add_argument("--backbone_scale", type=float, default=1 / 4)
-    parser.add_argument("--refine_mode", default="sampling", choices=REFINE_MODES)
+    parser.add_argument("--refine_mode", default="sampling", choices=("sampling", "full"))
     parser.add_argument("--refine_sample_pixels", type=int, default=80_000)
-    parser.add_argument("--refine_threshold", type=float, default=0.1)
     parser.add_argument("--refine_kernel_size", type=int, default=3, choices=(1, 3))
     parser.add_argument("--backbone_learning_rate", type=float, default=5e-5)
     parser.add_argument("--aspp_learning_rate", type=float, default=5e-5)
@@ -65,8 +63,7 @@ def main(args: argparse.Namespace) -> dict[str, float]:
         args.backbone_scale,
         args.refine_mode,
         args.refine_sample_pixels,
-        args.refine_threshold,
-        args.refine_kernel_size,
+        refine_kernel_size=args.refine_kernel_size,
     )
     if args.pretrained_model != paper.NO_WEIGHTS:
         fresh = [name for name in initialise_model(model, args.pretrained_model) if not name.startswith("refiner.")]
@@ -77,6 +74,7 @@ def main(args: argparse.Namespace) -> dict[str, float]:
                 "Train it with scripts/train_base.py, or pass the --backbone it was trained with",
                 missing=fresh,
             )
+    model.refiner.prevent_oversampling = False  # in training; every process refines as many patches as the others
     rates = {part: getattr(args, f"{part}_learning_rate") for part in PARTS}
     return paper.train(args, model, lambda net, batch: compute_losses(net, paper.random_crop(batch, *args.crop)), rates)
 

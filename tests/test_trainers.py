@@ -15,13 +15,11 @@ from torch import Tensor
 
 from core.checkpoints import load_model
 from core.errors import CheckpointError, JobError
-from core.frame_io import write_image
 from core.models import MattingBase, MattingRefine, RecurrentMatting
 from core.training import paper
 from core.training.loop import Process
-from scripts import evaluate, train_base, train_recurrent, train_refine
-
-SIDE = 96  # pixels of the pictures
+from scripts import evaluate, test_image, train_base, train_recurrent, train_refine
+from tests.training_data import make_data
 
 
 @pytest.fixture(autouse=True)
@@ -29,43 +27,9 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _subject(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A textured ellipse with a soft edge: colour (H, W, 3) and alpha (H, W), 0 to 1."""
-    y, x = np.mgrid[:SIDE, :SIDE] / SIDE
-    center, radius = rng.uniform(0.4, 0.6, 2), rng.uniform(0.3, 0.5, 2)
-    distance = np.hypot((x - center[0]) / radius[0], (y - center[1]) / radius[1])
-    texture = cv2.resize(rng.uniform(-0.3, 0.3, (24, 24, 3)), (SIDE, SIDE))
-    return (rng.uniform(0.6, 1, 3) + texture).clip(0, 1), ((1 - distance) * 8 + 0.5).clip(0, 1)
-
-
-def _background(rng: np.random.Generator) -> np.ndarray:
-    """Darker than the subjects, so that a hundred steps teach something."""
-    return cv2.resize(rng.uniform(0, 0.6, (12, 12, 3)), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC).clip(0, 1)
-
-
-def _write(path: Path, image: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_image(path, np.rint(image * 255).astype(np.uint8))
-
-
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """DATA/{train,valid}/{fgr,pha,bgr}, and CASES in DATA/cases."""
-    data = tmp_path_factory.mktemp("pairs")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 160), ("valid", 6)):
-        for index in range(count):
-            fgr, pha = _subject(rng)
-            _write(data / split / "fgr" / f"{index:03d}.png", fgr)
-            _write(data / split / "pha" / f"{index:03d}.png", pha)
-            if index < 40:
-                _write(data / split / "bgr" / f"{index:03d}.png", _background(rng))
-    for index in range(4):
-        (fgr, pha), bgr = _subject(rng), _background(rng)
-        pictures = {"src": pha[..., None] * fgr + (1 - pha[..., None]) * bgr, "bgr": bgr, "pha": pha, "fgr": fgr}
-        for kind, picture in pictures.items():
-            _write(data / "cases" / kind / f"{index}.png", picture)
-    return data
+    return make_data(tmp_path_factory.mktemp("pairs"))
 
 
 def _flags(pairs: Path, folder: Path, *more: object) -> list[str]:
@@ -154,7 +118,6 @@ def test_samples_do_not_depend_on_where_a_run_started(pairs: Path) -> None:
 @pytest.mark.slow
 def test_from_the_first_step_to_scored_mattes(pairs: Path, tmp_path: Path) -> None:
     """The training chapter's run: train_base, train_refine, test_image, evaluate."""
-    from scripts import test_image
 
     base_flags = _flags(pairs, tmp_path / "base", "--pretrained_model", "none", "--epochs", 5, "--valid_every", 100)
     base_flags += ["--backbone_learning_rate", "5e-4", "--warmup", "10", "--schedule", "cosine"]
@@ -193,6 +156,17 @@ def test_from_the_first_step_to_scored_mattes(pairs: Path, tmp_path: Path) -> No
         alpha = evaluate.read_alpha(tmp_path / f"images/{index}_alp.png")
         np.testing.assert_allclose(alpha, evaluate.read_alpha(tmp_path / f"scored/pha/{index}.png"), atol=0.01)
         assert (tmp_path / f"images/{index}_com.png").exists()
+
+
+def test_refinement_sees_a_whole_batch_at_once_in_training() -> None:
+    """Batch norm's statistics are those of all patches; in every process it is called equally often."""
+    model = MattingRefine("mobilenetv2").train()
+    calls: list[int] = []
+    model.refiner.bn1.register_forward_hook(lambda *_: calls.append(1))
+    model(torch.rand(2, 3, 256, 256), torch.rand(2, 3, 256, 256))
+    assert len(calls) == 1
+    model.eval()(torch.rand(2, 3, 256, 256), torch.rand(2, 3, 256, 256))
+    assert len(calls) > 2
 
 
 def test_refine_does_not_start_from_another_backbones_checkpoint(pairs: Path, tmp_path: Path) -> None:
@@ -309,13 +283,12 @@ def test_refinement_learns_only_below_full_ratio_and_so_do_its_losses() -> None:
         assert ("pha_l1_sm" in found) == learns
 
 
-@pytest.mark.parametrize("fusion", ["early", "difference"])
-def test_the_network_starts_from_shipped_weights_whatever_the_fusion(fusion: str) -> None:
-    model = train_recurrent.build_model("default", fusion)
-    shipped = load_model("default").state_dict()
-    assert model.plate_fusion == fusion
-    for name in ("aspp.value.weight", "decoder.gru.gates.weight", "project.weight"):
-        assert torch.equal(model.state_dict()[name], shipped[name])
+def test_the_network_starts_from_the_weights_that_are_named(tmp_path: Path) -> None:
+    shipped, model = load_model("default").state_dict(), train_recurrent.build_model("default")
+    assert all(torch.equal(value, shipped[name]) for name, value in model.state_dict().items())
+    torch.save(MattingBase("mobilenetv2").state_dict(), tmp_path / "base.pth")
+    with pytest.raises(JobError, match="MattingBase"):
+        train_recurrent.build_model(str(tmp_path / "base.pth"))
 
 
 def test_two_learning_rates() -> None:
