@@ -134,8 +134,10 @@ def pump() -> float | None:
 
 
 def redraw() -> None:
-    """Draw anew whatever shows progress."""
+    """Draw anew whatever shows progress; without a screen, drawing the status bar would crash Blender."""
     global _status_bar_drawn_at
+    if bpy.app.background:
+        return
     for window in bpy.context.window_manager.windows if bpy.context.window_manager else ():
         for area in window.screen.areas:
             if area.type in {"NODE_EDITOR", "CLIP_EDITOR", "SEQUENCE_EDITOR", "PREFERENCES"}:

@@ -319,16 +319,46 @@ def test_no_engine_outlives_blender(archive: Path, tmp_path: Path) -> None:
 APP = Path(os.environ.get("BGM_BLENDER_APP", Path.home() / ".cache" / "bgm" / "blender-app"))
 
 
-@pytest.mark.slow
-def test_in_the_application(archive: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command that runs things in the Blender application, with settings and an engine of the test's own."""
     if not (APP / ".complete").exists():
         pytest.skip(f"no Blender application in {APP}; scripts/blender_app build {APP} makes one (Linux, as root)")
+    monkeypatch.setenv("BLENDER_USER_RESOURCES", str(tmp_path / "user"))
+    monkeypatch.setenv("BGM_ENGINE_PYTHON", sys.executable)
+    return [str(ROOT / "scripts" / "blender_app")]
+
+
+@pytest.mark.slow
+def test_the_farms_command(application: list[str], archive: Path, shot: Any, tmp_path: Path) -> None:
+    footage = shot.write_sequence(tmp_path / "footage", first=1001, count=3)
+
+    def blender(*arguments: Any) -> subprocess.CompletedProcess[str]:
+        command = [*application, "run", str(APP), *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=ROOT)
+
+    installed = blender("--command", "extension", "install-file", "-r", "user_default", "-e", archive)
+    assert 'Installed "bgm_matting"' in installed.stdout, installed.stdout + installed.stderr
+    blend = tmp_path / "shot.blend"
+    made = blender(
+        "-b", "--python-exit-code", 1, "--python", ROOT / "tests" / "blender" / "make_file.py", "--", footage, blend
+    )
+    assert made.returncode == 0, made.stdout + made.stderr
+    done = blender(blend, "--command", "bgm", "matte", "--save")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Matting shot: 3 frames, 1001 to 1003" in done.stdout
+    assert len(list((tmp_path / "matting" / "Matting_shot" / "alpha").iterdir())) == 3
+    assert "All 3 frames were up to date" in blender(blend, "--command", "bgm", "matte").stdout
+    assert blender(blend, "--command", "bgm", "matte", "--node", "gone").returncode == 1
+
+
+@pytest.mark.slow
+def test_in_the_application(application: list[str], archive: Path, tmp_path: Path) -> None:
     sample = ROOT / "scripts" / "sample"
     arguments = {"zip": archive, "folder": tmp_path, "footage": sample / "footage.mp4", "plate": sample / "plate.png"}
-    environment = {**os.environ, "BLENDER_USER_RESOURCES": str(tmp_path / "user"), "BGM_ENGINE_PYTHON": sys.executable}
-    command = [str(ROOT / "scripts" / "blender_app"), "gui", str(APP), "360", str(tmp_path / "end.png")]
+    command = [*application, "gui", str(APP), "360", str(tmp_path / "end.png")]
     command += ["--python", str(ROOT / "tests" / "blender" / "gui.py"), "--", json.dumps(arguments, default=str)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=420, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=420, cwd=ROOT)
     results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     assert results, done.stdout[-6000:] + done.stderr[-6000:]
     result = json.loads(results[-1].removeprefix("RESULT "))
