@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -62,7 +63,8 @@ def main(args: argparse.Namespace) -> None:
         *(["--"] if len(blender) > 1 else []),
         json.dumps(job),
     ]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, env=environment, text=True, encoding="utf-8", **streams) as process:
         assert process.stdout
         for line in process.stdout:
             show(line)
@@ -96,9 +98,14 @@ def step(number: int, what: str) -> None:
 
 
 def show(line: str) -> None:
-    """Pass on what Blender says, but for a line per rendered frame."""
+    """Pass on what Blender says, but for a line per rendered frame and the want of a screen."""
     line = line.rstrip()
-    if not line or "Saved: " in line or line.startswith(("Fra:", "Time:", "Append frame", " Time:")):
+    if (
+        not line
+        or "Saved: " in line
+        or "EGL Error" in line
+        or line.startswith(("Fra:", "Time:", "Append frame", " Time:"))
+    ):
         return
     print(f"      {line}", flush=True)
 
