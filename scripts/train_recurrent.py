@@ -23,6 +23,7 @@ from core.checkpoints import load_model, save_model
 from core.errors import JobError
 from core.evaluation import mean_scores, score_clip
 from core.models import RecurrentMatting
+from core.models.recurrent import clamp_unit
 from core.training import losses
 from core.training.loop import Batch, Process, Trainer, Validation, join_processes, sample_order
 from core.training.options import add_loop_arguments, loop_options, parse_with_config
@@ -138,8 +139,8 @@ def _clip_losses(model: nn.Module, part: dict[str, Tensor], plate: bool, ratio: 
     pha_sm = pred.pha
     if ratio < 1:
         residual_sm, pha_sm = coarse[0].float().view(*src.shape[:2], 4, *coarse[0].shape[-2:]).tensor_split([3], dim=2)
-        pha_sm = pha_sm.clamp(0, 1)
-        fgr_sm = (losses.resize_like(src, pha_sm) + residual_sm).clamp(0, 1)
+        pha_sm = clamp_unit(pha_sm)
+        fgr_sm = clamp_unit(losses.resize_like(src, pha_sm) + residual_sm)
         coarse_losses = losses.clip_losses(pha_sm, fgr_sm, pha, fgr)
         found |= {f"{name}_sm": value for name, value in coarse_losses.items()}
     found["err_l2"] = losses.error_l2(pred.err, pha_sm, losses.resize_like(pha, pha_sm))

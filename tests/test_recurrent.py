@@ -15,7 +15,7 @@ from torch import Tensor
 
 from core.checkpoints import half_weights, load_model
 from core.errors import CheckpointError, ShapeError
-from core.models.recurrent import RecurrentMatting
+from core.models.recurrent import RecurrentMatting, clamp_unit
 from scripts.convert_rvm import find_onnx, load_onnx_weights
 
 COARSE = ["753", "754"]  # the published graph's names for its foreground residual and alpha before the guided filter
@@ -131,6 +131,15 @@ def perturbed() -> RecurrentMatting:
         if "plate" in name or name == "error.weight":
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
     return model
+
+
+def test_a_wrong_alpha_can_be_trained_away_where_it_is_clamped() -> None:
+    x = torch.tensor([-3.0, 0.5, 2.0], requires_grad=True)
+    with torch.enable_grad():
+        y = clamp_unit(x)
+        (y - torch.tensor([1.0, 0.5, 1.0])).abs().sum().backward()  # type: ignore[no-untyped-call]
+    assert y.tolist() == [0.0, 0.5, 1.0]
+    assert x.grad is not None and x.grad.tolist() == [-1.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.5])

@@ -9,7 +9,7 @@ quality until training moves them; without a plate those layers are left out.
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -313,7 +313,7 @@ class RecurrentMatting(nn.Module):
             if plate is not None:
                 change = src - _repeat(plate.bgr, frames)
             coarse = self.refiner(src, src_sm, change, change_sm, coarse, hid)
-        outputs = (coarse[:, 3:].clamp(0, 1), (src + coarse[:, :3]).clamp(0, 1), err)
+        outputs = (clamp_unit(coarse[:, 3:]), clamp_unit(src + coarse[:, :3]), err)
         pha, fgr, err = outputs if single else (_unfold(output, frames) for output in outputs)
         return RecurrentOutput(pha, fgr, err, rec)
 
@@ -321,6 +321,25 @@ class RecurrentMatting(nn.Module):
         """(B, 3, h, w) -> features of 16, 24, 40 and 128 channels at 1/2, 1/4, 1/8 and 1/16."""
         f1, f2, f3, f4 = self.encoder(image)
         return f1, f2, f3, self.aspp(f4)
+
+
+class _ClampUnit(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clamp(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def clamp_unit(x: Tensor) -> Tensor:
+    """Clamp to 0..1 with the gradient of the identity.
+
+    Clamping's own gradient is zero outside, and what is wrong there would stay wrong: an alpha that is negative
+    everywhere could never be trained away.
+    """
+    return _ClampUnit.apply(x) if x.requires_grad else x.clamp(0, 1)  # type: ignore[no-untyped-call]
 
 
 def _repeat(x: Tensor, frames: int) -> Tensor:
