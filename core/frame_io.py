@@ -273,7 +273,8 @@ def _picture_to_rgb(picture: Any) -> Pixels:
         pixels = picture.to_ndarray(format="rgb48le", interpolation="POINT")  # of chroma: repeated
     else:
         subsampled = len(components) >= 3 and components[1].width < picture.width and picture.format.is_planar
-        pixels = (_full_chroma(picture) if subsampled else picture).to_ndarray(format="rgb24")
+        # Planar: swscale's vector code, three times as fast as its plain one for rgb24, with the same result
+        pixels = _full_chroma(picture).to_ndarray(format="gbrp") if subsampled else picture.to_ndarray(format="rgb24")
     turns = int(picture.rotation) % 360 // 90
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 

@@ -112,6 +112,28 @@ def test_codecs_and_depths(tmp_path, name, codec, pix_fmt, dtype, tolerance, opt
     check_movie(write_movie(tmp_path / name, codec, pix_fmt, options=options, width=width), dtype, tolerance)
 
 
+@pytest.mark.parametrize(
+    ("pix_fmt", "rows", "columns"),
+    [("yuv420p", 2, 2), ("yuv422p", 1, 2), ("yuv411p", 1, 4), ("yuv420p10le", 2, 2), ("yuv422p12le", 1, 2)],
+)
+def test_chroma_is_repeated_not_blended(tmp_path, pix_fmt, rows, columns):
+    """Even brightness, noisy chroma: one colour for all pixels that share a chroma sample, as Blender shows it."""
+    picture = av.VideoFrame(96, 64, pix_fmt)
+    scale = 1 << (picture.format.components[0].bits - 8)
+    random = np.random.default_rng(2)
+    for plane, low, high in zip(picture.planes, (100, 90, 90), (100, 160, 160), strict=True):
+        samples = np.frombuffer(memoryview(plane), np.uint8 if scale == 1 else np.uint16)
+        samples[:] = random.integers(low * scale, high * scale, samples.shape, endpoint=True)
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, pix_fmt
+        container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    pixels = next(frame_io.open_footage(tmp_path / "a.mkv").frames([1]))[1].pixels
+    blocks = pixels.reshape(64 // rows, rows, 96 // columns, columns, 3)
+    assert (blocks == blocks[:, :1, :, :1]).all() and np.std(pixels[0, :, 2]) > 5
+
+
 @pytest.mark.parametrize(("pix_fmt", "dtype"), [("bgr0", np.uint8), ("gbrp16le", np.uint16)])
 def test_rgb_movies_to_the_bit(tmp_path, pix_fmt, dtype):
     check_movie(write_movie(tmp_path / "a.mkv", "ffv1", pix_fmt, None, None), dtype, 1e-4)

@@ -266,6 +266,14 @@ def test_a_movie_that_says_it_lasts_for_ever(tmp_path):
     assert "3 pictures spread over" in answers["a.mkv"] and peak < PEAK
 
 
+def test_decoders_take_no_larger_frames_than_allowed(shot, tmp_path, monkeypatch):
+    """Whatever the container says, it is the decoder that allocates."""
+    footage = frame_io.open_footage(shot.write_movie(tmp_path / "a.mkv"))
+    monkeypatch.setattr(frame_io, "MAX_PIXELS", 1000)
+    with pytest.raises(FootageError, match="an error at frame 1"):
+        next(footage.frames([1]))
+
+
 def test_playlists_and_addresses_are_not_followed(tmp_path):
     """A "movie" that names another file or an address, and names that FFmpeg would take for protocols."""
     server = socket.create_server(("127.0.0.1", 0))
