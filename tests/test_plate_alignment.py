@@ -138,10 +138,11 @@ def test_guessed_pixels_are_not_valid() -> None:
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_lay_plate_shifts_whole_pixels_exactly(dtype: type) -> None:
     plate: NDArray[Any] = np.random.default_rng(0).integers(0, 200, (20, 30, 3)).astype(dtype)
-    shift = np.array([[1, 0, 4], [0, 1, 0], [0, 0, 1.0]])
-    bgr, valid = lay_plate(plate, None, shift, None, (20, 30))
-    np.testing.assert_array_equal(bgr[:, :26], plate[:, 4:])
-    np.testing.assert_array_equal(valid[0], [True] * 26 + [False] * 4)
+    shift = np.array([[1, 0, 6], [0, 1, 0], [0, 0, 1.0]])
+    for flow in (None, np.zeros((20, 30, 2), np.float32)):
+        bgr, valid = lay_plate(plate, None, shift, flow, (20, 30))
+        np.testing.assert_array_equal(bgr[:, :24], plate[:, 6:])
+        np.testing.assert_array_equal(valid[0], [True] * 26 + [False] * 4)  # two are the continued border
     same, _ = lay_plate(plate, None, np.eye(3), None, (20, 30))
     assert same is plate
 

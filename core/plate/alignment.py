@@ -29,6 +29,7 @@ FLOW_LIMIT = 6.0  # working pixels the local flow may reach
 FLOW_SIGMA = 10.0  # working pixels over which the local flow is smoothed
 DENOISE_SIGMA = 0.8  # working pixels; noise must not favour the copy that interpolation has softened
 SURE_INLIERS, SURE_SCORE = 120, 0.25  # a first frame that fits like this needs no search
+RIM = 2  # plate pixels that its border may be continued by and still count as plate
 STILL_FRAMES = 3  # frames without motion after which a shot counts as locked off
 
 Small = NDArray[Any]  # (h, w) float32 grey, 0 to 255, at working size
@@ -487,15 +488,19 @@ def lay_plate(
     if flow is None:
         cubic, nearest = (kind | cv2.WARP_INVERSE_MAP for kind in (cv2.INTER_CUBIC, cv2.INTER_NEAREST))
         bgr = cv2.warpPerspective(plate, homography, (W, H), flags=cubic, borderMode=cv2.BORDER_REPLICATE)
-        shown = np.ones((Hp, Wp), np.uint8) if known is None else known.astype(np.uint8)
-        valid = cv2.warpPerspective(shown, homography, (W, H), flags=nearest) > 0
+        seen = np.ones((Hp, Wp), np.uint8) if known is None else known.astype(np.uint8)
+        shown = cv2.copyMakeBorder(seen, RIM, RIM, RIM, RIM, cv2.BORDER_REPLICATE)
+        inward = np.array([[1, 0, RIM], [0, 1, RIM], [0, 0, 1.0]])
+        valid = cv2.warpPerspective(shown, inward @ homography, (W, H), flags=nearest) > 0
     else:
         where = _plate_coordinates(homography, flow, shape)
         bgr = cv2.remap(plate, where, np.empty(0), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
         x, y = where[..., 0], where[..., 1]
-        valid = (x > -0.5) & (y > -0.5) & (x < Wp - 0.5) & (y < Hp - 0.5)
+        far = RIM + 0.5
+        valid = (x > -far) & (y > -far) & (x < Wp - 1 + far) & (y < Hp - 1 + far)
         if known is not None:
-            valid &= cv2.remap(known.astype(np.uint8), where, np.empty(0), cv2.INTER_NEAREST) > 0
+            seen = known.astype(np.uint8)
+            valid &= cv2.remap(seen, where, np.empty(0), cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE) > 0
     return np.maximum(bgr, 0) if plate.dtype.kind == "f" else bgr, valid  # the cubic kernel undershoots
 
 
