@@ -85,6 +85,8 @@ class Matter:
         self.dtype = _DTYPES[precision]
         self.detail = detail
         self.model = fused(model).to(self.device)
+        if not self.is_recurrent:  # computes in its weights' precision, and takes and gives float32
+            self.model = self.model.to(self.dtype)
         self._plate: tuple[Pixels, float, Tensor | PlateFeatures] | None = None
         self._memory: dict[str, tuple[Tensor, ...]] = {}  # with the plate, and without
 
@@ -165,7 +167,7 @@ class Matter:
         elif self.device.type != "cpu":
             self.on_warning(f"{self.device} is out of memory: going on with the CPU, which is slower.")
             self.device, self.dtype = torch.device("cpu"), torch.float32
-            self.model = self.model.to(self.device)
+            self.model = self.model.to(self.device, self.dtype)
         else:
             raise DeviceError(
                 "enough memory for one frame", str(error).splitlines()[0], "Close other programs or scale the footage"
@@ -181,7 +183,7 @@ class Matter:
         name = "blind" if bgr is None else "plate"
         autocast = (
             contextlib.nullcontext()
-            if self.dtype == torch.float32
+            if self.dtype == torch.float32 or not self.is_recurrent
             else torch.autocast(self.device.type, dtype=self.dtype)
         )
         with autocast:

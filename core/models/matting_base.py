@@ -59,11 +59,15 @@ class MattingBase(nn.Module):
         return pha, (fgr + src).clamp(0, 1), err, hid
 
     def predict(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """As `forward`, unchecked, with the foreground still as residual: what to add to src, unclamped."""
-        x = torch.cat([src, bgr], dim=1).contiguous(memory_format=torch.channels_last)
+        """As `forward`, unchecked, with the foreground still as residual: what to add to src, unclamped.
+
+        Weights of half precision compute in it; but for hid, the outputs have the precision of src all the same.
+        """
+        x = torch.cat([src, bgr], dim=1).to(self.decoder.conv4.weight.dtype, memory_format=torch.channels_last)
         x16, x8, x4, x2 = self.backbone(x)
         x = self.decoder(self.aspp(x16), x8, x4, x2, x)
-        return x[:, 0:1].clamp(0, 1), x[:, 1:4], x[:, 4:5].clamp(0, 1), x[:, 5:].relu()
+        pha, fgr, err = x[:, :5].to(src.dtype).split([1, 3, 1], dim=1)
+        return pha.clamp(0, 1), fgr, err.clamp(0, 1), x[:, 5:].relu()
 
 
 def check_source_and_plate(src: Tensor, bgr: Tensor) -> None:

@@ -64,7 +64,8 @@ class MattingRefine(MattingBase):
         """Predict one batch.
 
         Args:
-            src: (B, 3, H, W) RGB, sRGB-encoded, 0 to 1; H and W divisible by 4. Channels-last layout saves a copy.
+            src: (B, 3, H, W) RGB, sRGB-encoded, 0 to 1; H and W divisible by 4. Channels-last layout is faster; keep it
+                float32 where the weights have half precision.
             bgr: clean plate, same shape and encoding.
 
         Returns:
@@ -84,8 +85,7 @@ class MattingRefine(MattingBase):
         src_sm, bgr_sm = self._shrink(src), self._shrink(bgr)
         pha_sm, fgr_sm, err_sm, hid_sm = self.predict(src_sm, bgr_sm)
         pha, fgr, ref_sm = self.refiner(src, bgr, pha_sm, fgr_sm, err_sm, hid_sm)
-        fgr = fgr.add_(src) if fgr.dtype == src.dtype else fgr + src  # a coarser residual keeps the source's precision
-        return pha.clamp_(0, 1), fgr.clamp_(0, 1), pha_sm, (fgr_sm + src_sm).clamp(0, 1), err_sm, ref_sm
+        return pha.clamp_(0, 1), fgr.add_(src).clamp_(0, 1), pha_sm, (fgr_sm + src_sm).clamp(0, 1), err_sm, ref_sm
 
     def _shrink(self, image: Tensor) -> Tensor:
         """To the size of the base network's frame, rounded down; sampled as that size asks, not as the scale does."""

@@ -77,16 +77,16 @@ class Refiner(nn.Module):
             pha: (B, 1, h, w) coarse alpha.
             fgr: (B, 3, h, w) coarse foreground residual.
             err: (B, 1, h, w) expected absolute error of alpha.
-            hid: (B, 32, h, w) hidden features.
+            hid: (B, 32, h, w) hidden features; the network computes in their precision, which is the weights'.
 
         Returns:
             pha (B, 1, H, W) and foreground residual fgr (B, 3, H, W), neither clamped; ref (B, 1, H/4, W/4), 1 where a
             patch was refined, else 0.
         """
         B, _, H, W = src.shape
-        coarse = torch.cat([hid, pha, fgr], dim=1)
+        coarse = torch.cat([hid, pha.to(hid.dtype), fgr.to(hid.dtype)], dim=1)
         if self.mode == "full":
-            out = self._refine_everywhere(torch.cat([src, bgr], dim=1), coarse)
+            out = self._refine_everywhere(torch.cat([src, bgr], dim=1).to(hid.dtype), coarse).to(src.dtype)
             ref = torch.ones([B, 1, H // PATCH, W // PATCH], dtype=src.dtype, device=src.device)
             return out[:, :1], out[:, 1:], ref
         err = F.interpolate(err, [H // PATCH, W // PATCH], mode="bilinear", align_corners=False)
@@ -142,11 +142,14 @@ class Refiner(nn.Module):
             y, x = 2 * side * i, 2 * side * j  # counted from the margin before the frame
             hidden = cut_upsampled_windows(features, taps, b, y, x, size, self.traceable).permute(0, 3, 1, 2)
             y, x = 2 * (y - self.half_margin), 2 * (x - self.half_margin)
-            full = [cut(image, b, y, x, 2 * size).contiguous(memory_format=torch.channels_last) for image in (src, bgr)]
+            full = [
+                cut(image, b, y, x, 2 * size).to(features.dtype, memory_format=torch.channels_last)
+                for image in (src, bgr)
+            ]
             half = [F.interpolate(image, [size, size], mode="bilinear", align_corners=False) for image in full]
             full = [image[:, :, crop : 2 * size - crop, crop : 2 * size - crop] for image in full]
             refined.append(self._convolve([hidden, *half], full))
-        return torch.cat([part for part, _ in parts]), torch.cat(refined)
+        return torch.cat([part for part, _ in parts]), torch.cat(refined).to(src.dtype)
 
     def _split(self, tiles: Tensor, side: int, size: int, height: int, width: int) -> list[tuple[Tensor, Cut]]:
         """Tiles in portions that suit a cache, each with the function that cuts its windows out of the frame."""
