@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import FootageError
-from core.plate.alignment import PlateAligner
+from core.plate.alignment import AlignedPlate, PlateAligner
 from core.plate.frames import FrameList, FrameReader, Image, Mask, Matrix, Matte, Plane, View, as_dtype, as_srgb
 
 SPILL_BYTES = 512 << 20  # sampled frames beyond this many bytes go to a temporary file instead of memory
@@ -171,39 +171,70 @@ class _Samples:
 def camera_motions(small: list[Image], subjects: list[Mask], reference: int, scale: float) -> list[Matrix]:
     """Where each sample lies in the reference's view: N matrices, full-size frame pixel -> full-size reference pixel.
 
-    Each sample is aligned with a key frame, at first the reference; once less than half of a frame is left in common
-    (a pan), the last sample becomes the next key frame, so that errors add up over key frames only. A camera that
-    stands still gives the identity for all.
+    First sample to sample, then each to the plate that this makes: a subject whom no matte has found may have drawn
+    some samples after itself, but hardly ever most. A camera that stands still gives the identity for all.
 
     Args:
-        small: samples at a reduced size.
+        small: samples at a reduced size, uint8.
         subjects: (h, w) uint8, 1 where the subject is.
         reference: index of the reference.
         scale: full size over reduced size.
     """
+    motions, sure = _motions_by_chain(small, subjects, reference)
+    if _stands_still(motions, sure, small[0].shape[:2], scale):
+        return [np.eye(3) for _ in small]
+    motions, sure = _motions_by_plate(small, subjects, motions, reference)
+    if _stands_still(motions, sure, small[0].shape[:2], scale):
+        return [np.eye(3) for _ in small]
+    up = np.array([[scale, 0, (scale - 1) / 2], [0, scale, (scale - 1) / 2], [0, 0, 1]])
+    return [np.asarray(up @ motion @ np.linalg.inv(up)) for motion in motions]
+
+
+def _motions_by_chain(small: list[Image], subjects: list[Mask], reference: int) -> tuple[list[Matrix], list[bool]]:
+    """Each sample aligned with a key frame, at first the reference, and whether it surely moved.
+
+    Once less than half of a frame is left in common (a pan), the last sample becomes the next key frame.
+    """
     motions: list[Matrix] = [np.eye(3) for _ in small]
-    sure = [True] * len(small)  # the picture says clearly that it moved
+    sure = [False] * len(small)
     for order in (range(reference + 1, len(small)), range(reference - 1, -1, -1)):
         key, key_motion = reference, np.eye(3)
         aligner = PlateAligner(small[key], known=subjects[key] == 0, local_flow=False)
-        last = np.eye(3)
         for i in order:
             aligned = aligner.align(small[i], subjects[i])
-            last = aligned.homography
-            motions[i] = key_motion @ last
-            sure[i] = aligned.residual < 0.7 * aligned.residual_before and aligned.inliers >= 30
-            if _overlap(last, small[i].shape[:2]) < 0.5:
+            motions[i] = key_motion @ aligned.homography
+            sure[i] = _surely_moved(aligned)
+            if _overlap(aligned.homography, small[i].shape[:2]) < 0.5:
                 key, key_motion = i, motions[i]
                 aligner = PlateAligner(small[key], known=subjects[key] == 0, local_flow=False)
-    h, w = small[0].shape[:2]
+    return motions, sure
+
+
+def _motions_by_plate(
+    small: list[Image], subjects: list[Mask], motions: list[Matrix], reference: int
+) -> tuple[list[Matrix], list[bool]]:
+    """Each sample aligned with the plate that all samples, moved by `motions`, agree on."""
+    canvas, origin = _canvas(motions, small[0].shape[:2])
+    samples = _Samples(np.stack(small), subjects, [_shift(*origin) @ motion for motion in motions], canvas)
+    plate, coverage = consensus(samples, as_srgb, _aligned_noise(samples, as_srgb))
+    aligner = PlateAligner(plate, known=coverage > 0, start=_shift(*origin), local_flow=False)
+    aligned = [aligner.align(image, subject) for image, subject in zip(small, subjects, strict=True)]
+    to_reference = np.linalg.inv(aligned[reference].homography)
+    better = [np.asarray(to_reference @ one.homography) for one in aligned]
+    better[reference] = np.eye(3)
+    return [motion / motion[2, 2] for motion in better], [_surely_moved(one) for one in aligned]
+
+
+def _surely_moved(aligned: AlignedPlate) -> bool:
+    return aligned.residual < 0.7 * aligned.residual_before and aligned.inliers >= 30
+
+
+def _stands_still(motions: list[Matrix], sure: list[bool], shape: tuple[int, int], scale: float) -> bool:
+    """Most samples have not moved, and none that has is sure of it."""
+    h, w = shape
     corners = np.array([[[0, 0]], [[w, 0]], [[w, h]], [[0, h]]], np.float64)
-    moved = [float(np.abs(cv2.perspectiveTransform(corners, motion) - corners).max()) for motion in motions]
-    if np.median(moved) * scale < STILL and not any(s and m * scale > STILL for s, m in zip(sure, moved, strict=True)):
-        return [np.eye(3) for _ in small]
-    up = np.array([[scale, 0, (scale - 1) / 2], [0, scale, (scale - 1) / 2], [0, 0, 1]])
-    full = [np.asarray(up @ motion @ np.linalg.inv(up)) for motion in motions]
-    full[reference] = np.eye(3)
-    return full
+    moved = [scale * float(np.abs(cv2.perspectiveTransform(corners, motion) - corners).max()) for motion in motions]
+    return bool(np.median(moved) < STILL and not any(s and m > STILL for s, m in zip(sure, moved, strict=True)))
 
 
 def _overlap(motion: Matrix, shape: tuple[int, int]) -> float:
