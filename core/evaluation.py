@@ -45,7 +45,7 @@ def gradient_error(pred: Alpha, true: Alpha, region: Region | None = None) -> fl
     As the published evaluations do, each alpha is stretched to 0..1 first, and the gradient is taken by derivatives of
     a Gaussian of 1.4 pixels, each filter of unit L2 norm.
     """
-    return _sum(np.square(_gradient(pred) - _gradient(true)), region) / 1000
+    return _sum(_gradient_errors(pred, true), region) / 1000
 
 
 def connectivity_error(pred: Alpha, true: Alpha, region: Region | None = None) -> float:
@@ -54,19 +54,7 @@ def connectivity_error(pred: Alpha, true: Alpha, region: Region | None = None) -
     A pixel's level is the last threshold (steps of 0.1) at which it belongs to the largest 4-connected component of
     what both alphas call opaque; an alpha more than 0.15 above its level loses by that much.
     """
-    level = np.ones_like(true)
-    inside = np.ones(true.shape, np.bool_)  # in the largest component at every threshold so far
-    for step in range(1, CONNECTIVITY_STEPS + 1):
-        threshold = np.float32(step / CONNECTIVITY_STEPS)
-        both = ((true >= threshold) & (pred >= threshold)).view(np.uint8)
-        count, labels, stats, _ = cv2.connectedComponentsWithStats(both, connectivity=4)
-        largest = np.zeros_like(inside)
-        if count > 1:
-            largest = labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
-        level[inside & ~largest] = (step - 1) / CONNECTIVITY_STEPS
-        inside &= largest
-    differences = [np.where(alpha - level >= 0.15, alpha - level, 0) for alpha in (pred, true)]
-    return _sum(np.abs(differences[0] - differences[1]), region) / 1000
+    return _sum(_connectivity_errors(pred, true), region) / 1000
 
 
 def dtssd(pred: Sequence[Alpha], true: Sequence[Alpha], region: Region | None = None) -> float:
@@ -106,11 +94,17 @@ def score_frame(
     Args:
         before: predicted and true alpha of the frame before, for dtSSD.
     """
-    measures = {"mad": mad, "mse": mse, "sad": sad, "grad": gradient_error, "conn": connectivity_error}
-    scores = {name: measure(pred, true) for name, measure in measures.items()}
+    difference = np.abs(pred - true)
+    square, gradient, connectivity = difference**2, _gradient_errors(pred, true), _connectivity_errors(pred, true)
+    scores: dict[str, float] = {}
     unknown = unknown_region(true)
-    if unknown.any():
-        scores |= {f"{name}_unknown": measure(pred, true, unknown) for name, measure in measures.items()}
+    for suffix, region in (("", None), ("_unknown", unknown)):
+        if region is None or region.any():
+            scores[f"mad{suffix}"] = 1000 * _mean(difference, region)
+            scores[f"mse{suffix}"] = 1000 * _mean(square, region)
+            scores[f"sad{suffix}"] = _sum(difference, region) / 1000
+            scores[f"grad{suffix}"] = _sum(gradient, region) / 1000
+            scores[f"conn{suffix}"] = _sum(connectivity, region) / 1000
     if before is not None:
         scores["dtssd"] = dtssd((before[0], pred), (before[1], true))
     if pred_fgr is not None and true_fgr is not None:
@@ -147,6 +141,28 @@ def _mean(values: NDArray[np.float32], region: Region | None) -> float:
 
 def _sum(values: NDArray[Any], region: Region | None) -> float:
     return float(np.sum(values if region is None else values[region], dtype=np.float64))
+
+
+def _gradient_errors(pred: Alpha, true: Alpha) -> Alpha:
+    errors: Alpha = np.square(_gradient(pred) - _gradient(true))
+    return errors
+
+
+def _connectivity_errors(pred: Alpha, true: Alpha) -> Alpha:
+    level = np.ones_like(true)
+    inside = np.ones(true.shape, np.bool_)  # in the largest component at every threshold so far
+    for step in range(1, CONNECTIVITY_STEPS + 1):
+        threshold = np.float32(step / CONNECTIVITY_STEPS)
+        both = ((true >= threshold) & (pred >= threshold)).view(np.uint8)
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(both, connectivity=4)
+        largest = np.zeros_like(inside)
+        if count > 1:
+            largest = labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
+        level[inside & ~largest] = (step - 1) / CONNECTIVITY_STEPS
+        inside &= largest
+    differences = [np.where(alpha - level >= 0.15, alpha - level, 0) for alpha in (pred, true)]
+    errors: Alpha = np.abs(differences[0] - differences[1])
+    return errors
 
 
 def _gradient(alpha: Alpha) -> Alpha:

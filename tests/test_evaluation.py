@@ -113,6 +113,11 @@ def test_score_frame_leaves_out_what_it_cannot_measure() -> None:
     soft = cv2.blur(hard, (3, 3))
     scores = evaluation.score_frame(hard, soft, before=(hard, soft))
     assert scores["dtssd"] == 0 and scores["mad_unknown"] >= scores["mad"] > 0
+    unknown = evaluation.unknown_region(soft)
+    names = {"mad": "mad", "mse": "mse", "sad": "sad", "grad": "gradient_error", "conn": "connectivity_error"}
+    for name, function in names.items():
+        assert scores[name] == pytest.approx(getattr(evaluation, function)(hard, soft))
+        assert scores[f"{name}_unknown"] == pytest.approx(getattr(evaluation, function)(hard, soft, unknown))
 
 
 def test_score_clip_scores_each_frame_of_tensors() -> None:
@@ -196,6 +201,15 @@ def test_evaluate_writes_what_it_scored(cases: Path, tmp_path: Path) -> None:
         rows = {row["name"]: row for row in csv.DictReader(file)}
     assert float(rows["total"]["mad"]) == total["mad"] and rows["a"]["dtssd"] == ""
     assert read_image(output / "worst.png").shape == (5 * 262, 5 * 320, 3)
+
+
+def test_the_mattes_are_scored_as_written(cases: Path, tmp_path: Path) -> None:
+    class AlmostRight(Oracle):
+        def predict(self, src: np.ndarray, bgr: np.ndarray | None, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return true + np.float32(0.3 / 65535), src / np.float32(255)  # rounds to the truth
+
+    scores = evaluate.score_cases(evaluate.find_cases(cases), AlmostRight(), tmp_path / "out", no_plate=False)
+    assert all(frame["mad"] < 1e-4 for frame in scores.values())  # 4.6e-3 before rounding
 
 
 def test_difference_baseline_finds_the_disc(cases: Path, tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_from_the_first_step_to_scored_mattes(pairs: Path, tmp_path: Path) -> No
     assert base["loss"] < start["loss"] / 3 and base["best_mad"] < start["best_mad"] / 5
 
     checkpoint = tmp_path / "base/checkpoints/checkpoint_epoch4.pth"
-    refine_flags = _flags(pairs, tmp_path / "refine", "--pretrained_model", checkpoint, "--epochs", 1)
+    refine_flags = _flags(pairs, tmp_path / "refine", "--pretrained_model", checkpoint, "--epochs", 2)
     refine_flags += ["--backbone_scale", "0.5", "--refine_sample_pixels", "2000", "--size", "96", "--crop", "96", "96"]
     refined = train_refine.main(train_refine.parse_args(refine_flags))
     assert refined["best_mad"] < start["best_mad"] / 5

@@ -262,12 +262,26 @@ def test_clipping_bounds_the_gradient(tmp_path: Path) -> None:
     assert total**0.5 == pytest.approx(1e-3, rel=1e-2)
 
 
-def test_autocast_reaches_the_model(tmp_path: Path) -> None:
-    trainer = toy_trainer.make_trainer(toy_trainer.options(tmp_path, steps=1, precision="bf16"))
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_autocast_reaches_the_model(tmp_path: Path, precision: str, dtype: torch.dtype) -> None:
+    trainer = toy_trainer.make_trainer(toy_trainer.options(tmp_path, steps=4, precision=precision))
+    start = trainer.model.head.weight.detach().clone()
     dtypes: list[torch.dtype] = []
     trainer.model.head.register_forward_hook(lambda module, args, output: dtypes.append(output.dtype))
     trainer.run()
-    assert dtypes[0] == torch.bfloat16 and trainer.model.head.weight.dtype == torch.float32
+    assert dtypes[0] == dtype and trainer.model.head.weight.dtype == torch.float32
+    assert trainer.scaler.is_enabled() == (precision == "fp16")  # small gradients would vanish otherwise
+    assert not torch.equal(start, trainer.model.head.weight)
+
+
+def test_the_loss_scale_is_resumed(tmp_path: Path) -> None:
+    trainer = toy_trainer.make_trainer(toy_trainer.options(tmp_path, steps=4, precision="fp16"))
+    trainer.run()
+    resumed = toy_trainer.make_trainer(toy_trainer.options(tmp_path, steps=4, precision="fp16", resume=True))
+    resumed.run()
+    assert (
+        resumed.scaler.get_scale() == trainer.scaler.get_scale() < 65536
+    )  # the first steps overflow, and are left out
 
 
 def test_a_step_without_finite_gradient_is_skipped_and_a_diverged_run_ends(tmp_path: Path) -> None:
