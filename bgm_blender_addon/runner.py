@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -52,7 +53,7 @@ task: Task | None = None  # the one that runs, or the last that ran
 maker: environment.EnvironmentMaker | None = None  # likewise
 engine: protocol.Engine | None = None  # what the engine last said of itself
 _client: EngineClient | None = None
-_status_bar_drawn_at = 0.0  # seconds, monotonic
+_drawn: Any = None  # what the screen shows of it
 
 
 def busy() -> bool:
@@ -134,18 +135,18 @@ def pump() -> float | None:
 
 
 def redraw() -> None:
-    """Draw anew whatever shows progress; without a screen, drawing the status bar would crash Blender."""
-    global _status_bar_drawn_at
-    if bpy.app.background:
+    """Draw anew whatever shows progress, where there is news; without a screen, the status bar would crash Blender."""
+    global _drawn
+    state = (task and (task.title, task.state, task.message), maker and (maker.finished, maker.message, maker.factor))
+    manager = bpy.context.window_manager
+    if bpy.app.background or manager is None or state == _drawn:
         return
-    for window in bpy.context.window_manager.windows if bpy.context.window_manager else ():
+    _drawn = state
+    for window in manager.windows:
         for area in window.screen.areas:
             if area.type in {"NODE_EDITOR", "CLIP_EDITOR", "SEQUENCE_EDITOR", "PREFERENCES"}:
                 area.tag_redraw()
-        if not busy() or time.monotonic() - _status_bar_drawn_at > 1.0:
-            window.workspace.status_text_set(None)  # the only way to have the status bar drawn
-    if time.monotonic() - _status_bar_drawn_at > 1.0:
-        _status_bar_drawn_at = time.monotonic()
+        window.workspace.status_text_set(None)  # the only way to have the status bar drawn
 
 
 def _running_client() -> EngineClient:
@@ -211,6 +212,23 @@ def _end(task: Task, outcome: str) -> None:
     if group is not None:
         group.bgm.status = task.message
     push_undo(task.title)
+    if task.state == "failed":
+        show_failure(task.title, task.message)
+
+
+def show_failure(title: str, message: str) -> None:
+    """Pop up what went wrong: the user may be looking elsewhere by now. In `blender -b` the operator reports it."""
+    windows = bpy.context.window_manager.windows if bpy.context.window_manager else ()
+    if bpy.app.background or not windows:
+        return
+
+    def draw(popup: bpy.types.Menu, context: bpy.types.Context) -> None:
+        for paragraph in message.splitlines():
+            for line in textwrap.wrap(paragraph, 90):
+                popup.layout.label(text=line)
+
+    with bpy.context.temp_override(window=windows[0]):
+        bpy.context.window_manager.popup_menu(draw, title=title, icon="ERROR")
 
 
 def push_undo(message: str) -> None:

@@ -2,6 +2,7 @@
 """The other operators: preview, plates of every kind, results from elsewhere, the farm's command, disabling."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -26,6 +27,19 @@ def main() -> None:
     blend = folder / "shot.blend"
     bpy.ops.wm.save_as_mainfile(filepath=str(blend))
     result["saved"] = str(addon("settings").output_folder(bgm))
+
+    # Panels are not drawn in the background; at least every icon and argument they name exists in this version
+    source = Path(addon("panels").__file__).read_text()
+    icons = set(re.findall(r'icon="([A-Z_0-9]+)"|, "([A-Z_]+)", width', source)) - {("", "")}
+    known = bpy.types.UILayout.bl_rna.functions["label"].parameters["icon"].enum_items.keys()
+    result["unknown icons"] = sorted({"".join(icon) for icon in icons} - set(known))
+    for function, names in {
+        "progress": {"factor", "type", "text"},
+        "template_ID": {"data", "property", "open"},
+        "template_icon": {"icon_value", "scale"},
+        "column": {"align", "heading"},
+    }.items():
+        assert names <= set(bpy.types.UILayout.bl_rna.functions[function].parameters.keys()), function
 
     assert not error_of(ops.check_engine)
     result["engine"] = addon("runner").engine.devices[0]["name"]

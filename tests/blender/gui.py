@@ -146,6 +146,14 @@ def steps() -> Iterator[object]:
     yield 0.5
     picture("sequencer")
 
+    group = bpy.data.node_groups[name]
+    group.bgm.model_source, group.bgm.model_path = "FILE", ARGS["plate"]  # an image is no model
+    ui_step(bpy.ops.bgm.matte_clip, group=name)
+    yield lambda: not runner.busy()
+    result["failure"] = [runner.task.state, runner.task.message]
+    yield 0.5
+    picture("failure")
+
     ui_step(bpy.ops.screen.userpref_show)
     bpy.context.preferences.active_section = "ADDONS"
     bpy.data.window_managers[0].addon_search = "Background Matting"
