@@ -195,7 +195,8 @@ def hair(stage: Stage) -> Iterable[Take]:
         *stage.spread("rendered_fur", 3),
     ]:
         image = stage.pool.subject(path, 4096)
-        yield stage.still(path.stem, (image, stage.close(image, path.stem)))
+        if image.shape[0] >= 0.5 * stage.size[1]:  # a small picture made large has no hair to measure
+            yield stage.still(path.stem, (image, stage.close(image, path.stem)))
 
 
 def glass(stage: Stage) -> Iterable[Take]:
