@@ -56,7 +56,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     matte = commands.add_parser("matte", help="alpha and foreground of footage", description=_matte.__doc__)
-    matte.add_argument("job", nargs="?", metavar="JOB.yaml", help="a job file; options below then override its frames")
+    matte.add_argument(
+        "job",
+        nargs="?",
+        metavar="JOB.yaml",
+        help="a job file; of the options below, only --frames and --output then apply",
+    )
     matte.add_argument("--footage", help="movie, one file of an image sequence, or its folder")
     matte.add_argument("--plate", help="clean plate; without one the network judges alone")
     matte.add_argument("--output", help="folder for alpha/, foreground/, error/ and report.json")

@@ -1,4 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -50,3 +55,29 @@ def test_named_color_space_round_trip():
 def test_unknown_color_space_lists_the_known_ones():
     with pytest.raises(JobError, match="ACEScg"):
         color.check_color_space("Kodak 2000")
+
+
+def test_a_space_converts_to_itself_untouched():
+    pixels = np.float16([[[7.0, -1.0, 0.18]]])
+    assert np.array_equal(color.convert(pixels, "ACEScg", "ACEScg"), pixels.astype(np.float32))
+
+
+def test_scene_linear_spaces():
+    spaces = {"linear": True, "srgb": False, "ACEScg": True, "ACEScct": False, "lin_rec709": True}
+    assert {space: color.is_scene_linear(space) for space in spaces} == spaces
+
+
+def test_the_network_s_view_of_light_is_exact_to_11_bits():
+    light = np.linspace(0, 1.2, 30000, dtype=np.float32).reshape(100, 100, 3)
+    assert np.abs(color.to_srgb(light, "linear") - color.linear_to_srgb(light.clip(0, 1))).max() < 1 / 2048
+
+
+@pytest.mark.parametrize(
+    ("config", "words"), [("/none/config.ocio", "where OCIO says"), ("ocio://cg-config-latest", "known")]
+)
+def test_the_environment_names_the_configuration(config, words):
+    code = "from core import color; color.check_color_space('ACEScg'); print('known')"
+    environment = {**os.environ, "OCIO": config}
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=root, capture_output=True, text=True)
+    assert words in done.stdout + done.stderr

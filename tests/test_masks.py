@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from core import __main__ as command_line
 from core import engine, frame_io
 from core.errors import FootageError, JobError
 from core.job import Job, Masks, MaskSource, Output, Source, read_job
@@ -128,3 +129,15 @@ def test_masks_in_a_job_file_and_a_preview(job, tmp_path, ramp):
     (tmp_path / "job.yaml").write_text("{footage: {path: a.png}, masks: {holdout: {path: core.png}}}")
     with pytest.raises(JobError, match="holdout"):
         read_job(tmp_path / "job.yaml")
+
+
+def test_command_line(job, tmp_path, ramp):
+    arguments = ["matte", "--footage", job.footage.path, "--output", job.output.folder, "--frames", "1002"]
+    masks = [
+        "--garbage",
+        write_mask(tmp_path / "garbage.png", ramp),
+        "--core",
+        write_mask(tmp_path / "c.png", ramp > 2),
+    ]
+    assert command_line.main([*arguments, *masks]) == 0
+    assert np.allclose(alpha(job, 1002), 0.5 * (1 - ramp), atol=2e-5)
