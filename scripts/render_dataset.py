@@ -181,12 +181,13 @@ def main(args: argparse.Namespace) -> None:
     hdris = sorted(args.hdri.glob("*.hdr"))
     if not hdris:
         sys.exit(f"Expected environment maps (*.hdr) in {args.hdri}.")
+    planned = plan(args.first + args.count, args.seed, set(models), args.frames if args.clips else 1)
     shots = [
         shot
-        for shot in plan(args.first + args.count, args.seed, set(models), args.frames if args.clips else 1)[
-            args.first :
-        ]
-        if not shot.path(args.output).exists() and (not args.kinds or shot.kind in args.kinds)
+        for shot in planned
+        if shot.number >= args.first
+        and (not args.kinds or shot.kind in args.kinds)
+        and not shot.path(args.output).exists()
     ]
     print(f"{len(shots)} to render", flush=True)
     for done, shot in enumerate(shots, start=1):
@@ -221,7 +222,7 @@ def render_shot(shot: Shot, models: dict[str, Path], hdris: list[Path], args: ar
     partial = args.output / ".partial" / shot.name
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    alpha_samples = args.alpha_samples * (4 if shot.kind == "glass" else 1)  # each ray passes a clear wall or does not
+    alpha_samples = args.alpha_samples * (3 if shot.kind == "glass" else 1)  # each ray passes a clear wall or does not
     coverage = []
     for number in range(1, shot.frames + 1):
         stage.set_frame(number)

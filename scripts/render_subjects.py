@@ -578,6 +578,7 @@ def render(folder: Path, samples: int, alpha_samples: int) -> tuple[Array, Array
     scene = bpy.context.scene
     cycles = scene.cycles
     cycles.samples, cycles.use_denoising, cycles.use_adaptive_sampling = samples, True, False
+    cycles.denoising_quality, cycles.denoising_prefilter = "FAST", "FAST"
     rgb = _render_exr(folder / "light.exr")[..., :3]
     background = scene.world.node_tree.nodes["Background"].inputs["Strength"]
     strength, background.default_value = background.default_value, 0.0
