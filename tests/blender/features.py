@@ -78,6 +78,8 @@ def main() -> None:
             path.unlink()
     assert not error_of(ops.use_results)
     result["no foreground"] = render(scene, 10, folder / "no_foreground.exr")  # the clip's own colours
+    bpy.ops.file.make_paths_relative()
+    assert clip.filepath.startswith("//"), clip.filepath
     bpy.ops.wm.save_mainfile()
 
     code = addon("command").run(["matte", "--node", tree.name, "--save"])
