@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -29,10 +31,11 @@ import numpy as np
 
 from . import color, frame_io
 from .color import Floats, Pixels
-from .errors import JobError
+from .errors import JobError, OutputError
 from .job import DELIVERIES, PlateSource
 
 VERSION = 1  # raise when the same frames give another file
+ABANDONED = 3600.0  # seconds after which a part that nobody writes to is taken for a killed engine's
 SEQUENCE_FPS = 24.0  # of image sequences, which do not say
 GREY = np.float32(0.18)  # linear, behind the preview
 
@@ -126,7 +129,14 @@ def deliver(
             raise JobError(f"deliveries out of {', '.join(DELIVERIES)}", repr(kind), "Choose some of them")
     rate = Fraction(fps or finished.fps or SEQUENCE_FPS).limit_denominator(1001)
     folder = finished.folder / "delivery"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError("a folder that can be written", f"{folder}: {error.strerror}", "Move what is there") from None
+    for part in folder.glob(".*.part.*"):
+        with suppress(OSError):  # another engine may have taken it away
+            if time.time() - part.stat().st_mtime > ABANDONED:
+                part.unlink()
     made = {}
 
     def step(number: int) -> None:

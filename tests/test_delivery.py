@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -181,6 +183,37 @@ def test_whole_or_not_at_all(finished, tmp_path):
     (tmp_path / "delivery/cutout.webm").mkdir()
     with pytest.raises(OutputError):
         delivery.deliver(delivery.read_finished(tmp_path, [1, 2]), ["webm"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file size limits")
+@pytest.mark.parametrize("kind", ["prores", "webm", "preview", "multilayer"])
+def test_a_full_disk(finished, tmp_path, kind):
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (700, limits[1]))  # bytes; every file is larger
+    try:
+        with pytest.raises(OutputError, match="to write"):
+            delivery.deliver(finished, [kind])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path.name for path in (tmp_path / "delivery").iterdir()} <= {"delivery.json"}
+
+
+def test_a_folder_that_cannot_be_made(finished, tmp_path):
+    (tmp_path / "delivery").write_text("")
+    with pytest.raises(OutputError, match="can be written"):
+        delivery.deliver(finished, ["rgba"])
+
+
+def test_what_a_killed_engine_left_is_swept(finished, tmp_path):
+    (tmp_path / "delivery").mkdir()
+    old, new = (tmp_path / f"delivery/.{pid}.part.cutout.mov" for pid in (1, 2))
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    delivery.deliver(finished, ["rgba"])
+    assert not old.exists() and new.exists()
 
 
 def test_nothing_to_deliver(tmp_path, finished):
