@@ -184,8 +184,8 @@ def matte_clip(material: Material, frames: Sequence[Image], shot: ShotPlate) -> 
     material.network.reset()
     phas: list[Plane] = []
     for src in frames:
-        bgr = shot.under(src, phas[-1] if phas else None).bgr
-        phas.append(material.network.matte(src, bgr).pha)
+        fitted = shot.under(src, phas[-1] if phas else None)
+        phas.append(material.network.matte(src, fitted.bgr, fitted.valid).pha)
     return phas
 
 
@@ -270,7 +270,7 @@ def measure_light(material: Material) -> dict[str, float]:
     return compare_plates(material, [Take(light=light) for light in lights])
 
 
-def compare_plates(material: Material, takes: Sequence[Take], shots: int = 8, frames: int = 5) -> dict[str, float]:
+def compare_plates(material: Material, takes: Sequence[Take], shots: int = 5, frames: int = 4) -> dict[str, float]:
     size = (1280, 720)
     results: dict[str, list[float]] = {"exact": [], "fitted": [], "left_alone": []}
     for i, world, cutout in pairs_of(material, shots, size):
@@ -290,7 +290,7 @@ def compare_plates(material: Material, takes: Sequence[Take], shots: int = 8, fr
     return means | {"fitted_over_exact": means["fitted_mad"] / means["exact_mad"]}
 
 
-def measure_handheld(material: Material, shots: int = 5, frames: int = 16) -> dict[str, float]:
+def measure_handheld(material: Material, shots: int = 3, frames: int = 10) -> dict[str, float]:
     """A shaken camera with parallax against one plate, and the same shot locked off."""
     size = (1280, 720)
     results: dict[str, list[float]] = {}
@@ -325,7 +325,7 @@ def measure_handheld(material: Material, shots: int = 5, frames: int = 16) -> di
     }
 
 
-def measure_clip(material: Material, shots: int = 6, frames: int = 60) -> dict[str, float]:
+def measure_clip(material: Material, shots: int = 4, frames: int = 40) -> dict[str, float]:
     """Plates out of clips in which each pixel is seen empty at least 20 % of the time."""
     size, results = (960, 540), []
     for i, world, cutout in pairs_of(material, shots, size):
@@ -339,7 +339,7 @@ def measure_clip(material: Material, shots: int = 6, frames: int = 60) -> dict[s
         ]
         srcs = [world.frame(subject, take) for subject, take in zip(subjects, takes, strict=True)]
         started = time.perf_counter()
-        made = plate_from_clip(srcs, matte=subject_finder(material))
+        made = plate_from_clip(srcs, matte=subject_finder(material), samples=24)
         seconds = time.perf_counter() - started
         true = world.clean(takes[made.reference_index])
         x, y = made.origin

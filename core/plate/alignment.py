@@ -111,6 +111,8 @@ class PlateAligner:
         self._usual_score = 0.0
         self._lost_for = 0  # frames in a row that fit much worse than usual
         self._still = 0  # frames in a row without motion
+        self._no_flow_for = 0  # frames in a row without local flow
+        self._alone, self._alone_for = 0.0, 0  # score of the plate left alone, and frames since it was taken, modulo 4
         self._fresh = True  # no frame yet
 
     def align(
@@ -152,7 +154,7 @@ class PlateAligner:
             fit, score = self._track(grey, outside, self._matrix)
             if self._is_lost(fit, score):
                 fit, score = self._search(grey, outside, fit, score)
-        before = self._score(grey, outside, self._start)
+        before = self._score_alone(grey, outside, score)
         if before <= score * 1.02:  # never worse than leaving it alone
             fit, score = _Fit(self._start, fit.inliers, fit.sigma), before
         matrix = self._smooth(fit)
@@ -239,24 +241,31 @@ class PlateAligner:
         a, b, weight = self._pair(grey, outside, matrix)
         return _difference(a, b, weight, outside)
 
+    def _score_alone(self, grey: Small, outside: Weight, score: float) -> float:
+        """The score of the plate left alone; while that is far worse, one frame in four says it for the next three."""
+        if self._alone_for == 0 or self._alone < 1.5 * score:
+            self._alone = self._score(grey, outside, self._start)
+        self._alone_for = (self._alone_for + 1) % 4
+        return self._alone
+
     # Homography
 
     def _track(self, grey: Small, outside: Weight, start: Matrix) -> tuple[_Fit, float]:
         """Refine `start` by points followed from the frame into the warped plate; keeps it where that is no better."""
-        best = _Fit(start, 0, 1.0)
-        best_score = self._score(grey, outside, start)
-        fit: _Fit | None = best
-        for levels in (3, 1):
-            fit = self._step(grey, outside, fit.matrix if fit else start, levels)
-            if fit is None:
-                break
-            score = self._score(grey, outside, fit.matrix)
+        fit = best = _Fit(start, 0, 1.0)
+        best_score = math.inf
+        for levels in (3, 1, 0):
+            a, b, weight = self._pair(grey, outside, fit.matrix)
+            score = _difference(a, b, weight, outside)
             if score < best_score or best.inliers == 0 and score < best_score * 1.01:
                 best, best_score = fit, score
+            found = self._step(a, b, weight, fit.matrix, levels) if levels else None
+            if found is None:
+                break
+            fit = found
         return best, best_score
 
-    def _step(self, grey: Small, outside: Weight, matrix: Matrix, levels: int) -> _Fit | None:
-        a, b, weight = self._pair(grey, outside, matrix)
+    def _step(self, a: Small, b: Small, weight: Weight, matrix: Matrix, levels: int) -> _Fit | None:
         a8, b8 = a.astype(np.uint8), b.astype(np.uint8)
         if levels < 3:  # nearly there: what still differs is no background
             differs = cv2.blur(np.abs(a - b), (9, 9)) > 30
@@ -358,7 +367,8 @@ class PlateAligner:
     # Local flow
 
     def _follow_flow(self, grey: Small, outside: Weight, matrix: Matrix, score: float) -> tuple[Flow | None, float]:
-        if not self._local_flow:
+        if not self._local_flow or self._no_flow_for % 4:  # none for a while: look again in every fourth frame
+            self._no_flow_for += 1
             return None, score
         a, b, weight = self._pair(grey, outside, matrix)
         score = _difference(a, b, weight, outside)
@@ -366,6 +376,7 @@ class PlateAligner:
         if self._flow is not None:
             change = np.sum((flow - self._flow) ** 2, axis=2, keepdims=True)
             flow = self._flow + change / (change + 0.15**2) * (flow - self._flow)
+        self._no_flow_for += 1
         if np.abs(flow).max() < 0.1:
             return None, score
         both = weight & (
@@ -373,7 +384,10 @@ class PlateAligner:
         )  # what stands still is as well seen as what moves
         without = _difference(a, b, both, both)
         gained = _difference(a, _move(b, flow), both, both) / max(without, 1e-6)
-        return (flow, gained * score) if gained < 0.97 else (None, score)
+        if gained >= 0.97:
+            return None, score
+        self._no_flow_for = 0
+        return flow, gained * score
 
     # Result
 
