@@ -124,9 +124,9 @@ def _initialise(model: nn.Module, weights: Weights, path: Path) -> list[str]:
     expected = model.state_dict()
     state = dict(weights.state)
     for key in _FIRST_LAYERS:
-        if key in state and key in expected and state[key].shape[1:2] == (3,) and expected[key].shape[1] == 6:
+        if key in state and key in expected and state[key].shape == expected[key][:, :3].shape:
             # Made for an image alone: the source's channels take it, the plate's start at zero.
-            state[key] = torch.cat([state[key].float(), torch.zeros_like(state[key].float())], dim=1)
+            state[key] = torch.cat([state[key], torch.zeros_like(state[key])], dim=1)
     misfits = _misfits(state, expected)
     fitting = {key: value for key, value in state.items() if key not in misfits}
     if not any(value.dim() > 1 for value in fitting.values()):

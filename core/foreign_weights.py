@@ -74,19 +74,27 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
         name = next(filter(None, found.groups()), "") if found else ""
         actual = f"{path}, which holds code or objects ({name})" if name else f"{path}, which is none"
         raise CheckpointError("a file of weights", actual, _REMEDY) from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # what a parser says to bytes that were made to confuse it has no end
         raise CheckpointError("a file of weights", f"{path}, which is none", _REMEDY) from error
     if isinstance(content, _Inert):
-        return dict(_walk(content, "", 0))
+        content = dict(_walk(content, "", 0))
     for name in _CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
     if not isinstance(content, Mapping) or not content or not all(isinstance(key, str) for key in content):
         raise CheckpointError("a file of named weights", f"{path} with a {type(content).__name__}", _REMEDY)
-    others = [key for key, value in content.items() if not isinstance(value, Tensor)]
+    others = [key for key, value in content.items() if not _is_plain(value)]
     if others:
         raise CheckpointError("nothing but weights", f"{path} with {_list(others)}", _REMEDY, unexpected=others)
     return dict(content)
+
+
+def _is_plain(value: Any) -> bool:
+    if not isinstance(value, Tensor) or value.is_quantized or value.is_complex():
+        return False
+    return value.layout == torch.strided and value.device.type == "cpu"
 
 
 def _open_archive(path: Path) -> tuple[Path | io.BytesIO, list[str]]:
@@ -179,10 +187,9 @@ def _from_matting(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     if "decoder.conv4.bias" in state:
         return dict(state), "BackgroundMattingV2"
     state = _rename(state, {r"refine\.bn4\..*": None, r"refine\.(.*)": r"refiner.\1"})
-    for layer in ("decoder.conv4", "refiner.conv4"):
-        weight = state.get(f"{layer}.weight")
-        if weight is not None:
-            state.setdefault(f"{layer}.bias", torch.zeros(weight.shape[0]))
+    for layer, channels in (("decoder.conv4", 37), ("refiner.conv4", 4)):
+        if f"{layer}.weight" in state:
+            state.setdefault(f"{layer}.bias", torch.zeros(channels))
     return state, "2022-BackgroundMatting"
 
 

@@ -277,6 +277,41 @@ def test_weights_of_nothing_that_is_known_are_refused(tmp_path, content):
         load_model(save(content, tmp_path / "other.pth"))
 
 
+@pytest.mark.parametrize("kind", ["zip", "legacy", "torchscript"])
+def test_damaged_files_are_refused_whatever_the_damage(tmp_path, kind):
+    state = {"decoder.conv4.weight": torch.zeros(2, 2), "backbone.layer3.0.bias": torch.zeros(2)}
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if kind == "torchscript":
+            torch.jit.save(torch.jit.script(Archived(state)), buffer)
+        else:
+            torch.save(state, buffer, _use_new_zipfile_serialization=kind == "zip")
+    content, random = buffer.getvalue(), np.random.default_rng(0)
+    start = content.find(b"\x80\x02")
+    for _ in range(150):
+        damaged = bytearray(content)
+        for place in random.integers(start, start + 700, random.integers(1, 6)):
+            damaged[place % len(damaged)] = random.integers(256)
+        (tmp_path / "x.pth").write_bytes(damaged)
+        with pytest.raises(CheckpointError):  # whole, it is refused too, for its keys
+            load_model(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("initialise", [False, True])
+def test_claims_of_absurd_size_take_no_memory(tmp_path, initialise):
+    state = formats.fill(formats.seed_whole_net())
+    state["decoder.conv4.weight"] = torch.zeros(1).expand(1 << 40, 54, 3, 3)
+    state["backbone.conv1.weight"] = torch.zeros(1).expand(1 << 40, 3, 7, 7)
+    path = save(state, tmp_path / "huge.pth")
+    if initialise:
+        fresh = initialise_model(MattingRefine("resnet50"), path)
+        assert {"decoder.conv4.weight", "backbone.conv1.weight"} <= set(fresh)
+    else:
+        with pytest.raises(CheckpointError, match="1099511627776, 54, 3, 3"):
+            load_model(path)
+
+
 def test_own_format_keeps_network_settings_and_weights(tmp_path):
     model = MattingRefine("mobilenetv2", backbone_scale=1 / 8, refine_mode="thresholding", refine_kernel_size=1).eval()
     metadata = {"architecture": "MattingRefine", "arguments": model.arguments, "licence": "CC0"}
