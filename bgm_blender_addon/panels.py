@@ -109,6 +109,13 @@ def draw_plate(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bpy
     column.prop(bgm, "plate_match")
     if bgm.plate_source == "CLIP":
         column.prop(bgm, "plate_moving")
+    if bgm.clip is not None and bgm.plate_source != "NONE":
+        column = layout.column()
+        column.prop(bgm, "plate_motion")
+        if bgm.plate_motion == "PLANE":
+            column.prop_search(bgm, "plate_plane_track", bgm.clip.tracking, "plane_tracks", icon="TRACKING")
+        if bgm.plate_motion != "PICTURE":
+            column.prop(bgm, "plate_frame")
     row = layout.row(align=True)
     row.operator("bgm.check_plate", icon="VIEWZOOM").group = tree.name
     row.operator("bgm.make_plate", text="Make from Clip", icon="IMAGE_BACKGROUND").group = tree.name

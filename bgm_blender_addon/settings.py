@@ -11,7 +11,7 @@ from typing import Any
 
 import bpy
 
-from . import footage
+from . import footage, tracks
 from .errors import UserError
 
 COLOR_SPACES = {"sRGB": "srgb", "Linear Rec.709": "linear", "Non-Color": "auto"}  # Blender's name: the engine's
@@ -92,6 +92,21 @@ class BGM_PG_matting(bpy.types.PropertyGroup):
         description="A mask of what is certainly the subject. Alpha becomes 1 inside it",
         type=bpy.types.Mask,
         update=_source_changed,
+    )
+
+    plate_motion: bpy.props.EnumProperty(
+        name="Follow",
+        description="What says how the plate lies under each frame",
+        items=[
+            ("PICTURE", "The Picture", "The plate is found in each frame"),
+            ("PLANE", "Plane Track", "The corners of a plane track on the background"),
+            ("STABILIZATION", "2D Stabilization", "The tracks that stabilize the clip"),
+            ("CAMERA", "Solved Camera", "The solution of a camera that turns on a tripod"),
+        ],
+    )
+    plate_plane_track: bpy.props.StringProperty(name="Track", description="A plane track of the clip's background")
+    plate_frame: bpy.props.IntProperty(
+        name="Plate Shows", description="Scene frame in which the camera stood as it did for the plate", default=1
     )
 
     frame_range: bpy.props.EnumProperty(
@@ -298,6 +313,9 @@ def make_job(
         if tree != settings.id_data and tree.bgm.output_folder and output_folder(tree.bgm) == folder:
             raise UserError(f"The node group {tree.name} writes to {folder}, too. Choose another folder under Output.")
     plate, plate_to_make = _plate(settings, folder)
+    first, last = numbers or frame_numbers(settings, scene)
+    if plate and settings.plate_motion != "PICTURE":
+        plate["track"] = str(_write_track(settings, folder, first, last))
     model = "default"
     if settings.model_source == "FILE":
         model_path = absolute(settings.model_path)
@@ -306,7 +324,6 @@ def make_job(
                 f"There is no model file {settings.model_path or 'chosen'}. Choose one, or the default model."
             )
         model = str(model_path)
-    first, last = numbers or frame_numbers(settings, scene)
     data = {
         "version": 1,
         "footage": {"path": str(clip_path), "color_space": color_space(settings.clip)},
@@ -385,17 +402,38 @@ def plate_file(settings: BGM_PG_matting, folder: Path) -> Path:
     return folder / "plate" / ("from_clip.exr" if is_scene_linear(settings.clip) else "from_clip.png")
 
 
+def _write_track(settings: BGM_PG_matting, folder: Path, first: int, last: int) -> Path:
+    """Write what Blender's tracking says of the plate's motion for a range of frame numbers.
+
+    Raises:
+        UserError: the track does not exist or does not cover a frame, or the output folder cannot be written.
+    """
+    clip = settings.clip
+    clip_frame = 1 - footage.first_number(clip, file_path(clip)) - clip.frame_offset  # to be added to a frame number
+    frames = range(first + clip_frame, last + clip_frame + 1)
+    reference = settings.plate_frame - clip.frame_start + 1
+    motion = tracks.homographies(clip, settings.plate_motion, settings.plate_plane_track, reference, frames)
+    path = folder / "plate" / "track.json"
+    text = json.dumps({str(frame - clip_frame): matrix.ravel().tolist() for frame, matrix in motion.items()})
+    _write(path, text.encode())
+    return path
+
+
 def _packed_image_file(image: bpy.types.Image, folder: Path) -> Path:
     """Write a packed image's file where the engine can read it."""
     path = folder / "plate" / bpy.path.basename(image.filepath or image.name)
+    _write(path, image.packed_file.data)
+    return path
+
+
+def _write(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(image.packed_file.data)
+        path.write_bytes(data)
     except OSError as error:
         raise UserError(
-            f"The output folder {folder} cannot be written: {error.strerror or error}. Choose another."
+            f"The output folder {path.parent} cannot be written: {error.strerror or error}. Choose another."
         ) from None
-    return path
 
 
 _register_classes, _unregister_classes = bpy.utils.register_classes_factory((BGM_PG_finding, BGM_PG_matting))

@@ -91,7 +91,9 @@ def run_blender(version: str, script: str, engine: Path | None, tmp_path: Path, 
         str(ROOT / "tests" / "blender" / script),
         json.dumps(arguments, default=str),
     ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    elsewhere = tmp_path / "elsewhere"  # no path may be found by luck
+    elsewhere.mkdir(exist_ok=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=elsewhere)
     results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     assert done.returncode == 0 and results, f"{script} in {version}:\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
     result: dict[str, Any] = json.loads(results[-1].removeprefix("RESULT "))
@@ -397,3 +399,15 @@ def test_masks(version: str, archive: Path, fake_engine: Path, sequence: Path, t
     written = foreground_of(1003, WIDTH, HEIGHT)
     np.testing.assert_allclose(foreground[:, between], linear(written)[:, between], atol=5e-5)
     np.testing.assert_allclose(foreground[:, core], linear(written // 2)[:, core], atol=5e-5)  # the clip itself
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_blenders_tracks_drive_the_plate(
+    version: str, archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path
+) -> None:
+    result = run_blender(version, "tracks.py", fake_engine, tmp_path, zip=archive, footage=sequence)
+    back = [1, 0, -9, 0, 1, 6, 0, 0, 1]  # three frames of (3, -2) pixels, undone
+    np.testing.assert_allclose(result["stabilization"], back, atol=1e-3)
+    np.testing.assert_allclose(result["plane"], back, atol=1e-3)
+    assert "No track of the 2D stabilization" in result["nothing tracked"]
+    assert "no plane track" in result["no plane"] and "not solved" in result["no camera"]

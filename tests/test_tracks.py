@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Homographies from Blender's tracking, on stand-ins for its datablocks; tests/blender/tracks.py asks the real ones."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from bgm_blender_addon import tracks
+from bgm_blender_addon.errors import UserError
+
+WIDTH, HEIGHT, LENS = 640, 360, 500.0
+
+
+def turned(yaw, pitch):
+    """Camera to world, Blender's way: it looks down -Z, Y is up."""
+    c, s = np.cos(yaw), np.sin(yaw)
+    around_y = np.array([[c, 0, s, 0], [0, 1, 0, 0], [-s, 0, c, 0], [0, 0, 0, 1]])
+    c, s = np.cos(pitch), np.sin(pitch)
+    return around_y @ np.array([[1, 0, 0, 0], [0, c, -s, 0], [0, s, c, 0], [0, 0, 0, 1]])
+
+
+def project(camera, direction):
+    """Pixel of a far point, centres at whole numbers, from the top left."""
+    x, y, z = camera[:3, :3].T @ direction
+    return np.array([WIDTH / 2 + LENS * x / -z - 0.5, HEIGHT / 2 - LENS * y / -z - 0.5])
+
+
+@pytest.fixture
+def clip():
+    poses = {1: turned(0.1, -0.02), 7: turned(-0.05, 0.04)}
+    cameras = SimpleNamespace(
+        find_frame=lambda frame: poses.get(frame) is not None or None,
+        matrix_from_frame=lambda frame: poses[frame],
+    )
+    camera = SimpleNamespace(focal_length_pixels=LENS, principal_point_pixels=(WIDTH / 2, HEIGHT / 2))
+    tracking = SimpleNamespace(reconstruction=SimpleNamespace(is_valid=True, cameras=cameras), camera=camera)
+    return SimpleNamespace(size=(WIDTH, HEIGHT), tracking=tracking, poses=poses)
+
+
+def test_a_camera_on_a_tripod(clip):
+    matrix = tracks.homographies(clip, "CAMERA", "", 1, range(7, 8))[7]
+    for direction in ([0.1, 0.05, -1], [-0.2, 0.1, -1], [0.0, -0.1, -1]):
+        x, y, w = matrix @ [*project(clip.poses[7], np.array(direction)), 1]
+        assert np.allclose([x / w, y / w], project(clip.poses[1], np.array(direction)), atol=1e-6)
+
+
+def test_a_frame_that_is_not_solved(clip):
+    with pytest.raises(UserError, match="frame 3"):
+        tracks.homographies(clip, "CAMERA", "", 1, range(3, 4))
+
+
+def test_a_plane_whose_corners_turn_and_move():
+    here = np.array([[10.0, 10], [100, 12], [98, 80], [8, 70]])
+    there = here @ [[0.9, 0.1], [-0.1, 0.9]] + [5, -3]
+    matrix = tracks._from_corners(here, there)
+    mapped = np.column_stack([here, np.ones(4)]) @ matrix.T
+    assert np.allclose(mapped[:, :2] / mapped[:, 2:], there)
