@@ -184,6 +184,20 @@ def test_half_precision_stays_close(autocast):
         assert 0 < (output - reference).abs().mean() < 1e-3  # of random weights; clamping hides less than trained ones'
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card")
+@pytest.mark.parametrize("half", [False, True])
+def test_a_card_gives_the_same(half, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    model = fused(shuffle_statistics(MattingRefine("mobilenetv2", refine_sample_pixels=10**6)))
+    src, bgr = pair(108, 132)
+    with torch.inference_mode():
+        expected = model(src, bgr)
+        outputs = (model.half() if half else model).cuda()(src.cuda(), bgr.cuda())
+    for output, reference in zip(outputs, expected, strict=True):
+        assert (output.cpu() - reference).abs().mean() < (5e-4 if half else 1e-6)
+
+
 def test_every_weight_learns():
     model = shuffle_statistics(MattingRefine("mobilenetv2", refine_sample_pixels=3200)).train()
     src, bgr = pair(64, 80, batch=2)
