@@ -88,7 +88,7 @@ def test_the_seeds_flags_have_the_seeds_defaults(trainer: Any, defaults: dict[st
 
 def test_random_crop_keeps_the_images_together() -> None:
     torch.manual_seed(1)
-    images = torch.rand(2, 3, 64, 80)
+    images = torch.linspace(0, 1, 64).view(1, 1, 64, 1).expand(2, 3, 64, 80) + torch.linspace(0, 1, 80)
     batch = {"src": images, "bgr": images.clone(), "fgr": images.clone(), "pha": images[:, :1]}
     sizes = set()
     for _ in range(8):
@@ -97,6 +97,7 @@ def test_random_crop_keeps_the_images_together() -> None:
         sizes.add((height, width))
         assert height % 4 == width % 4 == 0 and 32 <= height <= 48 and 32 <= width <= 48
         assert torch.equal(cropped["src"][:, :1], cropped["pha"]) and torch.equal(cropped["bgr"], cropped["fgr"])
+        assert cropped["src"].mean() == pytest.approx(1, abs=0.02)  # centred
     assert len(sizes) > 3
     same = paper.random_crop({name: image[..., :64] for name, image in batch.items()}, 64, 64)
     torch.testing.assert_close(same["src"], images[..., :64])
