@@ -66,7 +66,7 @@ def make_shot(path: Path, plate_path: Path, kind: str) -> None:
 
 def run_engine(folder: str) -> None:
     """In a process of its own, whose OCIO is a Blender's: make each case's shot, and matte it with the true matte."""
-    from core import engine
+    from core import delivery, engine
     from core.job import Job, Output, PlateSource, Source
     from core.matting import Matte
 
@@ -107,7 +107,10 @@ def run_engine(folder: str) -> None:
                 )
             }
         )
-    Path(folder, "cases.json").write_text(json.dumps(cases))
+        if name == "half":
+            finished = delivery.read_finished(Path(result["folder"]))
+            deliveries = delivery.deliver(finished, ["multilayer", "prores"], 25, job.plate)
+    Path(folder, "cases.json").write_text(json.dumps({"cases": cases, "deliveries": deliveries}))
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:
@@ -129,10 +132,14 @@ def test_the_composite_over_the_plate_is_the_original(version: str, tmp_path: Pa
         check=True,
         timeout=200,
     )
-    cases = json.loads((tmp_path / "cases.json").read_text())
+    made = json.loads((tmp_path / "cases.json").read_text())
+    cases = made["cases"]
     if version != "5.2":  # which was the first to heed the matrix of ProRes
         cases = [case for case in cases if case["name"] != "ProRes"]
-    renders = run_blender(version, "round_trip.py", None, tmp_path, cases=cases)["renders"]
+    result = run_blender(version, "round_trip.py", None, tmp_path, cases=cases, deliveries=made["deliveries"])
+    assert result["kind"] == "MULTILAYER" and result["movie"] == [WIDTH, HEIGHT, 1, 25]
+    assert set(result["layers"]) == {"Combined", "Alpha", "alpha", "error", "foreground", "plate"}
+    renders = result["renders"]
     for case in cases:
         name = case["name"]
         ways = ("original", "straight", "premultiplied")

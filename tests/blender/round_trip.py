@@ -69,7 +69,14 @@ def main() -> None:
             tree.links.new(socket, output)
             path = folder / f"{case['name']}.{name}.exr"
             renders[f"{case['name']} {name}"] = render(scene, 1, path)
-    finish(renders=renders)
+    layered = image_node(tree, args["deliveries"]["multilayer"], "Linear Rec.709")
+    movie = bpy.data.movieclips.load(args["deliveries"]["prores"])
+    finish(
+        renders=renders,
+        kind=layered.image.type,
+        layers=[socket.name for socket in layered.outputs if socket.enabled],
+        movie=[*movie.size, movie.frame_duration, round(movie.fps, 3)],
+    )
 
 
 main()
