@@ -85,12 +85,14 @@ def read_finished(folder: Path, numbers: Sequence[int] | None = None) -> Finishe
         wanted = sorted(records if numbers is None else records.keys() & set(numbers))
         files = {}
         for number in wanted:
-            paths = {name.partition("/")[0]: folder / name for name in records[number]}
-            found = {name: paths[name] for name in ("alpha", "foreground", "error") if name in paths}
+            paths: dict[str, Path] = {
+                Path(name).parts[0]: folder / name for name in records[number] if ".." not in name
+            }
+            found: dict[str, Path] = {name: paths[name] for name in ("alpha", "foreground", "error") if name in paths}
             if len(found) > ("error" in found) + 1 and all(path.is_file() for path in found.values()):
                 files[number] = found
         finished = Finished(folder, files, str(report["foreground_color_space"]), float(report["fps"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise JobError(
             "an output folder with a report.json", f"{folder}: {error!r}", "Matte the footage first"
         ) from None

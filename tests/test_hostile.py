@@ -19,7 +19,7 @@ import numpy as np
 import OpenImageIO as oiio
 import pytest
 
-from core import frame_io
+from core import delivery, frame_io
 from core.errors import FootageError, JobError
 from core.job import read_job
 
@@ -31,7 +31,7 @@ PEAK = 60 << 20  # bytes of memory that any of these may take
 CHILD = """
 import json, resource, sys
 from pathlib import Path
-from core import frame_io
+from core import delivery, frame_io
 from core.errors import MattingError
 def peak():  # ru_maxrss would start with that of the process before exec
     (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
@@ -168,7 +168,7 @@ def test_png_bombs(tmp_path):
         "absurd.png": png(1 << 30, 1 << 30, chunk(b"IDAT", nothing)),
         "large.png": png(20000, 20000, chunk(b"IDAT", nothing)),
         "promised.png": png(11000, 11000, chunk(b"IDAT", nothing)),
-        "texts.png": png(64, 64, *[text] * 40, rows),
+        "texts.png": png(64, 64, *[text] * 8, rows),
         "profile.png": png(64, 64, profile, rows),
         "zero.png": png(0, 5, rows),
         "lying_chunk.png": png(64, 64) + struct.pack(">I", 0x7FFFFFFF) + b"IDAT",
@@ -339,6 +339,17 @@ def test_a_job_file_does_not_choose_what_it_overwrites(tmp_path, folder):
     with pytest.raises(JobError, match="where the job file is"):
         read_job(jobs / "job.yaml")
     assert read_job(jobs / "job.yaml", str(tmp_path)).output.folder == str(tmp_path)
+
+
+def test_a_report_does_not_lead_out_of_its_folder(tmp_path):
+    frame_io.write_image(tmp_path / "secret.png", np.zeros((4, 4, 3), np.uint8))
+    outside = str(tmp_path / "secret.png")
+    for files in (["alpha/../../secret.png", "foreground/../../secret.png"], [outside, outside], [7], "alpha", [""]):
+        report = {"fps": 24, "foreground_color_space": "srgb", "frames": [{"frame_number": 1, "files": files}]}
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out/report.json").write_text(json.dumps(report))
+        with pytest.raises(JobError):
+            delivery.read_finished(tmp_path / "out")
 
 
 def test_job_files_that_are_no_files():
