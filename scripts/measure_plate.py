@@ -179,18 +179,23 @@ def read_folder(folder: Path, flag: int) -> list[Image]:
     return [cv2.cvtColor(image, order) for image in images if image is not None]
 
 
-def matte_clip(material: Material, frames: Sequence[Image], shot: ShotPlate) -> list[Plane]:
-    """Matte a shot, the plate brought under each frame with the frame before's matte."""
+def matte_clip(
+    material: Material, frames: Sequence[Image], shot: ShotPlate, valids: list[Mask] | None = None
+) -> list[Plane]:
+    """Matte a shot, the plate brought under each frame with the frame before's matte; notes where there was a plate."""
     material.network.reset()
     phas: list[Plane] = []
     for src in frames:
         fitted = shot.under(src, phas[-1] if phas else None)
         phas.append(material.network.matte(src, fitted.bgr, fitted.valid).pha)
+        if valids is not None:
+            valids.append(fitted.valid)
     return phas
 
 
-def clip_mad(pred: Sequence[Plane], true: Sequence[Plane]) -> float:
-    return float(np.mean([evaluation.mad(p, t) for p, t in zip(pred, true, strict=True)]))
+def clip_mad(pred: Sequence[Plane], true: Sequence[Plane], regions: Sequence[Mask] | None = None) -> float:
+    wheres = regions or [None] * len(pred)
+    return float(np.mean([evaluation.mad(p, t, r) for p, t, r in zip(pred, true, wheres, strict=True)]))
 
 
 def clip_dtssd(pred: Sequence[Plane], true: Sequence[Plane]) -> float:
@@ -272,22 +277,30 @@ def measure_light(material: Material) -> dict[str, float]:
 
 def compare_plates(material: Material, takes: Sequence[Take], shots: int = 5, frames: int = 4) -> dict[str, float]:
     size = (1280, 720)
-    results: dict[str, list[float]] = {"exact": [], "fitted": [], "left_alone": []}
+    results: dict[str, list[float]] = {}
     for i, world, cutout in pairs_of(material, shots, size):
         subjects = [place(cutout, size, 0.8, 0.4 + 0.01 * t) for t in range(frames)]
         srcs, phas = [world.frame(subject) for subject in subjects], [subject[1] for subject in subjects]
-        exact = world.plate()
-        plate = world.plate(takes[i % len(takes)])
+        exact, plate = world.plate(), world.plate(takes[i % len(takes)])
+        covered: list[Mask] = []
+        by_exact = matte_clip(material, srcs, ShotPlate(exact, align=False, match=False))
+        by_fitted = matte_clip(material, srcs, ShotPlate(plate), covered)
+        alone = matte_clip(material, srcs, ShotPlate(plate, align=False, match=False))
         mads = {
-            "exact": clip_mad(matte_clip(material, srcs, ShotPlate(exact, align=False, match=False)), phas),
-            "fitted": clip_mad(matte_clip(material, srcs, ShotPlate(plate)), phas),
-            "left_alone": clip_mad(matte_clip(material, srcs, ShotPlate(plate, align=False, match=False)), phas),
+            "exact": clip_mad(by_exact, phas),
+            "fitted": clip_mad(by_fitted, phas),
+            "left_alone": clip_mad(alone, phas),
+            "exact_where_covered": clip_mad(by_exact, phas, covered),
+            "fitted_where_covered": clip_mad(by_fitted, phas, covered),
         }
         print("  shot", i, {name: round(value, 2) for name, value in mads.items()}, flush=True)
         for name, value in mads.items():
-            results[name].append(value)
+            results.setdefault(name, []).append(value)
     means = {f"{name}_mad": float(np.mean(values)) for name, values in results.items()}
-    return means | {"fitted_over_exact": means["fitted_mad"] / means["exact_mad"]}
+    return means | {
+        "fitted_over_exact": means["fitted_mad"] / means["exact_mad"],
+        "fitted_over_exact_where_covered": means["fitted_where_covered_mad"] / means["exact_where_covered_mad"],
+    }
 
 
 def measure_handheld(material: Material, shots: int = 3, frames: int = 10) -> dict[str, float]:

@@ -188,6 +188,7 @@ class PlateAligner:
         scale = min(1.0, max(WORK_WIDTH, max(H, W) / 3) / max(H, W))
         self._frame_shape = shape
         self._size = (max(8, round(W * scale)), max(8, round(H * scale)))
+        self._local_flow = self._local_flow and min(self._size) >= 32  # less is too small for the flow's patches
         start = self._given_start
         if start is None:
             start = _pixel_scale(Wp / W, Hp / H)

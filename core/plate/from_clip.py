@@ -379,7 +379,7 @@ def _masked_mean(values: Image, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Mean over axis 0 of (N, H, W, C) where (N, H, W) holds; 0 where it never does."""
     total = np.zeros(values.shape[1:], np.float32)
     for value, keep in zip(values, mask, strict=True):
-        total += value * keep[..., None].astype(np.float32)
+        total += np.where(keep[..., None], value, 0).astype(np.float32)
     total /= np.maximum(np.count_nonzero(mask, axis=0), 1).astype(np.float32)[..., None]
     return total
 
