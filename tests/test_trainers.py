@@ -159,6 +159,21 @@ def test_from_the_first_step_to_scored_mattes(pairs: Path, tmp_path: Path) -> No
         assert (tmp_path / f"images/{index}_com.png").exists()
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_alpha_that_is_zero_everywhere_can_be_trained_away(whole: bool) -> None:
+    torch.manual_seed(0)
+    model = (MattingRefine if whole else MattingBase)("mobilenetv2").train()
+    with torch.no_grad():
+        model.decoder.conv4.bias[0] = -10
+        if isinstance(model, MattingRefine):
+            model.refiner.conv4.bias[0] = -10
+    pha = model(torch.rand(2, 3, 128, 128), torch.rand(2, 3, 128, 128))[0]
+    assert not pha.any()
+    (1 - pha).mean().backward()
+    last = model.refiner.conv4 if isinstance(model, MattingRefine) else model.decoder.conv4
+    assert last.bias.grad is not None and last.bias.grad[0] < 0
+
+
 def test_refinement_sees_a_whole_batch_at_once_in_training() -> None:
     """Batch norm's statistics are those of all patches; in every process it is called equally often."""
     model = MattingRefine("mobilenetv2").train()

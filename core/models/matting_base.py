@@ -12,6 +12,7 @@ from core.errors import ShapeError
 from core.models.aspp import ASPP
 from core.models.decoder import Decoder
 from core.models.mobilenetv2 import MobileNetV2Encoder
+from core.models.recurrent import clamp_unit
 from core.models.resnet import ResNetEncoder
 
 BACKBONES = ("resnet50", "resnet101", "mobilenetv2")
@@ -56,7 +57,7 @@ class MattingBase(nn.Module):
         """
         check_source_and_plate(src, bgr)
         pha, fgr, err, hid = self.predict(src, bgr)
-        return pha, (fgr + src).clamp(0, 1), err, hid
+        return pha, clamp_unit(fgr + src), err, hid
 
     def predict(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """As `forward`, unchecked, with the foreground still as residual: what to add to src, unclamped.
@@ -67,7 +68,7 @@ class MattingBase(nn.Module):
         x16, x8, x4, x2 = self.backbone(x)
         x = self.decoder(self.aspp(x16), x8, x4, x2, x)
         pha, fgr, err = x[:, :5].to(src.dtype).split([1, 3, 1], dim=1)
-        return pha.clamp(0, 1), fgr, err.clamp(0, 1), x[:, 5:].relu()
+        return clamp_unit(pha), fgr, clamp_unit(err), x[:, 5:].relu()
 
 
 def check_source_and_plate(src: Tensor, bgr: Tensor) -> None:

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from core.errors import ShapeError
 from core.models.matting_base import MattingBase, check_source_and_plate
+from core.models.recurrent import clamp_unit
 from core.models.refiner import PATCH, Refiner
 
 REFINE_MODES = ("sampling", "thresholding", "full")
@@ -85,7 +86,8 @@ class MattingRefine(MattingBase):
         src_sm, bgr_sm = self._shrink(src), self._shrink(bgr)
         pha_sm, fgr_sm, err_sm, hid_sm = self.predict(src_sm, bgr_sm)
         pha, fgr, ref_sm = self.refiner(src, bgr, pha_sm, fgr_sm, err_sm, hid_sm)
-        return pha.clamp_(0, 1), fgr.add_(src).clamp_(0, 1), pha_sm, (fgr_sm + src_sm).clamp(0, 1), err_sm, ref_sm
+        pha, fgr = (clamp_unit(x) if self.training else x.clamp_(0, 1) for x in (pha, fgr.add_(src)))
+        return pha, fgr, pha_sm, clamp_unit(fgr_sm + src_sm), err_sm, ref_sm
 
     def _shrink(self, image: Tensor) -> Tensor:
         """To the size of the base network's frame, rounded down; sampled as that size asks, not as the scale does."""
