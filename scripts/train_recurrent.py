@@ -163,6 +163,10 @@ def build_model(init: str) -> RecurrentMatting:
     model = load_model(init)
     if not isinstance(model, RecurrentMatting):
         raise JobError("weights of the recurrent network", f"{type(model).__name__}", "Pass another --init")
+    if model.blind is not None:  # not trained: scripts/convert_rvm.py adds it anew
+        seeing = RecurrentMatting()
+        seeing.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("blind.")})
+        return seeing
     return model
 
 

@@ -58,7 +58,7 @@ LENGTHS = {"train": 1_000_000, "valid": 256, "test": 256}
 class Mix:
     """How often what happens, as shares of all clips unless a field says otherwise."""
 
-    no_plate: float = 0.3
+    no_plate: float = 0.05
     no_subject: float = 0.07
     two_subjects: float = 0.22
     three_subjects: float = 0.07

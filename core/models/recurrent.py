@@ -9,7 +9,7 @@ quality until training moves them; without a plate those layers are left out.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -229,12 +229,19 @@ class RecurrentMatting(nn.Module):
     The same encoder sees source and plate apart, and the decoder is told the absolute difference of their features at
     every scale; the pixels' own difference enters beside the source at every scale, and the full-resolution filter.
     (The plate in the encoder's first layer instead: with the same training time twice the error.)
+
+    Args:
+        blind: hold a second network of this kind that takes over where there is no plate: the warm start, untouched.
+
+    Attributes:
+        arguments: what the network was made with, as weight files record it.
+        blind: that network, or None, whereupon this one judges without a plate as well as it learnt to.
     """
 
-    arguments: ClassVar[dict[str, object]] = {}  # what the class was made with, as weight files record it
-
-    def __init__(self) -> None:
+    def __init__(self, blind: bool = False) -> None:
         super().__init__()
+        self.arguments: dict[str, object] = {"blind": blind}
+        self.blind: RecurrentMatting | None = None
         self.encoder = MobileNetV3Encoder()
         self.aspp = _LiteAspp(self.encoder.channels[3], 128)
         self.decoder = _Decoder()
@@ -243,6 +250,8 @@ class RecurrentMatting(nn.Module):
         self.error = nn.Conv2d(16, 1, 1)
         nn.init.zeros_(self.error.weight)
         nn.init.constant_(self.error.bias, -4.0)  # type: ignore[arg-type]  # an expected error of 0.018 everywhere
+        if blind:
+            self.blind = RecurrentMatting()
 
     def encode_plate(self, bgr: Tensor, downsample_ratio: float = 1.0) -> PlateFeatures:
         """Compute once what `forward` needs of a plate that does not change; pass the result as its `bgr`.
@@ -277,6 +286,8 @@ class RecurrentMatting(nn.Module):
         Raises:
             ShapeError: source and plate differ in size, or a shape is none of the above.
         """
+        if bgr is None and self.blind is not None:
+            return self.blind(src, None, rec, downsample_ratio)  # type: ignore[no-any-return]
         single = src.dim() == 4
         if single:
             src = src.unsqueeze(1)
@@ -324,20 +335,24 @@ class RecurrentMatting(nn.Module):
 
 
 class _ClampUnit(torch.autograd.Function):
+    LEAK = 0.1  # of the gradient, outside: the whole of it pulls what is rightly saturated back inside
+
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward((x < 0) | (x > 1))
         return x.clamp(0, 1)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient
+        (outside,) = ctx.saved_tensors
+        return torch.where(outside, _ClampUnit.LEAK * gradient, gradient)
 
 
 def clamp_unit(x: Tensor) -> Tensor:
-    """Clamp to 0..1 with the gradient of the identity.
+    """Clamp to 0..1 with a small gradient outside.
 
-    Clamping's own gradient is zero outside, and what is wrong there would stay wrong: an alpha that is negative
-    everywhere could never be trained away.
+    Clamping's own gradient is zero there, and what is wrong would stay wrong: an alpha that is negative everywhere
+    could never be trained away.
     """
     return _ClampUnit.apply(x) if x.requires_grad else x.clamp(0, 1)  # type: ignore[no-untyped-call]
 
