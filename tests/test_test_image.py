@@ -115,7 +115,9 @@ def test_convert_keeps_network_and_weights(checkpoint, tmp_path):
 
 
 def test_convert_leaves_the_recurrent_network_alone(tmp_path):
-    save_model(load_model(), tmp_path / "a.safetensors", {"architecture": "RecurrentMatting"})
+    model = load_model()
+    metadata = {"architecture": "RecurrentMatting", "arguments": model.arguments}
+    save_model(model, tmp_path / "a.safetensors", metadata)
     with pytest.raises(JobError, match="RecurrentMatting"):
         convert_checkpoint.main(
             convert_checkpoint.parse_args([str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")])
