@@ -194,7 +194,7 @@ def matte_clip(
 
 
 def clip_mad(pred: Sequence[Plane], true: Sequence[Plane], regions: Sequence[Mask] | None = None) -> float:
-    wheres = regions or [None] * len(pred)
+    wheres: Sequence[Mask | None] = regions or [None] * len(pred)
     return float(np.mean([evaluation.mad(p, t, r) for p, t, r in zip(pred, true, wheres, strict=True)]))
 
 
