@@ -21,7 +21,7 @@ from core.plate.frames import FrameList, FrameReader, Image, Mask, Matrix, Matte
 SPILL_BYTES = 512 << 20  # sampled frames beyond this many bytes go to a temporary file instead of memory
 TILE_BYTES = 192 << 20  # working memory of the temporal estimate
 LOOK_WIDTH = 640  # pixels of the longer side at which the camera is followed (a third of the frame's, if that is more)
-SUBJECT = 0.05  # alpha from which a pixel may show the subject
+SUBJECT = 0.3  # alpha from which a pixel shows the subject; what is softer lies within the margin around it
 STILL = 0.25  # pixels of motion below which the camera stands
 MOST_EXTENSION = 4  # frames' widths and heights that an extended plate may reach
 
