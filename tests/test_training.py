@@ -86,13 +86,6 @@ def test_error_l2_compares_with_the_true_error_at_the_maps_size() -> None:
     assert pred_pha.grad is None and pred_err.grad is not None
 
 
-def test_composition_l1_of_a_half_alpha() -> None:
-    half = torch.full((1, 1, 2, 2), 0.5)
-    white, black = torch.ones(1, 3, 2, 2), torch.zeros(1, 3, 2, 2)
-    assert losses.composition_l1(half, white, 0.5 * white, black) == 0
-    assert losses.composition_l1(half, white, white, black) == pytest.approx(0.5)
-
-
 def test_losses_of_two_halves_average_to_the_whole() -> None:
     """What several processes rely on."""
     generator = torch.Generator().manual_seed(0)

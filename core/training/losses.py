@@ -71,12 +71,6 @@ def error_l2(pred_err: Tensor, pred_pha: Tensor, true_pha: Tensor) -> Tensor:
     return F.mse_loss(pred, true_err)
 
 
-def composition_l1(pred_pha: Tensor, pred_fgr: Tensor, src: Tensor, bgr: Tensor) -> Tensor:
-    """L1 between the frame and pred_fgr over bgr by pred_pha; bgr is what truly was behind, not a plate that is off."""
-    pha = pred_pha.float()
-    return F.l1_loss(pha * pred_fgr.float() + (1 - pha) * bgr.float(), src.float())
-
-
 def paper_losses(pred_pha: Tensor, pred_fgr: Tensor, true_pha: Tensor, true_fgr: Tensor) -> dict[str, Tensor]:
     """Alpha L1, its gradient's L1 and the foreground's L1, unweighted (Lin et al. 2021, section 4).
 
