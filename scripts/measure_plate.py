@@ -34,7 +34,7 @@ from core.plate.frames import Image, Mask, Matte, Plane  # noqa: E402
 from core.plate.photometric import PhotometricFit  # noqa: E402
 
 NOISE = 0.008  # sensor noise of every take, sRGB-encoded units
-DOCTOR_SIZE = (1280, 720)
+DOCTOR_SIZE = (960, 540)
 MARGIN = 0.15  # share of the frame that the world reaches beyond it on each side
 
 

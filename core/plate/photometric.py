@@ -21,6 +21,7 @@ DARK, BRIGHT = 0.03, 0.97  # sRGB-encoded values outside of which a pixel says n
 ENOUGH = 4000  # pixels that a fit of six unknowns needs at most
 FEW = 200  # pixels below which there is nothing to fit
 SMOOTHING = 8.0  # frames over which the fit is averaged
+NOISE_EVERY = 8  # frames between two measurements of noise
 JUMP = 0.15  # change of log exposure that is a change of light, not noise: the average starts anew
 ENCODING_POWER = 2.2  # turns a falloff in linear light into one of sRGB-encoded values
 MOST_GAMMA = 0.35  # how far from 1 gamma may be
@@ -122,7 +123,8 @@ class PhotometricLock:
 
     def update(self, bgr: Image, src: Image, mask: Mask | None = None) -> PhotometricFit:
         """The smoothed match for the next frame; arguments as for `match_plate`."""
-        fit = match_plate(bgr, src, mask, view=self._view)
+        known = self._mean.sigma if self._mean is not None and self._count % NOISE_EVERY else None
+        fit = match_plate(bgr, src, mask, view=self._view, sigma=known)
         if self._mean is not None and fit.change_from(self._mean) < JUMP:
             self._count += 1
             weight = max(1 / self._count, 1 / SMOOTHING)
@@ -133,7 +135,9 @@ class PhotometricLock:
         return fit
 
 
-def match_plate(bgr: Image, src: Image, mask: Mask | None = None, *, view: View = as_srgb) -> PhotometricFit:
+def match_plate(
+    bgr: Image, src: Image, mask: Mask | None = None, *, view: View = as_srgb, sigma: float | None = None
+) -> PhotometricFit:
     """Fit what turns the plate's colours into the frame's.
 
     Args:
@@ -141,6 +145,7 @@ def match_plate(bgr: Image, src: Image, mask: Mask | None = None, *, view: View 
         src: (H, W, 3) frame.
         mask: (h, w) bool of any size, True where both show the same background; everything if None.
         view: turns both into sRGB-encoded float32, 0 to 1.
+        sigma: the frame's noise where it is known; measured if None.
 
     Returns:
         The fit; the identity when the two cannot be compared or no match brings them closer.
@@ -149,7 +154,7 @@ def match_plate(bgr: Image, src: Image, mask: Mask | None = None, *, view: View 
     if mask is not None:
         keep = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.98
     a, b = (view(_thumbnail(image, size)) for image in (bgr, src))
-    sigma = noise(src, mask, view=view)
+    sigma = noise(src, mask, view=view) if sigma is None else sigma
     lit: Mask = np.asarray((np.minimum(a, b) > DARK).all(axis=2) & (np.maximum(a, b) < BRIGHT).all(axis=2))
     if keep is not None:
         lit = lit & keep
