@@ -23,6 +23,7 @@ from .models.recurrent import PlateFeatures, RecurrentMatting
 log = logging.getLogger(__name__)
 
 COARSE_SIDE = 512  # pixels; long side of the recurrent network's coarse pass, as its authors recommend
+PLATE_GRAIN = 0.01  # noise given to the plate: the network knows plates from cameras, and takes rendered ones worse
 BLIND_ERROR = 0.25  # expected error where the plate has nothing to say
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -212,13 +213,11 @@ class Matter:
     def _encoded_plate(self, bgr: Pixels, ratio: float) -> Tensor | PlateFeatures:
         """What the network needs of the plate, kept while the same array comes again."""
         if self._plate is None or self._plate[0] is not bgr or self._plate[1] != ratio:
-            tensor = self._to_tensor(bgr)
-            model = self.model
-            self._plate = (
-                bgr,
-                ratio,
-                model.encode_plate(tensor, ratio) if isinstance(model, RecurrentMatting) else tensor,
-            )
+            tensor, model = self._to_tensor(bgr), self.model
+            if isinstance(model, RecurrentMatting):
+                self._plate = bgr, ratio, model.encode_plate(_with_grain(tensor), ratio)
+            else:
+                self._plate = bgr, ratio, tensor
         return self._plate[2]
 
     def _to_tensor(self, pixels: Pixels) -> Tensor:
@@ -227,6 +226,14 @@ class Matter:
         if tensor.is_floating_point():
             return tensor.float()
         return tensor.float().mul_(1 / torch.iinfo(tensor.dtype).max)
+
+
+def _with_grain(plate: Tensor) -> Tensor:
+    """(1, 3, H, W) with the same noise in every call, so that nothing flickers; a tile of it is repeated."""
+    tile = PLATE_GRAIN * torch.randn((3, 256, 256), generator=torch.Generator().manual_seed(0))
+    height, width = plate.shape[2:]
+    grain = tile.repeat(1, -(-height // 256), -(-width // 256))[None, :, :height, :width]
+    return (plate + grain.to(plate.device)).clamp_(0, 1)
 
 
 def _soft_inside(valid: Tensor) -> Tensor:

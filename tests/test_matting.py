@@ -7,7 +7,7 @@ import torch
 
 from core.checkpoints import load_model
 from core.errors import DeviceError, ShapeError
-from core.matting import BLIND_ERROR, Matter, choose_device
+from core.matting import BLIND_ERROR, PLATE_GRAIN, Matter, choose_device
 from core.models import MattingBase, MattingRefine
 
 
@@ -114,3 +114,17 @@ def test_half_precision_on_cuda_is_close_to_full(frames):
     full = Matter(load_model(), "cpu").matte(src, plate)
     half = Matter(load_model(), "cuda").matte(src, plate)
     assert np.abs(full.pha - half.pha).mean() < 0.5e-3
+
+
+def test_the_plate_s_grain_is_the_same_every_time(frames):
+    """The network is given a plate with noise, whatever the plate's own, and nothing flickers by it."""
+    src, plate = frames
+    first, second = (Matter(load_model()).matte(src, plate.copy()).fgr for _ in range(2))
+    assert np.array_equal(first, second)
+    seen = []
+    matter = Matter(load_model())
+    encode = matter.model.encode_plate
+    matter.model.encode_plate = lambda bgr, ratio: seen.append(bgr) or encode(bgr, ratio)
+    matter.matte(src, plate)
+    grain = seen[0][0].permute(1, 2, 0).numpy() - plate / 255
+    assert abs(grain.std() - PLATE_GRAIN) < 0.001 and abs(grain.mean()) < 0.001
