@@ -114,7 +114,8 @@ def run_job(
                 if not todo.isdisjoint(segment) and not claims.take(segment[0], segment[-1]):
                     continue  # another engine is on it
                 missing = [n for n in segment if n in todo]
-                missing = [n for n in missing if n not in results.up_to_date(missing)] if missing else []
+                fresh = results.up_to_date(missing)  # by another engine, while this one was elsewhere
+                missing = [n for n in missing if n not in fresh]
                 if missing:
                     _run_segment(footage, segment, missing, plate, masks, matter, results, rate, listener)
                 rate.note_up_to_date(sum(n in todo for n in segment) - len(missing))

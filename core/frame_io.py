@@ -98,7 +98,7 @@ def open_plate(path: str | Path, color_space: str = "auto") -> Footage:
         FootageError: as `open_footage`.
     """
     path = Path(path)
-    _check_exists(path, "plate")
+    _check_exists(path, "a plate")
     if path.suffix.lower() in IMAGE_EXTENSIONS:
         return SequenceFootage(path, {1: path}, color_space)
     return MovieFootage(path, color_space)

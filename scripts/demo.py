@@ -122,7 +122,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def parse_range(text: str) -> list[int]:
     first, _, last = text.partition("-")
-    return [int(first), int(last or first)]
+    try:
+        return [int(first), int(last or first)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"two whole numbers as A-B are expected, such as 1-24; got {text!r}") from None
 
 
 if __name__ == "__main__":

@@ -136,16 +136,6 @@ def add_root() -> Any:
 # Materials
 
 
-def make_material(name: str, **inputs: Any) -> Any:
-    """A Principled material; inputs by socket name with underscores for spaces: Base_Color=(r, g, b, 1)."""
-    material = bpy.data.materials.new(name)
-    material.use_nodes = True
-    sockets = material.node_tree.nodes["Principled BSDF"].inputs
-    for key, value in inputs.items():
-        sockets[key.replace("_", " ")].default_value = value
-    return material
-
-
 def make_matte(subject: Any, roughness: float) -> None:
     """Take the plastic shine off imported materials; keep their pictures."""
     for material in subject.data.materials:
