@@ -69,7 +69,7 @@ class Mix:
     animals: float = 0.1
     rendered_people: float = 0.2
     rendered_fur: float = 0.06
-    rendered_glass: float = 0.06
+    rendered_glass: float = 0.12
     rendered_things: float = 0.08
     rendered_clips: float = 0.1
     stamps: float = 0.1
@@ -81,10 +81,11 @@ class Mix:
     moving_camera: float = 0.35
     wrong_plate: float = 0.07  # tens of pixels off; subjects are people
     exact_plate: float = 0.12  # no drift, no misalignment
+    pristine: float = 0.1  # exact, and neither noise nor compression: rendered footage
     misaligned: float = 0.6
     drift: float = 0.65
     refocused: float = 0.15  # the plate is softer than the shot
-    shadow: float = 0.5
+    shadow: float = 0.6
     light_change: float = 0.2  # the subject shades or lights the room softly
     breeze: float = 0.1
     plain_background: float = 0.1
@@ -94,7 +95,7 @@ class Mix:
     bright_scene: float = 0.05
     compressed: float = 0.4
     sharpened: float = 0.15
-    noise: float = 0.85
+    noise: float = 0.75
     plate_averaged: float = 0.4  # of the noisy: a plate of many frames has next to no noise
     flicker: float = 0.15
     soft_lens: float = 0.1
@@ -181,12 +182,13 @@ class _Scene:
         mix, rng, size = self.mix, self.rng, self.size
         room, room_plate = self._rooms()
         actors = self._actors(room)
-        exact = self._chance(mix.exact_plate) and not self.wrong_plate
+        pristine = self._chance(mix.pristine) and not self.wrong_plate
+        exact = pristine or (self._chance(mix.exact_plate) and not self.wrong_plate)
         breeze = rng.uniform(0.3, 1.5) * size / 256 if self._chance(mix.breeze) and not exact else 0.0
         shade = self._shade(exact)
         composed = compose_in_light if self._chance(mix.in_linear_light) else compose
         exposure = self._exposure()
-        develop = self._film()
+        develop = self._film(pristine)
         flicker = rng.uniform(0.003, 0.02) if self._chance(mix.flicker) else 0.0
         look_plate = self._plates(exact)
         lens = rng.uniform(0.4, 1.6) if self._chance(mix.soft_lens) else 0.0
@@ -345,7 +347,7 @@ class _Scene:
         shadows = []
         if self._chance(mix.shadow):
             offset = (float(rng.normal(0, 0.1 * size)), float(rng.uniform(-0.02, 0.12) * size))
-            strength = rng.uniform(0.15, 0.8)
+            strength = rng.uniform(0.15, 0.85)
             shadows.append((strength, offset, rng.uniform(0.008, 0.08) * size, rng.normal(0, 0.4), rng.uniform(0.3, 1)))
             if self._chance(0.5):
                 contact = (0.0, float(rng.uniform(0, 0.02) * size))
@@ -369,8 +371,10 @@ class _Scene:
             return float(rng.uniform(0.25, 0.65))
         return float(rng.uniform(1.1, 1.8)) if self._chance(self.mix.bright_scene) else 1.0
 
-    def _film(self) -> Callable[[Floats, bool], Bytes]:
+    def _film(self, pristine: bool) -> Callable[[Floats, bool], Bytes]:
         """From light to 8 bits: noise, sharpening, compression; the same camera for shot and plate."""
+        if pristine:
+            return lambda image, plate: to_bytes(image)
         mix, rng = self.mix, self.rng
         noisy = self._chance(mix.noise)
         read, shot = (rng.uniform(0, 0.02), rng.uniform(0, 0.03)) if noisy else (0.0, 0.0)
