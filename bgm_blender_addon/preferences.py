@@ -37,6 +37,7 @@ class BGM_AP_preferences(bpy.types.AddonPreferences):
             ("auto", "Automatic", "The fastest device there is"),
             ("cpu", "CPU", "The processor"),
             ("cuda", "CUDA", "The first NVIDIA graphics card"),
+            ("all", "All CUDA Cards", "Every NVIDIA graphics card, each on a part of the frames"),
             ("mps", "Metal", "An Apple graphics processor"),
         ],
     )

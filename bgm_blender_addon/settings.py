@@ -14,6 +14,7 @@ import bpy
 from . import footage, tracks
 from .errors import UserError
 
+FLOAT_FILES = (".exr", ".hdr", ".tif", ".tiff")  # may hold floats, in whatever colour space
 COLOR_SPACES = {"sRGB": "srgb", "Linear Rec.709": "linear", "Non-Color": "auto"}  # Blender's name: the engine's
 
 
@@ -143,6 +144,7 @@ class BGM_PG_matting(bpy.types.PropertyGroup):
             ("auto", "Automatic", "The fastest device there is"),
             ("cpu", "CPU", "The processor"),
             ("cuda", "CUDA", "The first NVIDIA graphics card"),
+            ("all", "All CUDA Cards", "Every NVIDIA graphics card, each on a part of the frames"),
             ("mps", "Metal", "An Apple graphics processor"),
         ],
     )
@@ -398,8 +400,9 @@ def _plate(settings: BGM_PG_matting, folder: Path) -> tuple[dict[str, Any], Path
 
 
 def plate_file(settings: BGM_PG_matting, folder: Path) -> Path:
-    """Where the plate goes that is made from the clip, in the clip's own encoding."""
-    return folder / "plate" / ("from_clip.exr" if is_scene_linear(settings.clip) else "from_clip.png")
+    """Where the plate goes that is made from the clip, in the clip's own encoding; EXR where it may be floats."""
+    is_float = is_scene_linear(settings.clip) or file_path(settings.clip).suffix.lower() in FLOAT_FILES
+    return folder / "plate" / ("from_clip.exr" if is_float else "from_clip.png")
 
 
 def _write_track(settings: BGM_PG_matting, folder: Path, first: int, last: int) -> Path:

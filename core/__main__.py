@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     matte.add_argument("--output", help="folder for alpha/, foreground/, error/ and report.json")
     matte.add_argument("--frames", default="", metavar="A-B", help="inclusive, the footage's numbers; default all")
     matte.add_argument("--model", default="default", help="default, or a checkpoint file")
-    matte.add_argument("--device", default="auto", help="auto, cpu, mps, cuda, cuda:1 ... (default auto)")
+    matte.add_argument("--device", default="auto", help="auto, cpu, mps, cuda, cuda:1; cuda:0,cuda:1 or all: together")
     matte.add_argument("--precision", default="auto", choices=PRECISIONS)
     matte.add_argument("--format", default="auto", choices=FORMATS, help="auto: PNG for integer footage, EXR for float")
     matte.add_argument("--color-space", default="auto", help="of the footage: auto, srgb, linear, or an OCIO name")

@@ -94,6 +94,16 @@ class Claims:
         return False
 
 
+def drop_claims(folder: Path, pid: int) -> None:
+    """Remove the claims of a process of this machine that has ended."""
+    for path in folder.glob("*.claim"):
+        try:
+            if json.loads(path.read_text()) == {"host": platform.node(), "pid": pid}:
+                path.unlink(missing_ok=True)
+        except (OSError, ValueError):
+            continue  # released meanwhile
+
+
 def _is_orphan(path: Path) -> bool:
     """Whether a claim was made on this machine by a process that is no more."""
     try:

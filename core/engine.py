@@ -34,14 +34,14 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from . import color, delivery, frame_io
+from . import color, delivery, frame_io, share
 from .checkpoints import load_model, locate_model
 from .claims import Claims
 from .errors import JobError, OutputError, PlateError
 from .frame_io import Footage, Frame
 from .job import Job, Source, write_job
 from .masks import MaskReader
-from .matting import Matte, Matter
+from .matting import Matte, Matter, choose_devices
 from .plate import ShotPlate, plate_from_clip
 from .plate.doctor import diagnose
 
@@ -78,38 +78,77 @@ def run_job(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_warning: Callable[[str], None] = lambda message: None,
     cancelled: Cancelled = lambda: False,
+    device: str = "",
 ) -> dict[str, Any]:
     """Bring a job's output folder up to date.
 
     Args:
         frames: first and last, inclusive, a part of the job's own range; None: all of it.
         cancelled: asked before each frame; what is written by then stays.
+        device: do a share on this one of the job's devices, beside the processes that serve the others; report and
+            deliveries are left to the caller. "": all of it, on all of them.
 
     Returns:
-        The `Result` of core.protocol.Matte: where the files are, how many, and `cancelled`.
+        The `Result` of core.protocol.Matte: where the files are, how many, and `cancelled`; nothing for a share.
 
     Raises:
         MattingError: any member; frames already written stay and are not redone.
     """
     listener = _Listener(on_progress, on_warning, cancelled)
+    devices = choose_devices(job.device)
     footage = frame_io.open_footage(job.footage.path, job.footage.color_space)
     numbers = _select(footage, frames or job.frames)
+    warn = (lambda message: None) if device else on_warning  # of what the caller has seen, too
     for message in footage.warnings:
-        on_warning(message)
-    plate = _Plate(job, footage, on_warning)
+        warn(message)
+    plate = _Plate(job, footage, warn)
     masks = MaskReader(job.masks, footage, numbers)
     results = _Results(job, footage, plate, masks)
-    matter = _warm_matter(job)
-    matter.on_warning = on_warning
-    results.prepare(job)
 
+    segments = list(_segments(numbers, len(devices)))
     todo = set(numbers) - results.up_to_date(numbers)
     skipped = len(numbers) - len(todo)
+    if not device:  # a device more than there are segments to do would only watch
+        devices = devices[: max(1, sum(not todo.isdisjoint(segment) for segment in segments))]
+    matter = _warm_matter(job, device or devices[0]) if device or len(devices) == 1 else None
+    results.prepare(job)
     rate = _Rate(len(numbers), skipped, listener)
-    claims = Claims(results.folder / "claims")
+    if matter is not None:
+        matter.on_warning = on_warning
+        _run_segments(footage, segments, todo, plate, masks, matter, results, rate, listener)
+    else:
+        share.run_on_devices(
+            devices,
+            (results.folder / "job.yaml").absolute(),
+            f"{numbers[0]}-{numbers[-1]}",
+            results.folder / "claims",
+            rate.note_done,
+            on_warning,
+            cancelled,
+        )
+    if device:
+        return {}
+    summary = results.summary(numbers)
+    if job.output.deliver and not cancelled():
+        summary["deliveries"] = _deliver(job, _select(footage, job.frames), results, rate, listener)
+    return {**summary, "skipped": skipped, "cancelled": cancelled()}
+
+
+def _run_segments(
+    footage: Footage,
+    segments: list[list[int]],
+    todo: set[int],
+    plate: _Plate,
+    masks: MaskReader,
+    matter: Matter,
+    results: _Results,
+    rate: _Rate,
+    listener: _Listener,
+) -> None:
+    """Claim and run one segment after another until all are done, by this engine or others on the folder."""
+    claims, waiting = Claims(results.folder / "claims"), list(segments)
     try:
-        waiting = list(_segments(numbers))
-        while waiting and not cancelled():
+        while waiting and not listener.cancelled():
             for segment in list(waiting):
                 if not todo.isdisjoint(segment) and not claims.take(segment[0], segment[-1]):
                     continue  # another engine is on it
@@ -122,17 +161,13 @@ def run_job(
                 todo.difference_update(segment)
                 claims.release()
                 waiting.remove(segment)
-                if cancelled():
+                if listener.cancelled():
                     break
             else:
                 if waiting:
                     time.sleep(random.uniform(0.2, 1.0))  # another engine is at work; its claim ends or expires
     finally:
         claims.release()
-    summary = results.summary(numbers)
-    if job.output.deliver and not cancelled():
-        summary["deliveries"] = _deliver(job, _select(footage, job.frames), results, rate, listener)
-    return {**summary, "skipped": skipped, "cancelled": cancelled()}
 
 
 def _deliver(job: Job, numbers: list[int], results: _Results, rate: _Rate, listener: _Listener) -> dict[str, str]:
@@ -191,8 +226,8 @@ def make_plate(
     footage = frame_io.open_footage(source.path, source.color_space)
     reader = FootageReader(footage, _select(footage, frames), cancelled=cancelled)
     needs_exr = footage.is_float or color.is_scene_linear(footage.color_space)
-    if path.suffix.lower() != (".exr" if needs_exr else ".png"):
-        raise JobError("a .png plate for integer footage, .exr for float", path.name, "Change the name's ending")
+    if path.suffix.lower() not in ((".exr",) if needs_exr else (".png", ".exr")):
+        raise JobError("an .exr plate, or .png for integer footage", path.name, "Change the name's ending")
     try:
         plate = plate_from_clip(
             reader,
@@ -204,7 +239,8 @@ def make_plate(
         return {"plate": "", "coverage": 0.0, "cancelled": True}
     path.parent.mkdir(parents=True, exist_ok=True)
     frame_io.write_image(coverage_path(path), color.to_dtype(plate.coverage, np.dtype(np.uint8)))
-    frame_io.write_image(path, plate.plate)
+    codes = path.suffix.lower() == ".png" or footage.is_float
+    frame_io.write_image(path, plate.plate if codes else color.to_float(plate.plate))
     return {"plate": str(path), "coverage": round(float(plate.coverage.mean()), 4), "cancelled": False}
 
 
@@ -319,9 +355,11 @@ def _matte_frame(
     return matte, notes | forced
 
 
-def _segments(numbers: list[int]) -> Iterator[list[int]]:
-    for start in range(0, len(numbers), SEGMENT):
-        yield numbers[start : start + SEGMENT]
+def _segments(numbers: list[int], devices: int) -> Iterator[list[int]]:
+    """Portions of `SEGMENT` frames; several devices get shorter ones, so that each has one, down to twice `PREROLL`."""
+    length = SEGMENT if devices == 1 else min(SEGMENT, max(2 * PREROLL, -(-len(numbers) // devices)))
+    for start in range(0, len(numbers), length):
+        yield numbers[start : start + length]
 
 
 def _select(footage: Footage, frames: tuple[int, int] | None) -> list[int]:
@@ -341,10 +379,11 @@ def _load_matter(path: Path, stamp: int, device: str, precision: str, detail: fl
     return Matter(load_model(path), device, precision, detail)
 
 
-def _warm_matter(job: Job) -> Matter:
-    """The job's network, loaded once per process; with the memory of no frame."""
+def _warm_matter(job: Job, device: str = "") -> Matter:
+    """The job's network, loaded once per process; on the first of its devices unless told; with no frame's memory."""
     path = locate_model(job.model)
-    matter = _load_matter(path, path.stat().st_mtime_ns, job.device, job.precision, job.detail)
+    device = device or choose_devices(job.device)[0]
+    matter = _load_matter(path, path.stat().st_mtime_ns, device, job.precision, job.detail)
     matter.detail = job.detail  # which a lack of memory may have lowered
     matter.reset()
     return matter

@@ -75,3 +75,12 @@ class DeviceError(MattingError):
 
 class ShapeError(MattingError):
     """Tensors whose shapes do not fit together."""
+
+
+def error_in_words(kind: str, words: str) -> MattingError:
+    """The error that another process of the engine raised, by its class's name and what it said."""
+    cls = next((cls for cls in MattingError.__subclasses__() if cls.__name__ == kind), MattingError)
+    error = cls.__new__(cls)
+    error.expected, error.actual, error.remedy = "", words, ""
+    Exception.__init__(error, words)
+    return error

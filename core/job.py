@@ -8,7 +8,7 @@ YAML or JSON (which is YAML). Relative paths are relative to the job file's fold
     frames: [1, 100]                                  # inclusive, the footage's numbers; absent: all
     plate: {path: ../plate.png, color_space: auto}    # absent path: no plate, the network judges alone
     model: default
-    device: auto
+    device: auto                                      # cpu, mps, cuda, cuda:1; "cuda:0,cuda:1" or all: several at once
     precision: auto
     masks:                                            # stills, sequences or movies, white inside, frame for frame
       garbage: {path: ../rig.0001.png}                # what is certainly background: alpha 0
@@ -26,6 +26,7 @@ YAML or JSON (which is YAML). Relative paths are relative to the job file's fold
 from __future__ import annotations
 
 import dataclasses
+import os
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,7 +93,7 @@ class Job:
     output: Output = field(default_factory=Output)
     frames: tuple[int, int] | None = None  # first and last, inclusive, the footage's numbers
     model: str = "default"
-    device: str = "auto"  # auto, cpu, mps, cuda, cuda:N
+    device: str = "auto"  # auto, cpu, mps, cuda, cuda:N; all: every card; several, with commas: a process on each
     precision: str = "auto"
     masks: Masks = field(default_factory=Masks)
     detail: float = 0.0  # size of the coarse pass as a share of the frame, 0 < detail <= 1; 0: chosen by frame size
@@ -155,7 +156,7 @@ def write_job(job: Job, path: Path) -> None:
     data["output"]["deliver"] = list(job.output.deliver)
     if path.parent == Path(job.output.folder):
         data["output"]["folder"] = "."
-    partial = path.with_name(path.name + ".part")
+    partial = path.with_name(f".{os.getpid()}.part.{path.name}")  # others may write the same
     partial.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
     partial.replace(path)
 

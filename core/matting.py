@@ -43,14 +43,26 @@ def choose_device(name: str = "auto") -> torch.device:
     Raises:
         DeviceError: a device that is not here.
     """
+    known = [device["id"] for device in list_devices()]  # the fastest first
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    known = [device["id"] for device in list_devices()]
-    if name not in known and name != "cuda" or (name == "cuda" and "cuda:0" not in known):
+        name = known[0]
+    elif name == "cuda":
+        name = "cuda:0"
+    if name not in known:
         raise DeviceError(f"one of the devices here ({', '.join(known)})", repr(name), "Use --device auto")
     return torch.device(name)
+
+
+def choose_devices(name: str = "auto") -> list[str]:
+    """The devices that a job names: "all" takes every CUDA card, or "auto" where there is none; commas part several.
+
+    Raises:
+        DeviceError: a device that is not here.
+    """
+    if name == "all":
+        cards = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+        return cards or [str(choose_device())]
+    return [str(choose_device(part.strip())) for part in name.split(",")]
 
 
 def list_devices() -> list[dict[str, Any]]:

@@ -50,6 +50,7 @@ class Matte(Message):
     type: ClassVar[str] = "matte"
     job: str  # path of the job file (YAML or JSON)
     frames: str = ""  # "A-B", inclusive, in the footage's frame numbers; empty: all that the job names
+    device: str = ""  # do a share of the frames on this one of the job's devices; empty: all, on all of them
 
 
 @dataclass(frozen=True)

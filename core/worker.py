@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import queue
+import signal
 import sys
 import threading
 import time
@@ -132,6 +133,7 @@ class Worker:
             ),
             on_warning=lambda text: self._send(protocol.Warning(text), id),
             cancelled=lambda: self._is_cancelled(id),
+            device=message.device,
         )
         return protocol.Result(result)
 
@@ -185,5 +187,6 @@ def main() -> None:
     """Serve on this process's stdin and stdout; anything printed by mistake goes to stderr instead."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started this, who then says what to do
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     Worker(sys.stdin.buffer, answers).run()

@@ -246,8 +246,22 @@ def test_plate_from_the_clip(shot, tmp_path):
     result = engine.make_plate(source, tmp_path / "plate.png")
     error = np.abs(frame_io.read_image(tmp_path / "plate.png").astype(int) - shot.plate)
     assert np.mean(error > 3) < 0.02 and result["coverage"] > 0.5
+    engine.make_plate(source, tmp_path / "plate.exr")
+    codes = frame_io.read_image(tmp_path / "plate.exr") * 255
+    assert np.allclose(codes, frame_io.read_image(tmp_path / "plate.png"), atol=1e-4)
+
+
+def test_a_plate_of_float_tiffs_in_srgb_is_exr(shot, tmp_path):
+    """What Blender's node asks for: it names sRGB, and cannot tell whether a TIFF holds floats."""
+    for i in range(12):
+        image = oiio.ImageBuf((shot.frame(3 * i) / 255).astype(np.float32))
+        assert image.write(str(tmp_path / f"a.{i + 1:04d}.tif"))
+    source = Source(str(tmp_path / "a.0001.tif"), "srgb")
     with pytest.raises(JobError, match="ending"):
-        engine.make_plate(source, tmp_path / "plate.exr")
+        engine.make_plate(source, tmp_path / "plate.png")
+    engine.make_plate(source, tmp_path / "plate.exr")
+    job = Job(source, PlateSource(str(tmp_path / "plate.exr"), "srgb"), Output(str(tmp_path / "out")), frames=(1, 1))
+    assert Path(engine.run_job(job)["foreground"]).suffix == ".exr"
 
 
 def test_claims_are_exclusive_and_expire(tmp_path):
