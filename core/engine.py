@@ -47,7 +47,7 @@ from .plate.doctor import diagnose
 
 SEGMENT = 200  # frames between two fresh starts of a recurrent network
 PREROLL = 12  # frames run before a segment to settle the plate, and the memory where none is stored
-VERSION = 1  # raise when the same job gives other pixels: finished frames are then redone
+VERSION = 2  # raise when the same job gives other pixels: finished frames are then redone
 DOCTOR_FRAMES = 6  # frames that the plate doctor looks at
 READ_AHEAD = 4  # frames decoded before the network asks
 WRITERS = 2  # threads that encode

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -135,7 +136,8 @@ class Matter:
             src: (H, W, 3) sRGB-encoded, uint8, uint16 or float32 (0 to 1).
             bgr: the clean plate, same size; None where there is none. The same array object again costs nothing.
             valid: (H, W), False where the plate has no pixels; None where it has all. There the network judges without
-                a plate (it runs twice), and err is at least `BLIND_ERROR`.
+                a plate (it runs twice), and err is at least `BLIND_ERROR`. A subject that it misses inside, where the
+                plate shows it, it would miss outside, too: of that one the plate's judgement goes on.
 
         Raises:
             ShapeError: sizes differ, or a network that needs a plate has none.
@@ -152,11 +154,12 @@ class Matter:
         source = self._to_tensor(src)
         pha, fgr, err = self._run(source, bgr)
         if bgr is not None and valid is not None and not valid.all():
-            trust = _soft_inside(torch.from_numpy(valid).to(self.device))
+            inside = torch.from_numpy(valid).to(self.device)[None, None].float()
             if self.is_recurrent:
                 blind_pha, blind_fgr, _ = self._run(source, None)
+                trust = torch.maximum(_softly_around(inside), _missed(pha, blind_pha, inside))
                 pha, fgr = torch.lerp(blind_pha, pha, trust), torch.lerp(blind_fgr, fgr, trust)
-            err = torch.maximum(err, BLIND_ERROR * (1 - trust))
+            err = torch.maximum(err, BLIND_ERROR * (1 - inside))
         return Matte(
             pha[0, 0].cpu().numpy(),
             fgr[0].permute(1, 2, 0).contiguous().cpu().numpy(),
@@ -248,7 +251,36 @@ def _with_grain(plate: Tensor) -> Tensor:
     return (plate + grain.to(plate.device)).clamp_(0, 1)
 
 
-def _soft_inside(valid: Tensor) -> Tensor:
-    """(H, W) bool to (1, 1, H, W), 1 well inside and falling to 0 at the border of what is valid."""
-    inside = valid.float()[None, None]
-    return F.avg_pool2d(1 - F.max_pool2d(1 - inside, 17, 1, 8), 17, 1, 8, count_include_pad=False)
+def _softly_around(inside: Tensor) -> Tensor:
+    """(1, 1, H, W), 0 or 1, to the same with a slope from 1 to 0 on the 16 pixels outside."""
+    return F.avg_pool2d(F.max_pool2d(inside, 17, 1, 8), 17, 1, 8, count_include_pad=False)
+
+
+def _missed(pha: Tensor, blind_pha: Tensor, inside: Tensor) -> Tensor:
+    """How surely a pixel belongs to a subject that the plate shows and the network without a plate does not know.
+
+    Each connected region of alpha is judged by its part inside: by what share of it is found without the plate.
+
+    Args:
+        pha, blind_pha: (1, 1, H, W) with and without the plate.
+        inside: (1, 1, H, W), 1 where there is a plate.
+
+    Returns:
+        (1, 1, H, W), 0 to 1; 0 for regions that lie outside altogether.
+    """
+    height, width = pha.shape[2:]
+    scale = min(1.0, COARSE_SIDE / max(height, width))
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    small = F.interpolate(torch.cat([pha, blind_pha, inside], dim=1), size, mode="area")
+    with_plate, without, weight = small[0].cpu().numpy()
+    count, regions = cv2.connectedComponents((with_plate > 0.5).astype(np.uint8))
+    shown, found = (
+        np.bincount(regions.ravel(), (alpha * weight).ravel(), count)
+        for alpha in (with_plate, np.minimum(with_plate, without))
+    )
+    missed = np.clip((0.7 - found / np.maximum(shown, 1)) / 0.4, 0, 1)
+    missed[shown < 16] = 0  # a handful of pixels says nothing
+    missed[0] = 0  # the background
+    spread = cv2.dilate(missed[regions].astype(np.float32), np.ones((9, 9), np.uint8))  # hair is softer than one half
+    where = torch.from_numpy(spread).to(pha.device)[None, None]
+    return F.interpolate(where, (height, width), mode="bilinear", align_corners=False)

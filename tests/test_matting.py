@@ -7,7 +7,7 @@ import torch
 
 from core.checkpoints import load_model
 from core.errors import DeviceError, ShapeError
-from core.matting import BLIND_ERROR, PLATE_GRAIN, Matter, choose_device
+from core.matting import BLIND_ERROR, PLATE_GRAIN, Matter, _missed, choose_device
 from core.models import MattingBase, MattingRefine
 
 
@@ -58,8 +58,21 @@ def test_where_the_plate_is_not_valid_the_network_judges_without(matter, frames)
     left[:, :48] = True
     matte = Matter(load_model()).matte(src, plate, left)
     whole = Matter(load_model()).matte(src, plate)
-    assert np.array_equal(matte.pha[:, :20], whole.pha[:, :20])
-    assert np.array_equal(matte.pha[:, 60:], blind.pha[:, 60:])
+    assert np.array_equal(matte.pha[:, :48], whole.pha[:, :48]) and matte.err[:, 48:].min() >= BLIND_ERROR
+    assert np.array_equal(matte.pha[:, 70:], blind.pha[:, 70:])
+
+
+def test_a_subject_missed_without_a_plate_goes_on_beyond_it():
+    pha, blind, inside = torch.zeros(3, 1, 1, 64, 96).unbind()
+    inside[..., :48] = 1
+    for top in (2, 22):  # two subjects half inside, and things that only lie outside
+        pha[..., top : top + 12, 30:60] = 1
+    pha[..., 44:56, 60:90] = 1
+    blind[..., 2:14, 30:60] = 1
+    where = _missed(pha, blind, inside)[0, 0]
+    assert where[22:34, 30:60].min() == 1  # unknown to the blind network: the plate's judgement goes on
+    assert where[2:14].max() == 0 and where[44:].max() == 0
+    assert _missed(pha, blind, torch.zeros_like(inside)).max() == 0
 
 
 @pytest.mark.parametrize("network", [MattingBase("mobilenetv2"), MattingRefine("mobilenetv2", 1 / 2)])
