@@ -7,6 +7,7 @@ import logging
 import os
 import queue
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from .errors import UserError
 
 log = logging.getLogger(__name__)
 
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # PyTorch's own, of builds without CUDA: a tenth of the size
 PYTHON_VARIABLE = "BGM_ENGINE_PYTHON"  # names the engine's Python for tests and farms, above all preferences
 
 
@@ -76,6 +78,7 @@ class EnvironmentMaker:
     log_path: Path
     python: Path = field(default_factory=lambda: Path(sys.executable))
     requirements: Path = field(default_factory=lambda: _requirements())
+    torch_index: str = ""  # a package index for PyTorch's build; "" chooses it for this machine
     message: str = "Starting"
     factor: float = 0.0  # 0 to 1, of the download or installation that runs now
     error: str = ""
@@ -108,6 +111,9 @@ class EnvironmentMaker:
             self._run("Making the environment", [str(self.python), "-I", "-m", "venv", "--clear", str(self.folder)])
             pip = [str(environment_python(self.folder)), "-I", "-u", "-m", "pip", "--disable-pip-version-check"]
             install = ["install", "--progress-bar", self._progress_bar(), "-r", str(self.requirements)]
+            index = self.torch_index or choose_torch_index(self._say([*pip, "config", "list"]))
+            if index:  # its "2.13.0+cpu" goes above a plain "2.13.0", and where it is out of reach, that does
+                install += ["--extra-index-url", index]
             self._run("Installing", pip + install)
             _stamp(self.folder).write_text(self.requirements.read_text())
             self._events.put(("The engine's environment is ready", 1.0))
@@ -121,6 +127,11 @@ class EnvironmentMaker:
         found = self.folder.glob("[Ll]ib*/**/site-packages/pip-*.dist-info")
         versions = [re.match(r"pip-(\d+)\.(\d+)", path.name) for path in found]
         return "raw" if any(match and (int(match[1]), int(match[2])) >= (24, 1) for match in versions) else "off"
+
+    def _say(self, command: list[str]) -> str:
+        """What a command prints."""
+        process = start_process(command, self.folder.parent, subprocess.DEVNULL)
+        return process.communicate()[0].decode("utf-8", "replace")
 
     def _run(self, what: str, command: list[str]) -> None:
         """Run one step, its output to the log and its last line to the events."""
@@ -146,6 +157,33 @@ class EnvironmentMaker:
             raise UserError("Cancelled.")
         if code:
             raise UserError(f"{what} failed ({describe_exit(code)}): {last} The log is {self.log_path}.")
+
+
+def choose_torch_index(pip_config: str) -> str:
+    """Where PyTorch's build for this machine comes from, "" for the index that pip uses anyway.
+
+    On Linux, PyPI has PyTorch with CUDA, of no use without an NVIDIA card. Who has told pip of an index of their own
+    gets what that has.
+
+    Args:
+        pip_config: what `pip config list` prints.
+    """
+    has_own = re.search(r"\.(extra-index-url|index-url|find-links|no-index)=", pip_config)
+    return CPU_INDEX if sys.platform == "linux" and not has_own and not has_nvidia_card() else ""
+
+
+def has_nvidia_card() -> bool:
+    """Whether NVIDIA's driver is loaded, or its tool (in Windows' Linux: the only sign) lists a card."""
+    if Path("/proc/driver/nvidia/version").exists():
+        return True
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return False
+    try:
+        listed = subprocess.run([tool, "-L"], capture_output=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return listed.returncode == 0 and b"GPU " in listed.stdout
 
 
 def parse_progress(line: str) -> float | None:

@@ -251,8 +251,8 @@ class BGM_OT_make_environment(bpy.types.Operator):
 
     def draw(self, context: bpy.types.Context) -> None:
         column = self.layout.column(align=True)
-        column.label(text="This downloads PyTorch and the engine's other packages from pypi.org:")
-        column.label(text="0.3 GB for computing on the processor, up to 3 GB with NVIDIA's libraries.")
+        column.label(text="This downloads PyTorch and the engine's other packages from pypi.org and pytorch.org:")
+        column.label(text="0.3 GB for computing on the processor, up to 3 GB for an NVIDIA card.")
         column.label(text="They go into a folder of this extension's own, apart from Blender's Python:")
         column.label(text=str(preferences.environment_folder()))
 

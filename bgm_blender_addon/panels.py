@@ -349,6 +349,8 @@ def draw_preferences(layout: bpy.types.UILayout, chosen: preferences.BGM_AP_pref
     layout.prop(chosen, "engine_source", expand=True)
     if chosen.engine_source == "NAMED":
         layout.prop(chosen, "python")
+    else:
+        layout.prop(chosen, "torch_index")
     layout.prop(chosen, "device")
 
     box = layout.box()

@@ -30,6 +30,11 @@ class BGM_AP_preferences(bpy.types.AddonPreferences):
         description="A Python interpreter, or the folder of a virtual environment",
         subtype="FILE_PATH",
     )
+    torch_index: bpy.props.StringProperty(
+        name="PyTorch From",
+        description="Package index for PyTorch's build, such as https://download.pytorch.org/whl/cpu. "
+        "Empty: chosen for this machine, without CUDA on Linux that has no NVIDIA card",
+    )
     device: bpy.props.EnumProperty(
         name="Device",
         description="What to compute on, unless a node says otherwise",
@@ -57,6 +62,11 @@ def get() -> BGM_AP_preferences | None:
 def device() -> str:
     chosen = get()
     return chosen.device if chosen else "auto"
+
+
+def torch_index() -> str:
+    chosen = get()
+    return chosen.torch_index.strip() if chosen else ""
 
 
 def engine_python() -> Path:

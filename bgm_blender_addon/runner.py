@@ -103,7 +103,9 @@ def make_environment() -> None:
     if busy():
         raise UserError("Another job is running. Wait for its end, or cancel it.")
     stop_engine()
-    maker = environment.EnvironmentMaker(preferences.environment_folder(), preferences.log_path())
+    maker = environment.EnvironmentMaker(
+        preferences.environment_folder(), preferences.log_path(), torch_index=preferences.torch_index()
+    )
     _pump_until_done()
 
 

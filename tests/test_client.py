@@ -219,6 +219,58 @@ def test_make_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert not environment.is_made(folder)
 
 
+@pytest.mark.parametrize(
+    ("platform", "card", "config", "index"),
+    [
+        ("linux", False, "", environment.CPU_INDEX),
+        ("linux", False, "global.timeout='60'\n", environment.CPU_INDEX),
+        ("linux", True, "", ""),
+        ("linux", False, "global.index-url='https://mirror.studio/simple'\n", ""),
+        ("linux", False, ":env:.find-links='/wheels'\n", ""),
+        ("win32", False, "", ""),
+        ("darwin", False, "", ""),
+    ],
+)
+def test_where_pytorch_comes_from(
+    monkeypatch: pytest.MonkeyPatch, platform: str, card: bool, config: str, index: str
+) -> None:
+    monkeypatch.setattr(environment, "has_nvidia_card", lambda: card)
+    monkeypatch.setattr(environment.sys, "platform", platform)
+    assert environment.choose_torch_index(config) == index
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script for nvidia-smi")
+def test_has_nvidia_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if Path("/proc/driver/nvidia/version").exists():
+        assert environment.has_nvidia_card()
+        return
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not environment.has_nvidia_card()
+    tool = tmp_path / "nvidia-smi"
+    for script, found in (
+        ("echo 'GPU 0: NVIDIA RTX'", True),
+        ("echo 'No devices were found'", False),
+        ("echo 'GPU 0'; exit 9", False),
+    ):
+        tool.write_text(f"#!/bin/sh\n{script}\n")
+        tool.chmod(0o755)
+        assert environment.has_nvidia_card() == found
+
+
+@pytest.mark.parametrize("named", ["", "https://download.pytorch.org/whl/cu130"])
+def test_the_command_that_installs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str) -> None:
+    """pip is asked for its configuration, then told where PyTorch comes from."""
+    ran: list[list[str]] = []
+    monkeypatch.setattr(environment, "choose_torch_index", lambda config: environment.CPU_INDEX)
+    monkeypatch.setattr(environment.EnvironmentMaker, "_say", lambda self, command: "")
+    monkeypatch.setattr(environment.EnvironmentMaker, "_run", lambda self, what, command: ran.append(command))
+    maker = environment.EnvironmentMaker(tmp_path / "env", tmp_path / "log", torch_index=named)
+    maker._thread.join()
+    index = ran[-1].index("--extra-index-url")
+    assert ran[-1][index + 1] == (named or environment.CPU_INDEX)
+    assert ran[-1][ran[-1].index("-r") + 1].endswith("requirements.txt")
+
+
 def test_parse_progress() -> None:
     assert environment.parse_progress("Progress 25 of 100") == 0.25
     assert environment.parse_progress("Progress 25 of 0") is None
