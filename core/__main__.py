@@ -72,6 +72,13 @@ def _parser() -> argparse.ArgumentParser:
     matte.add_argument("--format", default="auto", choices=FORMATS, help="auto: PNG for integer footage, EXR for float")
     matte.add_argument("--color-space", default="auto", help="of the footage: auto, srgb, linear, or an OCIO name")
     matte.add_argument("--detail", type=float, default=0.0, help="coarse pass as a share of the frame, 0 to 1")
+    matte.add_argument(
+        "--refine-pixels",
+        type=int,
+        default=0,
+        metavar="N",
+        help="MattingRefine: pixels to refine; 0 by the frame's size",
+    )
     matte.add_argument("--garbage", default="", help="mask of what is certainly background: still, sequence or movie")
     matte.add_argument("--core", default="", help="mask of what is certainly the subject")
     matte.add_argument(
@@ -133,6 +140,7 @@ def _matte(args: argparse.Namespace) -> int:
             device=args.device,
             precision=args.precision,
             detail=args.detail,
+            refine_pixels=args.refine_pixels,
         )
     else:
         raise JobError("a job file, or --footage and --output", "neither", "See python -m core matte --help")

@@ -375,15 +375,15 @@ def _select(footage: Footage, frames: tuple[int, int] | None) -> list[int]:
 
 
 @cache
-def _load_matter(path: Path, stamp: int, device: str, precision: str, detail: float) -> Matter:
-    return Matter(load_model(path), device, precision, detail)
+def _load_matter(path: Path, stamp: int, device: str, precision: str, detail: float, refine_pixels: int) -> Matter:
+    return Matter(load_model(path), device, precision, detail, refine_pixels)
 
 
 def _warm_matter(job: Job, device: str = "") -> Matter:
     """The job's network, loaded once per process; on the first of its devices unless told; with no frame's memory."""
     path = locate_model(job.model)
     device = device or choose_devices(job.device)[0]
-    matter = _load_matter(path, path.stat().st_mtime_ns, device, job.precision, job.detail)
+    matter = _load_matter(path, path.stat().st_mtime_ns, device, job.precision, job.detail, job.refine_pixels)
     matter.detail = job.detail  # which a lack of memory may have lowered
     matter.reset()
     return matter
@@ -501,6 +501,7 @@ class _Results:
                 hashlib.sha256(model.read_bytes()).hexdigest(),
                 job.precision,
                 job.detail,
+                job.refine_pixels,
                 asdict(job.plate) | {"path": plate.identity},
                 job.footage.color_space,
                 self.extension,

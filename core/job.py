@@ -97,6 +97,7 @@ class Job:
     precision: str = "auto"
     masks: Masks = field(default_factory=Masks)
     detail: float = 0.0  # size of the coarse pass as a share of the frame, 0 < detail <= 1; 0: chosen by frame size
+    refine_pixels: int = 0  # that a MattingRefine refines; 0: what its file says, else chosen by frame size
     version: int = FILE_VERSION
 
 
@@ -190,6 +191,10 @@ def job_from_dict(data: Any, folder: Path) -> Job:
     _one_of("plate: align", job.plate.align, ("auto", "off"))
     if not 0 <= job.detail <= 1:
         raise JobError("detail between 0 and 1", str(job.detail), "Use 0 to have it chosen by the frame size")
+    if job.refine_pixels < 0:
+        raise JobError(
+            "refine_pixels of 0 or more", str(job.refine_pixels), "Use 0 to have it chosen by the frame size"
+        )
 
     for name in job.output.deliver:
         _one_of("output: deliver", name, DELIVERIES)

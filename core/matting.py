@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from .color import Floats, Pixels
 from .errors import DeviceError, ShapeError
 from .models.fusing import fused
+from .models.matting_refine import MattingRefine
 from .models.recurrent import PlateFeatures, RecurrentMatting
 
 log = logging.getLogger(__name__)
@@ -86,18 +87,28 @@ class Matter:
         device: as `choose_device`.
         precision: "auto" is fp16 on CUDA and fp32 elsewhere.
         detail: size of the coarse pass as a share of the frame, above 0 up to 1; 0 has it chosen by the frame's size.
+        refine_pixels: how many pixels MattingRefine refines where it refines the worst; 0 leaves it to the network's
+            file, else to the frame's size.
 
     Attributes:
         on_warning: told in a sentence when the device's memory does not suffice and what is done about it.
     """
 
-    def __init__(self, model: nn.Module, device: str = "auto", precision: str = "auto", detail: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        device: str = "auto",
+        precision: str = "auto",
+        detail: float = 0.0,
+        refine_pixels: int = 0,
+    ) -> None:
         self.on_warning: Callable[[str], None] = log.warning
         self.device = choose_device(device)
         if precision == "auto":
             precision = "fp16" if self.device.type == "cuda" else "fp32"
         self.dtype = _DTYPES[precision]
         self.detail = detail
+        self.refine_pixels = refine_pixels
         self.model = fused(model).to(self.device)
         if not self.is_recurrent:  # computes in its weights' precision, and takes and gives float32
             self.model = self.model.to(self.dtype)
@@ -220,6 +231,8 @@ class Matter:
         height, width = source.shape[2:]
         padding = (0, -width % 4, 0, -height % 4)
         source, plate = (F.pad(t, padding, mode="replicate") for t in (source, plate))
+        if isinstance(self.model, MattingRefine):
+            self.model.suit(height, width, self.detail, self.refine_pixels)
         pha, fgr, *rest = self.model(source, plate)
         err = rest[2] if len(rest) == 4 else rest[0]  # MattingRefine gives its coarse pha and fgr in between
         err = F.interpolate(err.float(), source.shape[2:], mode="bilinear", align_corners=False)

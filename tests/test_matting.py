@@ -84,6 +84,17 @@ def test_the_paper_s_networks_take_any_size(network, frames):
         Matter(network).matte(src, None)
 
 
+def test_the_paper_s_network_is_set_by_the_frame_s_size(frames):
+    network = MattingRefine("mobilenetv2").eval()
+    matter = Matter(network)
+    matter.matte(*frames)
+    pixels = round(80_000 * 64 * 96 / (1920 * 1080))
+    assert (matter.model.backbone_scale, matter.model.refiner.sample_pixels) == (0.5, pixels)
+    matter = Matter(network, detail=0.25, refine_pixels=160)
+    matter.matte(*frames)
+    assert (matter.model.backbone_scale, matter.model.refiner.sample_pixels) == (0.25, 160)
+
+
 def test_another_size_of_plate(matter, frames):
     src, plate = frames
     with pytest.raises(ShapeError, match="Scale"):

@@ -206,6 +206,21 @@ def test_every_weight_learns():
     assert [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()] == []
 
 
+def test_settings_that_suit_a_frame():
+    """The paper's at HD and 4K, one rule between and beyond; what the network was made with, or is told, goes above."""
+    model = MattingRefine("mobilenetv2")
+    found = []
+    for size in ((1080, 1920), (2160, 3840), (3840, 2160), (1440, 2560), (480, 640)):
+        model.suit(*size)
+        found.append((round(model.backbone_scale, 5), model.refiner.sample_pixels))
+    assert found == [(0.25, 80_000), (0.125, 320_000), (0.125, 320_000), (0.1875, 142_222), (0.5, 11_852)]
+    model.suit(1080, 1920, 0.9, 123)
+    assert (model.backbone_scale, model.refiner.sample_pixels) == (0.5, 123)
+    model = MattingRefine("mobilenetv2", 1 / 3, refine_sample_pixels=0)
+    model.suit(2160, 3840)
+    assert (model.backbone_scale, model.refiner.sample_pixels) == (1 / 3, 0)
+
+
 def test_inputs_that_do_not_fit_are_refused_in_words():
     src, bgr = pair(32, 48)
     model = MattingRefine("mobilenetv2").eval()

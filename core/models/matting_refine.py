@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -11,6 +13,7 @@ from core.models.matting_base import MattingBase, check_source_and_plate
 from core.models.recurrent import clamp_unit
 from core.models.refiner import PATCH, Refiner
 
+LARGEST_SCALE = 1 / 2  # of the base network's frame
 REFINE_MODES = ("sampling", "thresholding", "full")
 
 
@@ -22,10 +25,12 @@ class MattingRefine(MattingBase):
 
     Args:
         backbone: "resnet50", "resnet101" or "mobilenetv2".
-        backbone_scale: size of the frame that the base network sees; at most 1/2. 1/4 suits HD, 1/8 suits 4K.
+        backbone_scale: size of the frame that the base network sees; at most 1/2. 1/4 suits HD, 1/8 suits 4K. None:
+            1/4, or what `suit` finds.
         refine_mode: "sampling" refines the pixels with the largest expected errors, "thresholding" all whose expected
             error is above a threshold, "full" every pixel.
-        refine_sample_pixels: how many pixels "sampling" refines. 80,000 suits HD, 320,000 suits 4K.
+        refine_sample_pixels: how many pixels "sampling" refines. 80,000 suits HD, 320,000 suits 4K. None: 80,000, or
+            what `suit` finds.
         refine_threshold: expected error, 0 to 1, for "thresholding".
         refine_kernel_size: the refiner's kernels, 3 or 1.
         refine_prevent_oversampling: in "sampling", leave out pixels whose expected error is nil.
@@ -34,15 +39,15 @@ class MattingRefine(MattingBase):
     def __init__(
         self,
         backbone: str,
-        backbone_scale: float = 1 / 4,
+        backbone_scale: float | None = None,
         refine_mode: str = "sampling",
-        refine_sample_pixels: int = 80_000,
+        refine_sample_pixels: int | None = None,
         refine_threshold: float = 0.1,
         refine_kernel_size: int = 3,
         refine_prevent_oversampling: bool = True,
     ) -> None:
         super().__init__(backbone)
-        if not 0 < backbone_scale <= 1 / 2:
+        if backbone_scale is not None and not 0 < backbone_scale <= LARGEST_SCALE:
             raise ValueError(f"backbone_scale is above 0 and at most 1/2; got {backbone_scale}")
         if refine_mode not in REFINE_MODES:
             raise ValueError(f"refine_mode is one of {', '.join(REFINE_MODES)}; got {refine_mode!r}")
@@ -56,10 +61,26 @@ class MattingRefine(MattingBase):
             "refine_kernel_size": refine_kernel_size,
             "refine_prevent_oversampling": refine_prevent_oversampling,
         }
-        self.backbone_scale = backbone_scale
-        self.refiner = Refiner(
-            refine_mode, refine_sample_pixels, refine_threshold, refine_kernel_size, refine_prevent_oversampling
-        )
+        self.backbone_scale = backbone_scale or 1 / 4
+        pixels = 80_000 if refine_sample_pixels is None else refine_sample_pixels
+        self.refiner = Refiner(refine_mode, pixels, refine_threshold, refine_kernel_size, refine_prevent_oversampling)
+
+    def suit(self, height: int, width: int, backbone_scale: float = 0.0, sample_pixels: int = 0) -> None:
+        """Set what frames of this size ask for: what is given here, else what the network was made with, else the
+        paper's settings.
+
+        Those (HD 1/4 and 80,000 pixels, 4K 1/8 and 320,000) are one rule, which is carried on here to other sizes:
+        the base network sees as many pixels whatever the frame, and the same share of all pixels is refined.
+
+        Args:
+            backbone_scale: above 0; more than 1/2 is taken for that.
+            sample_pixels: above 0.
+        """
+        scale = backbone_scale or self.arguments["backbone_scale"] or 360 / math.sqrt(height * width)
+        self.backbone_scale = min(LARGEST_SCALE, scale)
+        made_with = self.arguments["refine_sample_pixels"]
+        chosen = round(80_000 * height * width / (1920 * 1080)) if made_with is None else made_with
+        self.refiner.sample_pixels = sample_pixels or chosen
 
     def forward(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, ...]:
         """Predict one batch.
