@@ -23,8 +23,8 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from functools import cache, partial
+from dataclasses import asdict, dataclass, replace
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ def run_job(
     """
     listener = _Listener(on_progress, on_warning, cancelled)
     devices = choose_devices(job.device)
-    footage = frame_io.open_footage(job.footage.path, job.footage.color_space)
+    footage = _open_footage(job.footage)
     numbers = _select(footage, frames or job.frames)
     warn = (lambda message: None) if device else on_warning  # of what the caller has seen, too
     for message in footage.warnings:
@@ -110,7 +110,8 @@ def run_job(
     skipped = len(numbers) - len(todo)
     if not device:  # a device more than there are segments to do would only watch
         devices = devices[: max(1, sum(not todo.isdisjoint(segment) for segment in segments))]
-    matter = _warm_matter(job, device or devices[0]) if device or len(devices) == 1 else None
+    here = device or (devices[0] if len(devices) == 1 else "")
+    matter = _warm_matter(replace(job, device=here)) if here else None
     results.prepare(job)
     rate = _Rate(len(numbers), skipped, listener)
     if matter is not None:
@@ -196,7 +197,7 @@ def preview_frame(job: Job, frame_number: int, folder: Path) -> dict[str, Any]:
     Raises:
         MattingError: any member.
     """
-    footage = frame_io.open_footage(job.footage.path, job.footage.color_space)
+    footage = _open_footage(job.footage)
     numbers = _select(footage, (frame_number, frame_number))
     plate = _Plate(job, footage, lambda message: None)
     matter = _warm_matter(job)
@@ -223,7 +224,7 @@ def make_plate(
     Raises:
         MattingError: any member.
     """
-    footage = frame_io.open_footage(source.path, source.color_space)
+    footage = _open_footage(source)
     reader = FootageReader(footage, _select(footage, frames), cancelled=cancelled)
     needs_exr = footage.is_float or color.is_scene_linear(footage.color_space)
     if path.suffix.lower() not in ((".exr",) if needs_exr else (".png", ".exr")):
@@ -255,7 +256,7 @@ def diagnose_plate(job: Job) -> dict[str, Any]:
     """
     if not job.plate.path:
         raise JobError("a job with a plate", "none", "Choose a plate, or make one from the clip")
-    footage = frame_io.open_footage(job.footage.path, job.footage.color_space)
+    footage = _open_footage(job.footage)
     numbers = _select(footage, job.frames)
     chosen = sorted({numbers[i] for i in np.linspace(0, len(numbers) - 1, DOCTOR_FRAMES).round().astype(int)})
     frames = [(number, color.to_srgb(frame.pixels, frame.color_space)) for number, frame in footage.frames(chosen)]
@@ -362,6 +363,19 @@ def _segments(numbers: list[int], devices: int) -> Iterator[list[int]]:
         yield numbers[start : start + length]
 
 
+def _open_footage(source: Source) -> Footage:
+    path = Path(source.path)
+    if path.suffix.lower() in frame_io.MOVIE_EXTENSIONS and path.is_file():
+        return _open_movie(path, source.color_space, frame_io.file_identity(path))
+    return frame_io.open_footage(path, source.color_space)
+
+
+@lru_cache(maxsize=4)
+def _open_movie(path: Path, color_space: str, identity: str) -> Footage:
+    """Kept for the next preview: to know a movie's frames means to read all of it."""
+    return frame_io.open_footage(path, color_space)
+
+
 def _select(footage: Footage, frames: tuple[int, int] | None) -> list[int]:
     first, last = frames or (footage.numbers[0], footage.numbers[-1])
     numbers = [n for n in footage.numbers if first <= n <= last]
@@ -379,14 +393,23 @@ def _load_matter(path: Path, stamp: int, device: str, precision: str, detail: fl
     return Matter(load_model(path), device, precision, detail, refine_pixels)
 
 
-def _warm_matter(job: Job, device: str = "") -> Matter:
-    """The job's network, loaded once per process; on the first of its devices unless told; with no frame's memory."""
-    path = locate_model(job.model)
-    device = device or choose_devices(job.device)[0]
+def _warm_matter(job: Job) -> Matter:
+    """The job's network on the first of its devices, loaded once per process; with the memory of no frame."""
+    path, device = locate_model(job.model), choose_devices(job.device)[0]
     matter = _load_matter(path, path.stat().st_mtime_ns, device, job.precision, job.detail, job.refine_pixels)
     matter.detail = job.detail  # which a lack of memory may have lowered
     matter.reset()
     return matter
+
+
+def warm_up() -> None:
+    """Bring what most jobs begin with into memory: the default network, on the fastest device, having run once."""
+    matter, grey = _warm_matter(Job(Source())), np.full((1080, 1920, 3), 127, np.uint8)
+    for plate in (grey, None):
+        matter.matte(grey, plate)
+    matter.reset()
+    path = locate_model("default")
+    _hash_file(path, path.stat().st_mtime_ns)
 
 
 class _Plate:
@@ -426,7 +449,7 @@ class _Plate:
         if coverage.is_file():
             self.identity += frame_io.file_identity(coverage)
             self._known = frame_io.resize(frame_io.read_image(coverage), *size)[..., 0] > 0
-        return FootageReader(source, source.numbers[:1], size).read(0)
+        return _read_plate(Path(job.plate.path), job.plate.color_space, size, source.identity(source.numbers[0]))
 
     def reset(self) -> None:
         """The next frame is the first of a shot or segment."""
@@ -452,6 +475,13 @@ class _Plate:
         return fitted.bgr, fitted.valid, notes
 
 
+@lru_cache(maxsize=1)
+def _read_plate(path: Path, color_space: str, size: tuple[int, int], identity: str) -> color.Pixels:
+    """A still plate, sRGB-encoded. The next preview gets the same array, which the network then knows already."""
+    source = frame_io.open_plate(path, color_space)
+    return FootageReader(source, source.numbers[:1], size).read(0)
+
+
 def _read_track(path: Path) -> dict[int, NDArray[np.float64]]:
     """Frame number: homography (3, 3) from the frame's pixels to the plate's, from a JSON file of nine numbers each."""
     expected = 'a JSON file {"frame number": [nine numbers, row by row], ...}'
@@ -470,6 +500,11 @@ def _read_track(path: Path) -> dict[int, NDArray[np.float64]]:
 def coverage_path(plate: Path) -> Path:
     """Where a plate made from a clip keeps what share of its samples showed each pixel empty (grey, 0 is a guess)."""
     return plate.with_name(f"{plate.stem}.coverage.png")
+
+
+@cache
+def _hash_file(path: Path, stamp: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 class _Results:
@@ -498,7 +533,7 @@ class _Results:
             [
                 VERSION,
                 str(model.name),
-                hashlib.sha256(model.read_bytes()).hexdigest(),
+                _hash_file(model, model.stat().st_mtime_ns),
                 job.precision,
                 job.detail,
                 job.refine_pixels,

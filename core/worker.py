@@ -112,6 +112,17 @@ class Worker:
                 outcome = "failed"
             self._cancelled.discard(id)
             self._send(protocol.Done(outcome), id)
+            if isinstance(message, protocol.Hello) and self._queue.empty():
+                self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Use the time until the first job comes, which then starts sooner."""
+        from . import engine
+
+        try:
+            engine.warm_up()
+        except Exception:  # the job that comes will say it in words
+            log.warning("The engine could not warm up.", exc_info=True)
 
     def _run_command(self, id: str, message: Message) -> None:
         handler: Callable[[str, Message], Message | None] = getattr(self, f"_do_{message.type}")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How fast the engine is on this machine, and how far that is from what the machine could do.
 
-    python scripts/benchmark.py [--json FILE] [--sizes hd 4k] [--networks default ...] [--growth]
+    python scripts/benchmark.py [--json FILE] [--sizes hd 4k] [--networks default ...] [--growth] [--start]
 
 Each line is measured in a process of its own (so that peak memory is that line's), all in one run, since times on a
 shared machine compare only within one. "floor" is the network's arithmetic over this machine's measured matrix rate and
@@ -19,6 +19,7 @@ import multiprocessing
 import os
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -35,7 +36,7 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from core import engine, frame_io  # noqa: E402
+from core import engine, frame_io, protocol  # noqa: E402
 from core.checkpoints import load_model  # noqa: E402
 from core.job import Job, Output, PlateSource, Source  # noqa: E402
 from core.matting import Matter  # noqa: E402
@@ -72,6 +73,9 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
             measure(measure_rvm, size, args.runs)
         for source, kind in (("movie", "png"), ("exr", "exr")) if args.frames else ():
             measure(measure_job, size, source, kind, args.device, args.frames)
+    if args.start:
+        for size in args.sizes:
+            measure(measure_start, size, args.device, args.runs)
     if args.growth:
         for size in SIZES:
             measure(measure_network, "default", size, "fp32", args.device, args.runs)
@@ -102,6 +106,11 @@ def describe(line: Line) -> str:
     text = f"{line['size']:>5}  {line['what']:<34} {1000 * line['seconds']:8.1f} ms"
     text += f"  floor {1000 * line['floor_seconds']:7.1f}" if "floor_seconds" in line else " " * 15
     text += f"  {line['peak_bytes'] / 2**20:6.0f} MB"
+    if "ready_seconds" in line:
+        text += (
+            f"  network alone {1000 * line['network_seconds']:.1f} ms, first preview {1000 * line['first_seconds']:.0f}"
+        )
+        text += f" ms, worker ready after {line['ready_seconds']:.2f} s"
     return text + (f"  {line['share']:.0%} of its network's speed" if "share" in line else "")
 
 
@@ -168,6 +177,63 @@ def measure_network(
         "flops": counter.get_total_flops(),
         "bytes": weights + pixels * (3 + 3 + 4 * 5),  # 8-bit source and plate in; float alpha, foreground, error out
     }
+
+
+def measure_start(size: str, device: str, runs: int) -> Line:
+    """A worker process: from its start until it has said what it is, its first preview, later ones, the network alone.
+
+    The footage is H.264, with a plate that lies still. "Alone" is one frame through the network, which also looks at
+    the plate anew: what a preview needs at least.
+    """
+    with tempfile.TemporaryDirectory(prefix="bgm-benchmark-") as name:
+        folder = Path(name)
+        shots = pictures(size, 4)
+        plate = {"path": str(folder / "plate.png"), "align": "off", "match": False}
+        frame_io.write_image(folder / "plate.png", shots[0])
+        footage = {"path": str(_write_movie(folder / "shot.mp4", shots, 8))}
+        job = {"footage": footage, "plate": plate, "device": device, "output": {"folder": str(folder / "out")}}
+        (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "core", "worker"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+            _ask(worker, protocol.Hello())
+            ready = time.perf_counter() - start
+            time.sleep(3.0)  # it warms up, as it does in Blender while the artist looks for the button
+            previews = []
+            for i in range(runs + 1):
+                start = time.perf_counter()
+                _ask(worker, protocol.Preview(str(folder / "job.json"), 1 + i % 8, str(folder / "preview")))
+                previews.append(time.perf_counter() - start)
+            assert worker.stdin is not None
+            worker.stdin.close()
+    matter = Matter(load_model(), device)
+
+    def alone() -> None:
+        matter.reset()
+        matter.matte(shots[1], shots[0].copy())
+
+    return {
+        "what": "preview by a warm worker",
+        "size": size,
+        "seconds": statistics.median(previews[1:]),
+        "ready_seconds": ready,
+        "first_seconds": previews[0],
+        "network_seconds": timed(alone, runs),
+    }
+
+
+def _ask(worker: subprocess.Popen[bytes], command: protocol.Message) -> None:
+    """Send a command and wait until it is done."""
+    assert worker.stdin is not None and worker.stdout is not None
+    worker.stdin.write(protocol.encode(command))
+    worker.stdin.flush()
+    for line in worker.stdout:
+        answer = protocol.decode(line)[1]
+        if isinstance(answer, protocol.Error):
+            raise RuntimeError(answer.message)
+        if isinstance(answer, protocol.Done):
+            return
+    raise RuntimeError("The worker ended.")
 
 
 def measure_published(backbone: str, size: str, runs: int) -> Line:
@@ -247,6 +313,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=24, help="length of the jobs; 0 leaves them out")
     parser.add_argument("--no-baselines", action="store_true", help="neither the published networks nor rvm")
     parser.add_argument("--growth", action="store_true", help="with frame size, patches and clip length")
+    parser.add_argument("--start", action="store_true", help="a worker's start and its previews")
     return parser.parse_args(argv)
 
 

@@ -235,6 +235,17 @@ def test_an_unreadable_frame_stops_the_job_and_keeps_the_frames_before(shot, tmp
     assert engine.run_job(job)["skipped"] == 3
 
 
+def test_a_preview_sees_a_plate_and_a_movie_that_changed(shot, job, tmp_path):
+    """Both are kept from one preview to the next, as long as they are the same files."""
+    job = replace(job, plate=replace(job.plate, align="off", match=False))
+    first = read_png(engine.preview_frame(job, 1, tmp_path / "a")["alpha"])
+    frame_io.write_image(Path(job.plate.path), shot.frame(0))
+    second = read_png(engine.preview_frame(job, 1, tmp_path / "b")["alpha"])
+    assert not np.array_equal(first, second)
+    shot.write_movie(tmp_path / "a.mkv", 9)
+    assert Path(engine.preview_frame(job, 9, tmp_path / "c")["alpha"]).is_file()
+
+
 def test_preview_is_one_frame_in_its_own_folder(job, tmp_path):
     result = engine.preview_frame(job, 3, tmp_path / "preview")
     assert Path(result["alpha"]) == tmp_path / "preview/alpha/alpha.0003.png" and Path(result["alpha"]).is_file()

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The engine's process, spoken to as Blender does."""
 
+import io
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -9,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from core import protocol
+from core import engine, protocol
+from core.worker import Worker
 
 ROOT = Path(__file__).parent.parent
 
@@ -118,3 +121,25 @@ def test_shutdown(worker):
     worker.send(protocol.Shutdown(), "1")
     assert worker.answers("1") == [protocol.Done("finished")]
     assert worker.popen.wait(20) == 0
+
+
+def test_it_warms_up_while_it_has_nothing_to_do(monkeypatch):
+    """Once it has said what it is; what goes wrong meanwhile is the next command's to say."""
+    warmed = threading.Event()
+
+    def fail():
+        warmed.set()
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(engine, "warm_up", fail)
+    reading, writing = os.pipe()
+    answers = io.BytesIO()
+    with os.fdopen(reading, "rb") as commands, os.fdopen(writing, "wb", buffering=0) as sender:
+        thread = threading.Thread(target=Worker(commands, answers).run)
+        thread.start()
+        sender.write(protocol.encode(protocol.Hello(), "1"))
+        assert warmed.wait(30)
+        sender.write(protocol.encode(protocol.DryRun(2, 0.0), "2") + protocol.encode(protocol.Shutdown(), "3"))
+        thread.join(30)
+    got = [protocol.decode(line) for line in answers.getvalue().splitlines()]
+    assert ("1", protocol.Done("finished")) in got and [id for id, _ in got].count("2") > 0
