@@ -65,7 +65,7 @@ def load_onnx_weights(model: RecurrentMatting, path: Path) -> None:
     convolutions = [
         (name, module)
         for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d) and name != "error" and "plate" not in name
+        if isinstance(module, nn.Conv2d) and not name.startswith(("refiner", "error")) and "plate" not in name
     ]
     if len(published) != len(convolutions):
         raise CheckpointError(

@@ -77,15 +77,16 @@ def main(args: argparse.Namespace) -> None:
     model = fused(load_model(args.model))
     outputs = _OUTPUTS[type(model).__name__]
     width, height = args.size
-    if isinstance(model, MattingRefine):
+    if isinstance(model, MattingRefine | RecurrentMatting):
         if width % PATCH or height % PATCH:
             raise JobError(f"a size that divides by {PATCH}", f"{width} x {height}", "Choose another --size")
+        model.refiner.traceable = True
+    if isinstance(model, MattingRefine):
         if args.backbone_scale is not None:
             model.backbone_scale = args.backbone_scale
         for name in ("mode", "sample_pixels", "threshold"):
             if (value := getattr(args, f"refine_{name}")) is not None:
                 setattr(model.refiner, name, value)
-        model.refiner.traceable = True
     inputs = [torch.rand(1, 3, height, width), torch.rand(1, 3, height, width)]
     names = ["src", "bgr"]
     if isinstance(model, RecurrentMatting):

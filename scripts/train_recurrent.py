@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import functools
 import logging
+import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -41,10 +43,11 @@ class Stage:
     size: int = 256  # pixels, side of the square crop
     frames: int = 2
     batch: int = 6  # clips per step of one process
-    downsample_ratio: float = 1.0  # below 1 the full-resolution refinement is trained too
+    downsample_ratio: float | tuple[float, float] = 1.0  # below 1 the refinement is trained too; a range is drawn from
 
 
 PROTOTYPE = Stage(steps=2000)
+ERROR_WEIGHT = 0.1
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -59,7 +62,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--checkpoint_path", type=Path, default=Path("../result/checkpoint/recurrent"))
     parser.add_argument("--logging_path", type=Path, default=Path("../logs/recurrent"))
     parser.add_argument("--encoder_learning_rate", type=float, default=1.5e-4)
-    parser.add_argument("--learning_rate", type=float, default=3e-4, help="of everything but the encoder")
+    parser.add_argument("--learning_rate", type=float, default=3e-4, help="of all but encoder and refiner")
+    parser.add_argument("--refiner_learning_rate", type=float, default=2e-3)
     parser.add_argument("--valid_clips", type=int, default=16)
     parser.add_argument("--valid_size", type=int, default=512)
     parser.add_argument("--valid_frames", type=int, default=3)
@@ -106,8 +110,10 @@ def stage_batches(
                 num_workers=workers,
                 pin_memory=torch.cuda.is_available(),
             )
-            for batch in loader:
-                yield batch | {"downsample_ratio": stage.downsample_ratio}
+            ratio = stage.downsample_ratio
+            for step, batch in enumerate(loader, max(start, begin)):
+                drawn = ratio if isinstance(ratio, int | float) else random.Random(seed + step).uniform(*ratio)
+                yield batch | {"downsample_ratio": drawn}
         begin += stage.steps
 
 
@@ -135,24 +141,41 @@ def _clip_losses(model: nn.Module, part: dict[str, Tensor], plate: bool, ratio: 
         pred = model(src, part["bgr"] if plate else None, downsample_ratio=ratio)
     finally:
         tap.remove()
-    found = losses.clip_losses(pred.pha, pred.fgr, pha, fgr)
-    pha_sm = pred.pha
+    pred_pha, pha_sm = pred.pha, pred.pha
     if ratio < 1:
         residual_sm, pha_sm = coarse[0].float().view(*src.shape[:2], 4, *coarse[0].shape[-2:]).tensor_split([3], dim=2)
         pha_sm = clamp_unit(pha_sm)
         fgr_sm = clamp_unit(losses.resize_like(src, pha_sm) + residual_sm)
         coarse_losses = losses.clip_losses(pha_sm, fgr_sm, pha, fgr)
+        if plate:  # the refiner will be asked only about what the coarse alpha gets wrong
+            pred_pha = torch.lerp(pha, pred_pha.float(), _judged(pha_sm, pha))
+    found = losses.clip_losses(pred_pha, pred.fgr, pha, fgr)
+    if ratio < 1:
         found |= {f"{name}_sm": value for name, value in coarse_losses.items()}
-    found["err_l2"] = losses.error_l2(pred.err, pha_sm, losses.resize_like(pha, pha_sm))
+    error = losses.error_cross_entropy(pred.err, pha_sm, losses.resize_like(pha, pha_sm))
+    found["err_cross_entropy"] = ERROR_WEIGHT * error
     return found
 
 
-def parameter_groups(model: RecurrentMatting, encoder_rate: float, rate: float) -> list[dict[str, Any]]:
-    """The encoder, and the rest, each with its learning rate."""
-    encoder = set(model.encoder.parameters())
+def _judged(pha_sm: Tensor, pha: Tensor) -> Tensor:
+    """Weights (B, T, 1, H, W) for the refined alpha's loss: 1 within 4 pixels of a coarse error, else a tenth."""
+    up = F.interpolate(pha_sm.detach().flatten(0, 1), pha.shape[-2:], mode="bilinear", align_corners=False)
+    wrong = ((up - pha.flatten(0, 1)).abs() > 0.02).float()
+    return F.max_pool2d(wrong, 9, 1, 4).clamp(min=0.1).view_as(pha)
+
+
+def parameter_groups(
+    model: RecurrentMatting, encoder_rate: float, rate: float, refiner_rate: float
+) -> list[dict[str, Any]]:
+    """Encoder, refiner, error map and the rest, each with its rate.
+
+    The error map, one linear layer, starts at one value everywhere and has far to go: ten times the refiner's rate.
+    """
+    parts = {model.encoder: encoder_rate, model.refiner: refiner_rate, model.error: 10 * refiner_rate}
+    apart = {parameter for part in parts for parameter in part.parameters()}
     return [
-        {"params": list(model.encoder.parameters()), "lr": encoder_rate},
-        {"params": [p for p in model.parameters() if p not in encoder], "lr": rate},
+        *({"params": list(part.parameters()), "lr": its_rate} for part, its_rate in parts.items()),
+        {"params": [p for p in model.parameters() if p not in apart], "lr": rate},
     ]
 
 
@@ -182,7 +205,7 @@ def main(args: argparse.Namespace, make_clips: MakeClips | None = None) -> dict[
     model = build_model(args.init)
     trainer = Trainer(
         model,
-        parameter_groups(model, args.encoder_learning_rate, args.learning_rate),
+        parameter_groups(model, args.encoder_learning_rate, args.learning_rate, args.refiner_learning_rate),
         compute_losses,
         lambda start: stage_batches(start, stages, make_clips, args.num_workers, args.seed, process),
         functools.partial(validate, clips=make_clips("valid", args.valid_size, args.valid_frames), args=args),

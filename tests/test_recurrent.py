@@ -11,11 +11,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from core.checkpoints import half_weights, load_model
 from core.errors import CheckpointError, ShapeError
-from core.models.recurrent import RecurrentMatting, clamp_unit
+from core.models.recurrent import RecurrentMatting, _moments, _relation, clamp_unit
 from scripts.convert_rvm import find_onnx, load_onnx_weights
 
 COARSE = ["753", "754"]  # the published graph's names for its foreground residual and alpha before the guided filter
@@ -85,9 +86,15 @@ def run_published(session: onnxruntime.InferenceSession, src: Tensor, ratio: flo
 
 
 @pytest.mark.parametrize(
-    ("size", "ratio"), [((160, 224), 0.5), ((173, 211), 0.6), ((203, 155), 0.375), ((96, 135), 1.0)]
+    ("size", "ratio", "with_plate"),
+    [
+        ((160, 224), 0.5, False),
+        ((173, 211), 0.6, False),
+        ((203, 155), 0.375, False),
+        ((96, 135), 1.0, False),
+        ((96, 135), 1.0, True),
+    ],
 )
-@pytest.mark.parametrize("with_plate", [False, True])
 def test_parity_with_published(
     model: RecurrentMatting, published: Any, size: tuple[int, int], ratio: float, with_plate: bool
 ) -> None:
@@ -103,6 +110,41 @@ def test_parity_with_published(
         np.testing.assert_allclose(output.fgr[:, t], fgr, atol=1e-4)
     for ours, theirs in zip(output.rec, expected[-1][2:6], strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_before_training_the_refiner_changes_nothing(model: RecurrentMatting) -> None:
+    src = clip(160, 224, 1)[:, 0]
+    full = model(src, src.flip(-1), downsample_ratio=0.5)
+    half = F.interpolate(src, scale_factor=0.5, mode="bilinear")
+    coarse = model(half, half.flip(-1))
+    assert coarse.pha.std() > 0.1
+    up = F.interpolate(coarse.pha, (160, 224), mode="bilinear")
+    torch.testing.assert_close(full.pha, up, atol=1e-5, rtol=0)
+    residual = F.interpolate(coarse.fgr - half, (160, 224), mode="bilinear")  # clamped, so equal but for the extremes
+    assert ((full.fgr - (src + residual).clamp(0, 1)).abs() < 1e-5).float().mean() > 0.9
+
+
+def test_only_what_is_expected_to_err_is_refined() -> None:
+    model = perturbed()
+    src = clip(160, 224, 1)[:, 0]
+    static = model.encode_plate(src.flip(-1), 0.5)
+    middle = float(model(src, static, None, 0.5).err.median())
+    thresholds = (0, 1, middle)
+    everywhere, nowhere, some = (_with_threshold(model, threshold)(src, static, None, 0.5) for threshold in thresholds)
+    patches = F.interpolate(some.err, (40, 56), mode="bilinear") > middle
+    expected = patches.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    assert 0.05 < expected.float().mean() < 0.95
+    assert not torch.equal(everywhere.pha, nowhere.pha)
+    torch.testing.assert_close(some.pha[expected], everywhere.pha[expected])
+    torch.testing.assert_close(some.pha[~expected], nowhere.pha[~expected])
+    model.train()
+    torch.testing.assert_close(model(src, static, None, 0.5).err, some.err)
+    assert model.refiner.mode == "full"
+
+
+def _with_threshold(model: RecurrentMatting, threshold: float) -> RecurrentMatting:
+    model.refiner.threshold = threshold
+    return model
 
 
 def test_parity_after_half_rounding(published: Any) -> None:
@@ -124,11 +166,11 @@ def test_a_file_of_other_weights_is_refused(tmp_path: Path) -> None:
 
 
 def perturbed() -> RecurrentMatting:
-    """A network whose plate inputs matter."""
+    """A network whose plate inputs matter, and its refiner."""
     model = warm_started()
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
-        if "plate" in name or name == "error.weight":
+        if "plate" in name or name in ("error.weight", "refiner.conv4.weight"):
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
     return model
 
@@ -144,14 +186,34 @@ def test_a_wrong_alpha_can_be_trained_away_where_it_is_clamped() -> None:
 
 @pytest.mark.parametrize("ratio", [1.0, 0.5])
 def test_every_plate_parameter_matters(ratio: float) -> None:
-    model = warm_started()
+    model = perturbed()
     src = clip(96, 128, 2)
     with torch.enable_grad():
         output = model(src, src.flip(-1), downsample_ratio=ratio)
         (output.pha.sum() + output.err.sum()).backward()
     silent = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().any()}
-    expected = {name for name, _ in model.named_parameters() if name.startswith("refiner.")} if ratio == 1 else set()
-    assert silent == expected
+    # The filter is for shots without a plate; the refiner takes the coarse alpha as it is.
+    parts = ("filter.", "refiner.") if ratio == 1 else ("filter.", "project.")
+    assert silent == {name for name, _ in model.named_parameters() if name.startswith(parts)}
+
+
+@pytest.mark.parametrize(
+    ("alpha", "colour", "found", "offset"),
+    [(0.0, 0.5, 0.0, 0.0), (0.4, 0.0, 0.4, 0.0), (0.4, 0.7, 0.4, 0.28), (1.0, 0.7, 1.0, 0.7)],
+    ids=["background", "shadow", "glass", "opaque"],
+)
+def test_how_the_source_follows_the_plate(alpha: float, colour: float, found: float, offset: float) -> None:
+    bgr = torch.rand(1, 3, 64, 80, generator=torch.Generator().manual_seed(0))
+    src = alpha * colour + (1 - alpha) * bgr
+    relation = _relation(src, bgr, _moments(bgr))
+    assert relation.shape == (1, 4, 32, 40)
+    assert (relation[:, :1] - found).abs().max() < 0.03  # the share that counts as blank
+    assert (relation[:, 1:] - offset).abs().max() < 0.03
+    blank = torch.full_like(bgr, 0.6)
+    src = alpha * colour + (1 - alpha) * blank
+    relation = _relation(src, blank, _moments(blank))
+    assert relation[:, :1].abs().max() < 1e-3
+    torch.testing.assert_close(relation[:, 1:], (src - blank)[..., ::2, ::2], atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.5])
@@ -176,7 +238,7 @@ def test_output_shapes_and_ranges() -> None:
     output = model(src, src.flip(-1), downsample_ratio=0.5)
     assert output.pha.shape == (1, 2, 1, 90, 122)
     assert output.fgr.shape == (1, 2, 3, 90, 122)
-    assert output.err.shape == (1, 2, 1, 45, 61)
+    assert output.err.shape == (1, 2, 1, 46, 62)
     assert [tuple(state.shape[1:]) for state in output.rec] == [(16, 23, 31), (20, 12, 16), (40, 6, 8), (64, 3, 4)]
     assert all(0 <= x.min() and x.max() <= 1 for x in output[:3])
     assert not torch.equal(output.pha, model(src, downsample_ratio=0.5).pha)

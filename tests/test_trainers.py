@@ -232,7 +232,15 @@ STAGES = "[{steps: 4, size: 32, frames: 2, batch: 3}, {steps: 2, size: 64, frame
 def test_stages_run_one_after_another_and_a_resume_enters_in_the_middle(tmp_path: Path) -> None:
     flags = _recurrent_flags(tmp_path / "whole", "--stages", STAGES, "--save_every", 1, "--precision", "fp32")
     whole = train_recurrent.main(train_recurrent.parse_args(flags), Clips)
-    assert {"pha_l1", "pha_laplacian", "pha_motion", "fgr_l1", "err_l2", "pha_l1_sm", "pha_motion_sm"} <= whole.keys()
+    assert {
+        "pha_l1",
+        "pha_laplacian",
+        "pha_motion",
+        "fgr_l1",
+        "err_cross_entropy",
+        "pha_l1_sm",
+        "pha_motion_sm",
+    } <= whole.keys()
     model = load_model(tmp_path / "whole/c/last.safetensors")
     assert isinstance(model, RecurrentMatting)
 
@@ -263,6 +271,12 @@ def test_each_stage_has_its_size_and_ratio() -> None:
     batches = list(train_recurrent.stage_batches(1, stages, Clips, 0, 0, Process()))
     assert [tuple(batch["src"].shape) for batch in batches] == [(3, 2, 3, 16, 16), (6, 3, 3, 32, 32)]
     assert [batch["downsample_ratio"] for batch in batches] == [1.0, 1.0]
+    stages = train_recurrent.make_stages([{"steps": 3, "size": 16, "downsample_ratio": [0.3, 0.5]}], None)
+    batches = list(train_recurrent.stage_batches(0, stages, Clips, 0, 0, Process()))
+    ratios = [batch["downsample_ratio"] for batch in batches]
+    assert len(set(ratios)) == 3 and all(0.3 <= ratio <= 0.5 for ratio in ratios)
+    later = next(iter(train_recurrent.stage_batches(1, stages, Clips, 0, 0, Process())))
+    assert later["downsample_ratio"] == ratios[1]  # a resumed run draws the same
     assert train_recurrent.make_stages([{"steps": 2}], 10)[0].steps == 10
     with pytest.raises(JobError, match="sise"):
         train_recurrent.make_stages([{"steps": 2, "sise": 16}], None)
@@ -307,8 +321,9 @@ def test_the_network_starts_from_the_weights_that_are_named(tmp_path: Path) -> N
         train_recurrent.build_model(str(tmp_path / "base.pth"))
 
 
-def test_two_learning_rates() -> None:
+def test_each_part_has_its_learning_rate() -> None:
     model = RecurrentMatting()
-    encoder, rest = train_recurrent.parameter_groups(model, 1e-4, 2e-4)
-    assert (encoder["lr"], rest["lr"]) == (1e-4, 2e-4)
-    assert len(encoder["params"]) + len(rest["params"]) == len(list(model.parameters()))
+    groups = train_recurrent.parameter_groups(model, 1e-4, 2e-4, 3e-4)
+    assert [group["lr"] for group in groups] == pytest.approx([1e-4, 3e-4, 3e-3, 2e-4])
+    assert {p for group in groups for p in group["params"]} == set(model.parameters())
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))

@@ -86,6 +86,20 @@ def test_error_l2_compares_with_the_true_error_at_the_maps_size() -> None:
     assert pred_pha.grad is None and pred_err.grad is not None
 
 
+def test_error_cross_entropy_is_least_at_the_expected_error_and_steep_near_nothing() -> None:
+    pred_pha = torch.tensor([0.1, 0.0, 0.0, 0.0]).view(1, 1, 2, 2)  # on average 0.025
+    logit = torch.full((1, 1, 1, 1), -6.0, requires_grad=True)
+    loss = losses.error_cross_entropy(torch.sigmoid(logit), pred_pha.requires_grad_(), torch.zeros(1, 1, 2, 2))
+    loss.backward()
+    assert pred_pha.grad is None and logit.grad is not None
+    assert float(logit.grad) == pytest.approx(torch.sigmoid(torch.tensor(-6.0)).item() - 0.025, abs=1e-5)
+
+    def at(value: float) -> float:
+        return float(losses.error_cross_entropy(torch.full((1, 1, 1, 1), value), pred_pha, torch.zeros(1, 1, 2, 2)))
+
+    assert at(0.025) < min(at(0.02), at(0.03)) and math.isfinite(at(0.0)) and math.isfinite(at(1.0))
+
+
 def test_losses_of_two_halves_average_to_the_whole() -> None:
     """What several processes rely on."""
     generator = torch.Generator().manual_seed(0)

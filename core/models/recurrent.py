@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from core.errors import ShapeError
 from core.models.mobilenetv3 import MobileNetV3Encoder
+from core.models.refiner import PATCH, Refiner
 
 State: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 
 _IMAGES = 3 + 3  # channels: the plate, and its absolute difference from the source
+_RELATION = 1 + 3  # channels of `_relation`
 
 
 class RecurrentOutput(NamedTuple):
@@ -37,6 +39,7 @@ class PlateFeatures(NamedTuple):
 
     bgr: Tensor  # (B, T, 3, H, W)
     bgr_sm: Tensor  # (B, T, 3, h, w), at the coarse size
+    moments: Tensor  # (B, T, 4, h/2, w/2) local mean and variance
     features: tuple[Tensor, ...]  # (B, T, C, h/2, w/2) down to (B, T, C, h/16, w/16)
 
 
@@ -127,9 +130,9 @@ class _Decoder(nn.Module):
         nn.init.zeros_(self.plate_bottleneck.weight)
         nn.init.zeros_(self.plate_bottleneck.bias)  # type: ignore[arg-type]
         self.gru = _ConvGru(128)
-        self.up8 = _UpBlock(128, 40, 40 + _IMAGES, 80)
-        self.up4 = _UpBlock(80, 24, 24 + _IMAGES, 40)
-        self.up2 = _UpBlock(40, 16, 16 + _IMAGES, 32)
+        self.up8 = _UpBlock(128, 40, 40 + _IMAGES + _RELATION, 80)
+        self.up4 = _UpBlock(80, 24, 24 + _IMAGES + _RELATION, 40)
+        self.up2 = _UpBlock(40, 16, 16 + _IMAGES + _RELATION, 32)
         self.conv0 = PlateConv2d(32 + 3, _IMAGES, 16, 3)
         self.conv1 = nn.Conv2d(16, 16, 3, padding=1)
 
@@ -138,6 +141,7 @@ class _Decoder(nn.Module):
         features: tuple[Tensor, ...],
         src: Tensor,
         images: Tensor | None,
+        relation: Tensor | None,
         changes: tuple[Tensor, ...],
         frames: int,
         rec: State | None,
@@ -147,13 +151,16 @@ class _Decoder(nn.Module):
         Args:
             src: (B * frames, 3, h, w) coarse source.
             images: (B * frames, 6, h, w) plate and absolute difference, or None without a plate.
+            relation: (B * frames, 4, h/2, w/2) what `_relation` finds, or None without a plate.
             changes: absolute differences of the encoder's features, finest first; empty without a plate.
         """
         srcs = _pyramid(src)
         plates: list[Tensor | None] = [None] * 4
-        if images is not None:
+        if images is not None and relation is not None:
             finest, *coarser = _pyramid(images)
-            plates = [finest, *(torch.cat(pair, dim=1) for pair in zip(changes[:3], coarser, strict=True))]
+            relations = [relation, half := _halved(relation), _halved(half)]
+            parts = zip(changes[:3], coarser, relations, strict=True)
+            plates = [finest, *(torch.cat(part, dim=1) for part in parts)]
         r1, r2, r3, r4 = rec if rec is not None else (None, None, None, None)
         x = features[3]
         if changes:
@@ -167,30 +174,20 @@ class _Decoder(nn.Module):
 
 
 class _GuidedRefiner(nn.Module):
-    """Deep guided filter (Wu et al. 2018) from the coarse to the full resolution, guided by source and plate.
-
-    Each output is locally an affine function of the source. Where the plate is known, alpha is also one of source minus
-    plate: with a locally constant foreground colour that is the compositing equation itself.
-    """
+    """Deep guided filter (Wu et al. 2018) from the coarse to the full resolution: locally affine in the source."""
 
     def __init__(self) -> None:
         super().__init__()
         self.box = nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False)  # a learned mean
-        self.conv0 = PlateConv2d(4 + 4 + 16, 3 + 3 + 3, 16, 1)
+        self.conv0 = nn.Conv2d(4 + 4 + 16, 16, 1)
         self.conv1 = nn.Conv2d(16, 16, 1)
         self.slope = nn.Conv2d(16, 4, 1)
-        self.plate_slope = nn.Conv2d(16, 3, 1)
-        nn.init.zeros_(self.plate_slope.weight)
-        nn.init.zeros_(self.plate_slope.bias)  # type: ignore[arg-type]
 
-    def forward(
-        self, src: Tensor, src_sm: Tensor, change: Tensor | None, change_sm: Tensor | None, coarse: Tensor, hid: Tensor
-    ) -> Tensor:
+    def forward(self, src: Tensor, src_sm: Tensor, coarse: Tensor, hid: Tensor) -> Tensor:
         """Bring `coarse` to the source's size.
 
         Args:
             src: (B, 3, H, W); src_sm: (B, 3, h, w).
-            change: (B, 3, H, W) source minus plate, -1 to 1; change_sm: (B, 3, h, w); both None without a plate.
             coarse: (B, 4, h, w) foreground residual and alpha.
             hid: (B, 16, h, w) the decoder's features.
 
@@ -201,52 +198,43 @@ class _GuidedRefiner(nn.Module):
         mean_guide, mean_coarse = self.box(guide), self.box(coarse)
         covariance = self.box(guide * coarse) - mean_guide * mean_coarse
         variance = self.box(guide * guide) - mean_guide * mean_guide
-        statistics = mean_change = None
-        if change_sm is not None:
-            mean_change, pha = _box(change_sm), coarse[:, 3:]
-            change_covariance = _box(change_sm * pha) - mean_change * _box(pha)
-            change_variance = _box(change_sm * change_sm) - mean_change * mean_change
-            statistics = torch.cat([change_covariance, change_variance, change_sm.abs()], dim=1)
-        x = F.relu(self.conv0(covariance, variance, hid, plate=statistics))
-        x = F.relu(self.conv1(x))
-        slope = self.slope(x)
-        offset = mean_coarse - slope * mean_guide
-        lines = [slope, offset]
-        if change_sm is not None:
-            change_slope = self.plate_slope(x)
-            drift = (change_slope * mean_change).sum(1, keepdim=True)
-            lines = [slope, offset - F.pad(drift, (0, 0, 0, 0, 3, 0)), change_slope]
-        full = _resize(torch.cat(lines, dim=1), (src.shape[-2], src.shape[-1]))
-        y = torch.addcmul(full[:, 4:8], full[:, :4], torch.cat([src, src.mean(1, keepdim=True)], dim=1))
-        if change is None:
-            return y
-        return torch.cat([y[:, :3], y[:, 3:] + (full[:, 8:] * change).sum(1, keepdim=True)], dim=1)
+        x = F.relu(self.conv0(torch.cat([covariance, variance, hid.to(covariance.dtype)], dim=1)))
+        slope = self.slope(F.relu(self.conv1(x)))
+        lines = torch.cat([slope, mean_coarse - slope * mean_guide], dim=1)
+        full = F.interpolate(lines, src.shape[-2:], mode="bilinear", align_corners=False)
+        return torch.addcmul(full[:, 4:], full[:, :4], torch.cat([src, src.mean(1, keepdim=True)], dim=1))
 
 
 class RecurrentMatting(nn.Module):
     """RobustVideoMatting with a clean plate.
 
     The same encoder sees source and plate apart, and the decoder is told the absolute difference of their features at
-    every scale; the pixels' own difference enters beside the source at every scale, and the full-resolution filter.
-    (The plate in the encoder's first layer instead: with the same training time twice the error.)
+    every scale; the pixels' own difference enters beside the source at every scale. (The plate in the encoder's first
+    layer instead: with the same training time twice the error.) It is told as well how the source follows the plate
+    from pixel to pixel, by which glass and shadows differ from what is opaque. At full resolution the refinement of Lin
+    et al. 2021, section 3.3, looks at source and plate wherever the coarse alpha is expected to err.
 
     Args:
         blind: hold a second network of this kind that takes over where there is no plate: the warm start, untouched.
+        refine_threshold: expected error, 0 to 1, above which a patch is refined at full resolution.
 
     Attributes:
         arguments: what the network was made with, as weight files record it.
         blind: that network, or None, whereupon this one judges without a plate as well as it learnt to.
+        filter: the full resolution without a plate.
+        refiner: the full resolution with one; everywhere in training.
     """
 
-    def __init__(self, blind: bool = False) -> None:
+    def __init__(self, blind: bool = False, refine_threshold: float = 0.02) -> None:
         super().__init__()
-        self.arguments: dict[str, object] = {"blind": blind}
+        self.arguments: dict[str, object] = {"blind": blind, "refine_threshold": refine_threshold}
         self.blind: RecurrentMatting | None = None
         self.encoder = MobileNetV3Encoder()
         self.aspp = _LiteAspp(self.encoder.channels[3], 128)
         self.decoder = _Decoder()
         self.project = nn.Conv2d(16, 4, 1)
-        self.refiner = _GuidedRefiner()
+        self.filter = _GuidedRefiner()
+        self.refiner = Refiner("thresholding", 0, refine_threshold, hidden_channels=16, residual=True)
         self.error = nn.Conv2d(16, 1, 1)
         nn.init.zeros_(self.error.weight)
         nn.init.constant_(self.error.bias, -4.0)  # type: ignore[arg-type]  # an expected error of 0.018 everywhere
@@ -263,9 +251,11 @@ class RecurrentMatting(nn.Module):
         if bgr.dim() == 4:
             bgr = bgr.unsqueeze(1)
         frames = bgr.shape[1]
-        bgr_sm = _shrink(bgr.flatten(0, 1), downsample_ratio)
+        bgr = _padded(bgr.flatten(0, 1), downsample_ratio)
+        bgr_sm = _average(bgr, downsample_ratio)
         features = tuple(_unfold(feature, frames) for feature in self._encode(bgr_sm))
-        return PlateFeatures(bgr, _unfold(bgr_sm, frames), features)
+        bgr, bgr_sm, moments = (_unfold(x, frames) for x in (bgr, bgr_sm, _moments(bgr_sm)))
+        return PlateFeatures(bgr, bgr_sm, moments, features)
 
     def forward(
         self,
@@ -296,35 +286,46 @@ class RecurrentMatting(nn.Module):
                 "a source of (B, T, 3, H, W) or (B, 3, H, W)", f"{tuple(src.shape)}", "Pass RGB frames of that shape"
             )
         plate = self.encode_plate(bgr, downsample_ratio) if isinstance(bgr, Tensor) else bgr
-        frames = src.shape[1]
+        batch, frames, _, height, width = src.shape
+        src = src.flatten(0, 1)
         if plate is not None:
+            src = _padded(src, downsample_ratio)
             shape = tuple(plate.bgr.shape)
-            fitting = (tuple(src.shape), (src.shape[0], 1, *src.shape[2:]))  # no set: an exporter's sizes have no hash
+            fitting = [
+                (batch, count, *src.shape[1:]) for count in (frames, 1)
+            ]  # no set: an exporter's sizes have no hash
             if shape not in fitting:
                 raise ShapeError(
-                    f"a plate of {tuple(src.shape)} or with one frame",
-                    f"{shape}",
-                    "Bring the plate to the source's size",
+                    f"a plate of {fitting[0]} or with one frame", f"{shape}", "Bring the plate to the source's size"
                 )
-        src = src.flatten(0, 1)
-        src_sm = _shrink(src, downsample_ratio).contiguous(memory_format=torch.channels_last)
+        shrink = _shrink if plate is None else _average
+        src_sm = shrink(src, downsample_ratio).contiguous(memory_format=torch.channels_last)
         features = self._encode(src_sm)
-        images = change = change_sm = None
+        images = relation = None
         changes: tuple[Tensor, ...] = ()
         if plate is not None:
             bgr_sm = _repeat(plate.bgr_sm, frames)
-            change_sm = src_sm - bgr_sm
-            images = torch.cat([bgr_sm, change_sm.abs()], dim=1)
+            images = torch.cat([bgr_sm, (src_sm - bgr_sm).abs()], dim=1)
+            relation = _relation(src_sm, bgr_sm, _repeat(plate.moments, frames))
             pairs = zip(features, plate.features, strict=True)
             changes = tuple((feature - _repeat(other, frames)).abs() for feature, other in pairs)
-        hid, rec = self.decoder(features, src_sm, images, changes, frames, rec)
+        hid, rec = self.decoder(features, src_sm, images, relation, changes, frames, rec)
         coarse = self.project(hid).to(src.dtype)
         err = torch.sigmoid(self.error(hid))
+        fgr, pha = coarse[:, :3], coarse[:, 3:]
         if downsample_ratio != 1:
-            if plate is not None:
-                change = src - _repeat(plate.bgr, frames)
-            coarse = self.refiner(src, src_sm, change, change_sm, coarse, hid)
-        outputs = (clamp_unit(coarse[:, 3:]), clamp_unit(src + coarse[:, :3]), err)
+            if plate is None:
+                fgr, pha = self.filter(src, src_sm, coarse, hid).tensor_split([3], dim=1)
+            else:
+                self.refiner.mode = "full" if self.training else "thresholding"
+                # No gradient goes back: mixed with the coarse losses' it made the coarse network diverge.
+                guides = [x.detach() for x in (clamp_unit(pha), fgr, err.to(src.dtype), hid)]
+                pha, fgr, _ = self.refiner(src, _repeat(plate.bgr, frames), *guides)
+        if self.training:
+            pha, fgr = clamp_unit(pha), clamp_unit(src + fgr)
+        else:  # in place: at full size every copy counts
+            pha, fgr = pha.clamp_(0, 1), fgr.add_(src).clamp_(0, 1)
+        outputs = [pha[..., :height, :width], fgr[..., :height, :width], err]
         pha, fgr, err = outputs if single else (_unfold(output, frames) for output in outputs)
         return RecurrentOutput(pha, fgr, err, rec)
 
@@ -374,8 +375,21 @@ def _shrink(x: Tensor, ratio: float) -> Tensor:
     return F.interpolate(x, scale_factor=ratio, mode="bilinear", align_corners=False, recompute_scale_factor=False)
 
 
-def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+def _average(x: Tensor, ratio: float) -> Tensor:
+    """Smaller by a factor, by halves as long as that goes: unlike in `_shrink`, noise and fine texture average out."""
+    while ratio < 1:
+        step = max(0.5, ratio)
+        x = F.interpolate(x, scale_factor=step, mode="bilinear", align_corners=False, recompute_scale_factor=True)
+        ratio /= step
+    return x
+
+
+def _padded(x: Tensor, ratio: float) -> Tensor:
+    """Sizes that the refinement's patches divide, by repeating the last row and column."""
+    height, width = x.shape[-2:]
+    if ratio == 1 or (height % PATCH == 0 and width % PATCH == 0):
+        return x
+    return F.pad(x, (0, -width % PATCH, 0, -height % PATCH), mode="replicate")
 
 
 def _double(x: Tensor, like: Tensor) -> Tensor:
@@ -386,11 +400,47 @@ def _double(x: Tensor, like: Tensor) -> Tensor:
 
 def _pyramid(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The image at 1, 1/2, 1/4, 1/8, sizes rounded up."""
-    half = F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
-    quarter = F.avg_pool2d(half, 2, ceil_mode=True, count_include_pad=False)
-    return x, half, quarter, F.avg_pool2d(quarter, 2, ceil_mode=True, count_include_pad=False)
+    half = _halved(x)
+    quarter = _halved(half)
+    return x, half, quarter, _halved(quarter)
 
 
-def _box(x: Tensor) -> Tensor:
-    """Mean of 3 x 3 pixels, zero outside the image."""
-    return F.avg_pool2d(x, 3, stride=1, padding=1)
+def _halved(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
+
+
+def _relation(src: Tensor, bgr: Tensor, moments: Tensor) -> Tensor:
+    """How the source follows the plate in each neighbourhood: src = (1 - found) * bgr + offset, by least squares.
+
+    Where nothing stands before the plate, found and offset are 0; behind a shadow offset is 0; an opaque subject has
+    found 1, and where the subject lets through a part of its background, found is its alpha, as far as the plate has
+    texture to see it by: a blank plate leaves found at 0 and offset at the difference.
+
+    Args:
+        src, bgr: (B, 3, h, w), 0 to 1.
+        moments: (B, 4, h/2, w/2) the plate's local mean and variance.
+
+    Returns:
+        (B, 4, h/2, w/2) found and offset.
+    """
+    blank = 1e-3  # variance of all channels that counts as half of the truth: noise has about that
+    mean_src, product = _local_means(src, bgr)
+    mean_bgr, variance = moments[:, :3], moments[:, 3:]
+    covariance = product - (mean_src * mean_bgr).sum(1, keepdim=True)
+    found = (1 - (covariance + blank) / (variance + blank)).clamp(-1, 2)
+    return torch.cat([found, mean_src - (1 - found) * mean_bgr], dim=1)
+
+
+def _moments(bgr: Tensor) -> Tensor:
+    """The plate (B, 3, h, w) -> its local mean, and its variance summed over the channels, (B, 4, h/2, w/2)."""
+    mean, square = _local_means(bgr, bgr)
+    return torch.cat([mean, square - mean.square().sum(1, keepdim=True)], dim=1)
+
+
+def _local_means(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Means over 10 x 10 pixels of x (B, 3, h, w) and of the sum of x * y over the channels; at half the size."""
+    with torch.autocast(x.device.type, enabled=False):
+        stacked = _halved(torch.cat([x, (x * y).sum(1, keepdim=True)], dim=1).float())
+        kernel = stacked.new_full((4, 1, 5, 5), 1 / 25)
+        means = F.conv2d(F.pad(stacked, (2, 2, 2, 2), mode="replicate"), kernel, groups=4)
+    return means[:, :3], means[:, 3:]

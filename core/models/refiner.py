@@ -40,6 +40,8 @@ class Refiner(nn.Module):
         threshold: expected error, 0 to 1, above which a patch is refined in mode "thresholding".
         kernel_size: 3, or 1 for a network that looks at each pixel alone.
         prevent_oversampling: leave out patches whose expected error is nil in mode "sampling".
+        hidden_channels: of the base network's features.
+        residual: predict what is to be added to the upsampled coarse result (nothing, before training), not the result.
     """
 
     def __init__(
@@ -49,22 +51,28 @@ class Refiner(nn.Module):
         threshold: float,
         kernel_size: int = 3,
         prevent_oversampling: bool = True,
+        hidden_channels: int = 32,
+        residual: bool = False,
     ) -> None:
         super().__init__()
         self.mode = mode
+        self.residual = residual
         self.sample_pixels = sample_pixels
         self.threshold = threshold
         self.prevent_oversampling = prevent_oversampling
         # What the two convolutions of each half consume around a patch, at half and at full resolution.
         self.half_margin, self.full_margin = (3, 2) if kernel_size == 3 else (0, 0)
         self.traceable = False  # True while a tracer records: one pass, of operators that every runtime has
-        self.conv1 = nn.Conv2d(32 + 1 + 3 + 6, 24, kernel_size, bias=False)
+        self.conv1 = nn.Conv2d(hidden_channels + 1 + 3 + 6, 24, kernel_size, bias=False)
         self.bn1 = nn.BatchNorm2d(24)
         self.conv2 = nn.Conv2d(24, 16, kernel_size, bias=False)
         self.bn2 = nn.BatchNorm2d(16)
         self.conv3 = nn.Conv2d(16 + 6, 12, kernel_size, bias=False)
         self.bn3 = nn.BatchNorm2d(12)
         self.conv4 = nn.Conv2d(12, 4, kernel_size)
+        if residual:
+            nn.init.zeros_(self.conv4.weight)
+            nn.init.zeros_(self.conv4.bias)  # type: ignore[arg-type]
         self.relu = nn.ReLU(inplace=True)
 
     def forward(
@@ -78,7 +86,7 @@ class Refiner(nn.Module):
             pha: (B, 1, h, w) coarse alpha.
             fgr: (B, 3, h, w) coarse foreground residual.
             err: (B, 1, h, w) expected absolute error of alpha.
-            hid: (B, 32, h, w) hidden features; the network computes in their precision, which is the weights'.
+            hid: (B, hidden_channels, h, w) features; the network computes in their precision, which is the weights'.
 
         Returns:
             pha (B, 1, H, W) and foreground residual fgr (B, 3, H, W), neither clamped; ref (B, 1, H/4, W/4), 1 where a
@@ -88,6 +96,8 @@ class Refiner(nn.Module):
         coarse = torch.cat([hid, pha.to(hid.dtype), fgr.to(hid.dtype)], dim=1)
         if self.mode == "full":
             out = self._refine_everywhere(torch.cat([src, bgr], dim=1).to(hid.dtype), coarse).to(src.dtype)
+            if self.residual:
+                out = out + F.interpolate(torch.cat([pha, fgr], dim=1), [H, W], mode="bilinear", align_corners=False)
             ref = torch.ones([B, 1, H // PATCH, W // PATCH], dtype=src.dtype, device=src.device)
             return out[:, :1], out[:, 1:], ref
         err = F.interpolate(err, [H // PATCH, W // PATCH], mode="bilinear", align_corners=False)
@@ -102,6 +112,9 @@ class Refiner(nn.Module):
         tiles, refined = self._refine_tiles(src, bgr, coarse, side, tiles)
         tiles, patches = _take_patches(tiles, refined, side, ref)
         b, i, j = tiles.unbind(1)
+        if self.residual:
+            before = [image.view(B, -1, H // PATCH, PATCH, W // PATCH, PATCH)[b, :, i, :, j] for image in (pha, fgr)]
+            patches = patches + torch.cat(before, dim=1)
         pha = replace_windows(pha, b, i, j, patches[:, :1], self.traceable)
         fgr = replace_windows(fgr, b, i, j, patches[:, 1:], self.traceable)
         return pha, fgr, ref

@@ -64,11 +64,18 @@ def error_l2(pred_err: Tensor, pred_pha: Tensor, true_pha: Tensor) -> Tensor:
         pred_err: (..., 1, h, w), 0 to 1; may be smaller than the alphas.
         pred_pha, true_pha: (..., 1, H, W). No gradient reaches the alpha through this loss.
     """
-    true_err = _images(pred_pha.detach() - true_pha).abs()
-    pred = _images(pred_err)
-    if true_err.shape[-2:] != pred.shape[-2:]:
-        true_err = F.interpolate(true_err, pred.shape[-2:], mode="area")
-    return F.mse_loss(pred, true_err)
+    return F.mse_loss(_images(pred_err), _true_error(pred_err, pred_pha, true_pha))
+
+
+def error_cross_entropy(pred_err: Tensor, pred_pha: Tensor, true_pha: Tensor) -> Tensor:
+    """Cross entropy of the predicted error map with the alpha's true error as a soft label; as `error_l2` otherwise.
+
+    Both are least where the map is the expected error, but errors are small, and there a squared difference behind a
+    sigmoid has next to no gradient: the map stays flat for thousands of steps.
+    """
+    pred = _images(pred_err).clamp(1e-4, 1 - 1e-4)
+    true = _true_error(pred_err, pred_pha, true_pha)
+    return -(true * pred.log() + (1 - true) * (1 - pred).log()).mean()
 
 
 def paper_losses(pred_pha: Tensor, pred_fgr: Tensor, true_pha: Tensor, true_fgr: Tensor) -> dict[str, Tensor]:
@@ -107,6 +114,10 @@ def resize_like(true: Tensor, pred: Tensor) -> Tensor:
     if true.shape[-2:] == size:
         return true
     return F.interpolate(_images(true), size, mode="area").reshape(*true.shape[:-2], *size)
+
+
+def _true_error(pred_err: Tensor, pred_pha: Tensor, true_pha: Tensor) -> Tensor:
+    return resize_like(_images(pred_pha.detach() - true_pha).abs(), _images(pred_err)).clamp(0, 1)
 
 
 def _images(x: Tensor) -> Tensor:
