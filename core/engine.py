@@ -352,7 +352,8 @@ def _matte_frame(
     src = color.to_srgb(frame.pixels, frame.color_space)
     bgr, valid, notes = plate.under(number, src)
     matte, forced = masks.force(number, src, matter.matte(src, bgr, valid))
-    plate.subject = matte.pha
+    if plate.is_fitted:  # else nobody waits for a matte that is on its way from a card
+        plate.subject = matte.pha
     return matte, notes | forced
 
 
@@ -451,6 +452,11 @@ class _Plate:
             self._known = frame_io.resize(frame_io.read_image(coverage), *size)[..., 0] > 0
         return _read_plate(Path(job.plate.path), job.plate.color_space, size, source.identity(source.numbers[0]))
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether each frame gets a plate of its own, rather than all the same or none."""
+        return self.settles or bool(self._track) or self._known is not None or isinstance(self._pixels, FootageReader)
+
     def reset(self) -> None:
         """The next frame is the first of a shot or segment."""
         self.subject = None
@@ -462,10 +468,10 @@ class _Plate:
         self, number: int, src: color.Pixels
     ) -> tuple[color.Pixels | None, NDArray[np.bool_] | None, dict[str, Any]]:
         """The plate for the next frame, where it is valid, and what the report says of it."""
+        if isinstance(self._pixels, np.ndarray) and not self.is_fitted:
+            return self._pixels, None, {}
         if self._pixels is None:
             return None, None, {}
-        if not (self.settles or self._track) and self._known is None and not isinstance(self._pixels, FootageReader):
-            return self._pixels, None, {}
         fitted = self._shot.under(src, self.subject, homography=self._track.get(number))
         notes = {
             "plate_residual": round(fitted.aligned.residual, 4),

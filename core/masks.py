@@ -52,6 +52,8 @@ class MaskReader:
         Returns:
             The matte, and what the report says of it: the share of pixels that the masks changed.
         """
+        if not (self._garbage or self._core):
+            return matte, {}  # which may be on its way from a card
         pha, fgr, err = matte.pha, matte.fgr, matte.err
         if self._garbage:
             kept = 1 - self._garbage.at(number)
@@ -60,8 +62,6 @@ class MaskReader:
             core = self._core.at(number)
             pha, err = np.maximum(pha, core), err * (1 - core)
             fgr = fgr + core[..., None] * (color.to_float(src) - fgr)
-        if pha is matte.pha:
-            return matte, {}
         return Matte(pha, fgr, err), {"forced": round(float(np.mean(np.abs(pha - matte.pha) > 1 / 255)), 5)}
 
 

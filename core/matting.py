@@ -18,9 +18,10 @@ from torch.nn import functional as F
 
 from .color import Floats, Pixels
 from .errors import DeviceError, ShapeError
-from .models.fusing import fused
+from .models.fusing import cast_convolutions, fused
 from .models.matting_refine import MattingRefine
 from .models.recurrent import PlateFeatures, RecurrentMatting
+from .transfer import Coming, transfer_for
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,21 @@ class Matte:
     pha: Floats  # (H, W)
     fgr: Floats  # (H, W, 3), straight, sRGB-encoded
     err: Floats  # (H, W), expected absolute error of pha
+
+
+class ComingMatte(Matte):
+    """A matte on its way from a card: who asks for one of its arrays waits for that one."""
+
+    def __init__(self, pha: Coming, fgr: Coming, err: Coming) -> None:
+        object.__setattr__(self, "_coming", {"pha": pha, "fgr": fgr, "err": err})
+
+    def __getattr__(self, name: str) -> Floats:
+        """Called for what is not there yet."""
+        coming = vars(self).get("_coming", {})
+        if name not in coming:
+            raise AttributeError(name)
+        object.__setattr__(self, name, coming[name]())
+        return vars(self)[name]  # type: ignore[no-any-return]
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -109,9 +125,12 @@ class Matter:
         self.dtype = _DTYPES[precision]
         self.detail = detail
         self.refine_pixels = refine_pixels
+        self._transfer = transfer_for(self.device)
         self.model = fused(model).to(self.device)
         if not self.is_recurrent:  # computes in its weights' precision, and takes and gives float32
             self.model = self.model.to(self.dtype)
+        elif self.device.type == "cuda":
+            cast_convolutions(self.model, self.dtype)
         self._plate: tuple[Pixels, float, Tensor | PlateFeatures] | None = None
         self._memory: dict[str, tuple[Tensor, ...]] = {}  # with the plate, and without
 
@@ -171,11 +190,8 @@ class Matter:
                 trust = torch.maximum(_softly_around(inside), _missed(pha, blind_pha, inside))
                 pha, fgr = torch.lerp(blind_pha, pha, trust), torch.lerp(blind_fgr, fgr, trust)
             err = torch.maximum(err, BLIND_ERROR * (1 - inside))
-        return Matte(
-            pha[0, 0].cpu().numpy(),
-            fgr[0].permute(1, 2, 0).contiguous().cpu().numpy(),
-            err[0, 0].clamp(0, 1).cpu().numpy(),
-        )
+        results = pha[0, 0], fgr[0].permute(1, 2, 0).contiguous(), err[0, 0].clamp(0, 1)
+        return ComingMatte(*(self._transfer.download(result) for result in results))
 
     def _step_down(self, side: int, error: Exception) -> None:
         """After the device ran out of memory: half the coarse size as often as that leaves 256 pixels, then the CPU.
@@ -194,6 +210,7 @@ class Matter:
         elif self.device.type != "cpu":
             self.on_warning(f"{self.device} is out of memory: going on with the CPU, which is slower.")
             self.device, self.dtype = torch.device("cpu"), torch.float32
+            self._transfer = transfer_for(self.device)
             self.model = self.model.to(self.device, self.dtype)
         else:
             raise DeviceError(
@@ -250,7 +267,7 @@ class Matter:
 
     def _to_tensor(self, pixels: Pixels) -> Tensor:
         """(H, W, 3) of any type to (1, 3, H, W) float32, 0 to 1, channels last in memory."""
-        tensor = torch.from_numpy(pixels).to(self.device).permute(2, 0, 1)[None]
+        tensor = self._transfer.upload(pixels).permute(2, 0, 1)[None]
         if tensor.is_floating_point():
             return tensor.float()
         return tensor.float().mul_(1 / torch.iinfo(tensor.dtype).max)

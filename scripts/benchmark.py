@@ -39,7 +39,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from core import engine, frame_io, protocol  # noqa: E402
 from core.checkpoints import load_model  # noqa: E402
 from core.job import Job, Output, PlateSource, Source  # noqa: E402
-from core.matting import Matter  # noqa: E402
+from core.matting import Matte, Matter  # noqa: E402
 from core.models import MattingRefine  # noqa: E402
 
 SIZES = {"480p": (848, 480), "720p": (1280, 720), "hd": (1920, 1080), "1440p": (2560, 1440), "4k": (3840, 2160)}
@@ -158,6 +158,11 @@ def pictures(size: str, count: int = 2) -> list[Any]:
     return [np.clip(big + random.normal(0, 4, big.shape), 0, 255).astype(np.uint8) for _ in range(count)]
 
 
+def arrays(matte: Matte) -> tuple[Any, ...]:
+    """Wait for a matte that is on its way from a card."""
+    return matte.pha, matte.fgr, matte.err
+
+
 def measure_network(
     name: str, size: str, precision: str, device: str, runs: int, sample_pixels: int | None = None
 ) -> Line:
@@ -173,7 +178,7 @@ def measure_network(
     return {
         "what": what,
         "size": size,
-        "seconds": timed(lambda: matter.matte(src, bgr), runs),
+        "seconds": timed(lambda: arrays(matter.matte(src, bgr)), runs),
         "flops": counter.get_total_flops(),
         "bytes": weights + pixels * (3 + 3 + 4 * 5),  # 8-bit source and plate in; float alpha, foreground, error out
     }
@@ -210,7 +215,7 @@ def measure_start(size: str, device: str, runs: int) -> Line:
 
     def alone() -> None:
         matter.reset()
-        matter.matte(shots[1], shots[0].copy())
+        arrays(matter.matte(shots[1], shots[0].copy()))
 
     return {
         "what": "preview by a warm worker",
@@ -283,7 +288,7 @@ def measure_job(size: str, source: str, kind: str, device: str, frames: int) -> 
         warm = 3  # the first frames look for the plate and load the network
         seconds = (moments[-1] - moments[warm]) / (len(moments) - 1 - warm)
         matter = Matter(load_model(), device)
-        alone = timed(lambda: matter.matte(shots[1], shots[0]), max(3, frames // 4))
+        alone = timed(lambda: arrays(matter.matte(shots[1], shots[0])), max(3, frames // 4))
     what = f"job {source} to {kind}, {frames} frames"
     return {"what": what, "size": size, "seconds": seconds, "network_seconds": alone, "share": alone / seconds}
 

@@ -26,3 +26,10 @@ def fused(model: Model) -> Model:
                 setattr(parent, name, fuse_conv_bn_eval(conv, norm))
                 setattr(parent, norm_name, nn.Identity())
     return model.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def cast_convolutions(model: nn.Module, dtype: torch.dtype) -> None:
+    """Keep the convolutions' weights in the precision that autocast gives them, rather than cast them each frame."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(dtype)
