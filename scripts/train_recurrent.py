@@ -62,7 +62,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--checkpoint_path", type=Path, default=Path("../result/checkpoint/recurrent"))
     parser.add_argument("--logging_path", type=Path, default=Path("../logs/recurrent"))
     parser.add_argument("--encoder_learning_rate", type=float, default=1.5e-4)
-    parser.add_argument("--learning_rate", type=float, default=3e-4, help="of all but encoder and refiner")
+    parser.add_argument("--learning_rate", type=float, default=3e-4, help="of the decoder")
+    parser.add_argument("--plate_learning_rate", type=float, default=6e-4, help="of the decoder's plate inputs")
     parser.add_argument("--refiner_learning_rate", type=float, default=2e-3)
     parser.add_argument("--valid_clips", type=int, default=16)
     parser.add_argument("--valid_size", type=int, default=512)
@@ -165,18 +166,18 @@ def _judged(pha_sm: Tensor, pha: Tensor) -> Tensor:
 
 
 def parameter_groups(
-    model: RecurrentMatting, encoder_rate: float, rate: float, refiner_rate: float
+    model: RecurrentMatting, encoder_rate: float, rate: float, plate_rate: float, refiner_rate: float
 ) -> list[dict[str, Any]]:
-    """Encoder, refiner, error map and the rest, each with its rate.
+    """Encoder, decoder, the decoder's plate inputs, refiner, error map: each with its learning rate.
 
     The error map, one linear layer, starts at one value everywhere and has far to go: ten times the refiner's rate.
     """
-    parts = {model.encoder: encoder_rate, model.refiner: refiner_rate, model.error: 10 * refiner_rate}
-    apart = {parameter for part in parts for parameter in part.parameters()}
-    return [
-        *({"params": list(part.parameters()), "lr": its_rate} for part, its_rate in parts.items()),
-        {"params": [p for p in model.parameters() if p not in apart], "lr": rate},
-    ]
+    rates = {"encoder": encoder_rate, "refiner": refiner_rate, "error": 10 * refiner_rate}
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        its_rate = rates.get(name.partition(".")[0], plate_rate if "plate" in name else rate)
+        groups.setdefault(its_rate, []).append(parameter)
+    return [{"params": parameters, "lr": its_rate} for its_rate, parameters in groups.items()]
 
 
 def build_model(init: str) -> RecurrentMatting:
@@ -205,7 +206,13 @@ def main(args: argparse.Namespace, make_clips: MakeClips | None = None) -> dict[
     model = build_model(args.init)
     trainer = Trainer(
         model,
-        parameter_groups(model, args.encoder_learning_rate, args.learning_rate, args.refiner_learning_rate),
+        parameter_groups(
+            model,
+            args.encoder_learning_rate,
+            args.learning_rate,
+            args.plate_learning_rate,
+            args.refiner_learning_rate,
+        ),
         compute_losses,
         lambda start: stage_batches(start, stages, make_clips, args.num_workers, args.seed, process),
         functools.partial(validate, clips=make_clips("valid", args.valid_size, args.valid_frames), args=args),

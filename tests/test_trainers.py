@@ -323,7 +323,11 @@ def test_the_network_starts_from_the_weights_that_are_named(tmp_path: Path) -> N
 
 def test_each_part_has_its_learning_rate() -> None:
     model = RecurrentMatting()
-    groups = train_recurrent.parameter_groups(model, 1e-4, 2e-4, 3e-4)
-    assert [group["lr"] for group in groups] == pytest.approx([1e-4, 3e-4, 3e-3, 2e-4])
+    groups = train_recurrent.parameter_groups(model, 1e-4, 2e-4, 3e-4, 4e-4)
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    expected = {"encoder.stem.weight": 1e-4, "project.weight": 2e-4, "decoder.up2.conv.plate_weight": 3e-4}
+    expected |= {"refiner.conv1.weight": 4e-4, "error.bias": 4e-3}
+    parameters = dict(model.named_parameters())
+    assert {name: rates[id(parameters[name])] for name in expected} == pytest.approx(expected)
     assert {p for group in groups for p in group["params"]} == set(model.parameters())
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))

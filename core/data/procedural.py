@@ -217,10 +217,10 @@ def thin_out(image: Bytes, rng: np.random.Generator) -> Bytes:
 
 
 DRAWN: dict[str, tuple[Callable[[Bytes, np.random.Generator], Bytes], float]] = {  # and how often
-    "blob": (blob, 0.32),
-    "strands": (strands, 0.16),
-    "veil": (veil, 0.16),
-    "glass": (glass, 0.16),
+    "blob": (blob, 0.26),
+    "strands": (strands, 0.14),
+    "veil": (veil, 0.2),
+    "glass": (glass, 0.2),
     "wires": (wires, 0.08),
     "mesh": (mesh, 0.06),
     "grass": (grass, 0.06),
