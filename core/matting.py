@@ -156,7 +156,9 @@ class Matter:
         self.reset()
         for key in sorted(memory):
             name = key.partition(".")[0]
-            self._memory[name] = (*self._memory.get(name, ()), memory[key].to(self.device))
+            # The layout is the network's own: in another one it would compute the same in another order.
+            state = memory[key].to(self.device, memory_format=torch.channels_last)
+            self._memory[name] = (*self._memory.get(name, ()), state)
 
     @torch.inference_mode()
     def matte(self, src: Pixels, bgr: Pixels | None, valid: NDArray[np.bool_] | None = None) -> Matte:

@@ -103,7 +103,8 @@ class _ConvGru(nn.Module):
             candidate = torch.tanh(self.candidate(torch.cat([frame, reset * state], dim=1)))
             state = torch.lerp(state, candidate, update)
             states.append(state)
-        return torch.cat([passed, torch.stack(states, dim=1).flatten(0, 1)], dim=1), state
+        remembered = state if frames == 1 else torch.stack(states, dim=1).flatten(0, 1)
+        return torch.cat([passed, remembered], dim=1), state
 
 
 class _UpBlock(nn.Module):
@@ -117,7 +118,7 @@ class _UpBlock(nn.Module):
     def forward(
         self, x: Tensor, skip: Tensor, src: Tensor, plate: Tensor | None, frames: int, state: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        x = F.relu(self.conv(_double(x, src), skip, src, plate=plate))
+        x = F.relu(self.conv(_double(x, src), skip, src, plate=plate), inplace=True)
         return self.gru(x, frames, state)  # type: ignore[no-any-return]
 
 
@@ -169,8 +170,8 @@ class _Decoder(nn.Module):
         x, r3 = self.up8(x, features[2], srcs[3], plates[3], frames, r3)
         x, r2 = self.up4(x, features[1], srcs[2], plates[2], frames, r2)
         x, r1 = self.up2(x, features[0], srcs[1], plates[1], frames, r1)
-        x = F.relu(self.conv0(_double(x, src), src, plate=plates[0]))
-        return F.relu(self.conv1(x)), (r1, r2, r3, r4)
+        x = F.relu(self.conv0(_double(x, src), src, plate=plates[0]), inplace=True)
+        return F.relu(self.conv1(x), inplace=True), (r1, r2, r3, r4)
 
 
 class _GuidedRefiner(nn.Module):
@@ -251,7 +252,7 @@ class RecurrentMatting(nn.Module):
         if bgr.dim() == 4:
             bgr = bgr.unsqueeze(1)
         frames = bgr.shape[1]
-        bgr = _padded(bgr.flatten(0, 1), downsample_ratio)
+        bgr = _padded(_fold(bgr), downsample_ratio)
         bgr_sm = _average(bgr, downsample_ratio)
         features = tuple(_unfold(feature, frames) for feature in self._encode(bgr_sm))
         bgr, bgr_sm, moments = (_unfold(x, frames) for x in (bgr, bgr_sm, _moments(bgr_sm)))
@@ -287,7 +288,7 @@ class RecurrentMatting(nn.Module):
             )
         plate = self.encode_plate(bgr, downsample_ratio) if isinstance(bgr, Tensor) else bgr
         batch, frames, _, height, width = src.shape
-        src = src.flatten(0, 1)
+        src = _fold(src)
         if plate is not None:
             src = _padded(src, downsample_ratio)
             shape = tuple(plate.bgr.shape)
@@ -360,12 +361,21 @@ def clamp_unit(x: Tensor) -> Tensor:
 
 def _repeat(x: Tensor, frames: int) -> Tensor:
     """(B, T or 1, C, H, W) -> (B * frames, C, H, W)."""
-    return x.expand(-1, frames, -1, -1, -1).flatten(0, 1)
+    return _fold(x.expand(-1, frames, -1, -1, -1))
 
 
 def _unfold(x: Tensor, frames: int) -> Tensor:
     """(B * frames, C, H, W) -> (B, frames, C, H, W)."""
-    return x.view(-1, frames, *x.shape[1:])
+    return x.unsqueeze(1) if frames == 1 else x.view(-1, frames, *x.shape[1:])
+
+
+def _fold(x: Tensor) -> Tensor:
+    """(B, T, C, H, W) -> (B * T, C, H, W).
+
+    A single frame is not flattened: that leaves a stride for the batch by which PyTorch no longer takes the tensor for
+    channels-last, and what comes of it is copied from one layout into the other over and over.
+    """
+    return x.squeeze(1) if x.shape[1] == 1 else x.flatten(0, 1)
 
 
 def _shrink(x: Tensor, ratio: float) -> Tensor:
