@@ -11,8 +11,10 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import cv2
 import numpy as np
 import OpenImageIO as oiio
+import torch
 from numpy.typing import NDArray
 
 from .errors import JobError
@@ -24,19 +26,24 @@ Floats = NDArray[np.float32]
 def srgb_to_linear(srgb: Floats) -> Floats:
     """sRGB-encoded values to linear light, any shape; the curve is mirrored below 0."""
     size = np.abs(srgb)
-    linear = np.where(size <= 0.04045, size / 12.92, ((size + 0.055) / 1.055) ** 2.4)
-    return np.copysign(linear, srgb).astype(np.float32)
+    curve = size + 0.055
+    curve /= 1.055
+    curve **= 2.4
+    linear = np.where(size <= 0.04045, size / 12.92, curve)
+    return np.copysign(linear, srgb).astype(np.float32, copy=False)
 
 
 def linear_to_srgb(linear: Floats) -> Floats:
     """Linear light to sRGB-encoded values, any shape; the inverse of `srgb_to_linear`."""
     size = np.abs(linear)
     srgb = np.where(size <= 0.0031308, size * 12.92, 1.055 * size ** (1 / 2.4) - 0.055)
-    return np.copysign(srgb, linear).astype(np.float32)
+    return np.copysign(srgb, linear).astype(np.float32, copy=False)
 
 
 def to_float(pixels: Pixels) -> Floats:
     """Integers to 0 to 1 by their full range; floats as they are."""
+    if pixels.dtype == np.float16:
+        return torch.from_numpy(pixels).float().numpy()  # exact, like numpy's own, which takes several times as long
     if pixels.dtype.kind == "f":
         return pixels.astype(np.float32, copy=False)
     return pixels.astype(np.float32) * np.float32(1 / np.iinfo(pixels.dtype).max)
@@ -44,6 +51,8 @@ def to_float(pixels: Pixels) -> Floats:
 
 def to_dtype(values: Floats, dtype: np.dtype[Any]) -> Pixels:
     """The inverse of `to_float`: rounded and clipped for integers, plain for floats."""
+    if dtype == np.float16:
+        return torch.from_numpy(values).half().numpy()  # rounded like numpy's own, which takes ten times as long
     if dtype.kind == "f":
         return values.astype(dtype)
     limit = np.iinfo(dtype).max
@@ -61,9 +70,9 @@ def to_srgb(pixels: Pixels, color_space: str) -> Pixels:
     """
     if color_space == "srgb":
         return pixels if pixels.dtype.kind == "u" else np.clip(np.nan_to_num(to_float(pixels)), 0, 1)
-    linear = convert(pixels, color_space, "linear")
-    with np.errstate(over="ignore"):  # to infinity, which clips like any highlight
-        return _half_linear_to_srgb()[linear.astype(np.float16).view(np.uint16)]
+    if color_space != "linear" or pixels.dtype != np.float16:  # beyond half's range: infinity, clipped like a highlight
+        pixels = to_dtype(convert(pixels, color_space, "linear"), np.dtype(np.float16))
+    return _look_up(_half_linear_to_srgb(), pixels.view(np.uint16))
 
 
 @cache
@@ -87,12 +96,18 @@ def convert(pixels: Pixels, source: str, target: str) -> Floats:
     if source == target:
         return to_float(pixels)
     if source == "srgb":
-        values = _linear_of_codes(pixels.dtype)[pixels] if pixels.dtype.kind == "u" else srgb_to_linear(pixels)
+        is_code = pixels.dtype.kind == "u"
+        values = _look_up(_linear_of_codes(pixels.dtype), pixels) if is_code else srgb_to_linear(to_float(pixels))
     else:
         values = to_float(pixels) if source == "linear" else _convert(to_float(pixels), source, _LINEAR)
     if target == "linear":
         return values
     return linear_to_srgb(values) if target == "srgb" else _convert(values, _LINEAR, target)
+
+
+def _look_up(table: Floats, codes: Pixels) -> Floats:
+    """`table[codes]`, for uint8 or uint16; a fifth of numpy's time."""
+    return np.asarray(cv2.LUT(codes.reshape(1, -1), table.reshape(1, -1)), np.float32).reshape(codes.shape)
 
 
 @cache

@@ -28,6 +28,7 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import safetensors
 from numpy.typing import NDArray
@@ -42,6 +43,7 @@ from .frame_io import Footage, Frame
 from .job import Job, Source, write_job
 from .masks import MaskReader
 from .matting import Matte, Matter, choose_devices
+from .memory import reused_memory
 from .plate import ShotPlate, plate_from_clip
 from .plate.doctor import diagnose
 
@@ -72,6 +74,7 @@ class _Listener:
     cancelled: Cancelled
 
 
+@reused_memory()
 def run_job(
     job: Job,
     frames: tuple[int, int] | None = None,
@@ -665,7 +668,7 @@ class _Results:
     def _pictures(self, frame: Frame, matte: Matte) -> dict[str, color.Pixels]:
         """The frame's outputs as they go to disk. Where alpha is 1, the foreground is the source pixel itself."""
         exr = self.extension == ".exr"
-        alpha = matte.pha.astype(np.float16) if exr else color.to_dtype(matte.pha, np.dtype(np.uint16))
+        alpha = color.to_dtype(matte.pha, np.dtype(np.float16 if exr else np.uint16))
         pictures: dict[str, color.Pixels] = {"alpha": alpha}
         wanted = self._names()
         if "error" in wanted:
@@ -675,9 +678,11 @@ class _Results:
         source, estimate = frame.pixels, color.from_srgb(matte.fgr, self.color_space)
         if exr:
             full = source.dtype.kind == "u" and source.dtype.itemsize > 1 or source.dtype == np.float32
-            source = color.convert(source, frame.color_space, self.color_space).astype("f4" if full else "f2")
+            if full or frame.color_space != self.color_space:
+                source = color.convert(source, frame.color_space, self.color_space)
+            source = color.to_dtype(source, np.dtype("f4" if full else "f2"))
         foreground = color.to_dtype(estimate, source.dtype)
-        np.copyto(foreground, source, where=(alpha == (1 if exr else 65535))[..., None])
+        foreground = cv2.copyTo(source, (alpha == (1 if exr else 65535)).view(np.uint8), foreground)
         if "foreground" in wanted:
             pictures["foreground"] = foreground
         if "matte" in wanted:

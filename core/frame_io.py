@@ -362,7 +362,8 @@ def read_image(path: Path) -> Pixels:
         part = image.current_subimage()
         if last - first < MAX_SPAN:
             block = image.read_image(part, 0, first, last + 1, kind)
-            pixels = None if block is None else block[..., [c - first for c in channels]]
+            order = [c - first for c in channels]
+            pixels = block if block is None or order == list(range(block.shape[-1])) else block[..., order]
         else:
             planes = [image.read_image(part, 0, c, c + 1, kind) for c in channels]
             pixels = None if any(plane is None for plane in planes) else np.concatenate(planes, -1)
@@ -486,7 +487,8 @@ def write_exr(path: Path, pixels: Pixels, channels: Sequence[str]) -> None:
     kind = "half" if pixels.dtype == np.float16 else "float"
     spec = oiio.ImageSpec(pixels.shape[1], pixels.shape[0], pixels.shape[2], kind)
     spec.channelnames = tuple(channels)
-    spec.attribute("compression", "zip")
+    # Grainy colour as wavelets: against deflate half the time and two thirds of the size. Mattes are flat.
+    spec.attribute("compression", "piz" if len(channels) > 1 else "zip")
     output = oiio.ImageOutput.create(str(path))
     assert output is not None, "OpenImageIO always writes EXR"
     if not (output.open(str(path), spec) and output.write_image(pixels) and output.close()):

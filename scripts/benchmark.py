@@ -40,6 +40,7 @@ from core import engine, frame_io, protocol  # noqa: E402
 from core.checkpoints import load_model  # noqa: E402
 from core.job import Job, Output, PlateSource, Source  # noqa: E402
 from core.matting import Matte, Matter  # noqa: E402
+from core.memory import reused_memory  # noqa: E402
 from core.models import MattingRefine  # noqa: E402
 
 SIZES = {"480p": (848, 480), "720p": (1280, 720), "hd": (1920, 1080), "1440p": (2560, 1440), "4k": (3840, 2160)}
@@ -96,7 +97,8 @@ def isolated(function: Callable[..., Line], *arguments: Any) -> Line:
 
 
 def _with_memory(function: Callable[..., Line], arguments: tuple[Any, ...]) -> Line:
-    line = function(*arguments)
+    with reused_memory():  # as in a job
+        line = function(*arguments)
     unit = 1 if sys.platform == "darwin" else 1024
     return line | {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
 

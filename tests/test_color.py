@@ -81,3 +81,20 @@ def test_the_environment_names_the_configuration(config, words):
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=root, capture_output=True, text=True)
     assert words in done.stdout + done.stderr
+
+
+def test_fast_conversions_are_numpy_s_own_to_the_bit():
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    halves = halves[~np.isnan(halves)]
+    with np.errstate(over="ignore"):
+        floats = np.concatenate([np.random.default_rng(0).uniform(-70000, 70000, 10000), [0.1, 6e-8, 1e-9]]).astype(
+            "f4"
+        )
+        assert np.array_equal(color.to_dtype(floats, np.dtype("f2")), floats.astype("f2"))
+    assert np.array_equal(color.to_float(halves), halves.astype(np.float32))
+    assert np.array_equal(color.to_dtype(halves.astype(np.float32), np.dtype("f2")), halves)
+    codes = np.arange(1 << 16, dtype=np.uint16).reshape(256, 256)
+    assert np.array_equal(color.convert(codes, "srgb", "linear"), color.srgb_to_linear(color.to_float(codes)))
+    light = halves[: halves.size // 3 * 3].reshape(1, -1, 3)
+    expected = color.linear_to_srgb(np.clip(light.astype(np.float32), 0, 1))
+    assert np.array_equal(color.to_srgb(light, "linear"), expected)

@@ -438,7 +438,8 @@ def _relation(src: Tensor, bgr: Tensor, moments: Tensor) -> Tensor:
     mean_bgr, variance = moments[:, :3], moments[:, 3:]
     covariance = product - (mean_src * mean_bgr).sum(1, keepdim=True)
     found = (1 - (covariance + blank) / (variance + blank)).clamp(-1, 2)
-    return torch.cat([found, mean_src - (1 - found) * mean_bgr], dim=1)
+    relation = torch.cat([found, mean_src - (1 - found) * mean_bgr], dim=1)
+    return relation.contiguous(memory_format=torch.channels_last)  # like all that the decoder joins it with
 
 
 def _moments(bgr: Tensor) -> Tensor:
