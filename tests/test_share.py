@@ -2,6 +2,7 @@
 """One job on several devices: a process for each, seen as one. The processor stands in for the cards, twice."""
 
 import json
+import platform
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import torch
 
 from core import __main__ as command_line
 from core import engine, frame_io
+from core.claims import drop_claims
 from core.errors import CheckpointError, DeviceError, FootageError, MattingError, error_in_words
 from core.job import Job, Output, Source, read_job
 from core.matting import choose_devices
@@ -158,3 +160,13 @@ def test_a_still_has_one_device(tmp_path, shot):
     frame_io.write_image(tmp_path / "a.png", shot.frame(0))
     result = engine.preview_frame(make_job(tmp_path / "a.png", tmp_path / "out"), 1, tmp_path / "preview")
     assert Path(result["alpha"]).is_file()
+
+
+def test_the_claims_of_a_process_that_ended_are_dropped(tmp_path):
+    claims = {pid: tmp_path / f"{pid}_{pid}.{pid}abc.claim" for pid in (11, 12)}
+    for pid, path in claims.items():
+        path.write_text(json.dumps({"host": platform.node(), "pid": pid}))
+    elsewhere = tmp_path / "1_2.abc.claim"
+    elsewhere.write_text(json.dumps({"host": "another", "pid": 11}))
+    drop_claims(tmp_path, 11)
+    assert sorted(tmp_path.iterdir()) == sorted([claims[12], elsewhere])
