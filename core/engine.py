@@ -52,8 +52,8 @@ PREROLL = 12  # frames run before a segment to settle the plate, and the memory 
 VERSION = 2  # raise when the same job gives other pixels: finished frames are then redone
 DOCTOR_FRAMES = 6  # frames that the plate doctor looks at
 READ_AHEAD = 4  # frames decoded before the network asks
-WRITERS = 2  # threads that encode
-WRITE_BEHIND = 6  # mattes waiting to be encoded
+WRITERS = min(8, max(2, (os.cpu_count() or 2) // 2))  # threads that encode: a card gives them more than two can do
+WRITE_BEHIND = WRITERS + 4  # mattes being encoded or waiting for it
 
 Cancelled = Callable[[], bool]
 

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import cv2
@@ -180,7 +181,8 @@ class Matter:
             try:
                 return self._matte(src, bgr, valid)
             except torch.OutOfMemoryError as error:
-                self._step_down(max(src.shape[:2]), error)
+                words = str(error).splitlines()[0]
+            self._step_down(max(src.shape[:2]), words)  # out here, where the failure no longer holds on to its tensors
 
     def _matte(self, src: Pixels, bgr: Pixels | None, valid: NDArray[np.bool_] | None) -> Matte:
         source = self._to_tensor(src)
@@ -195,7 +197,7 @@ class Matter:
         results = pha[0, 0], fgr[0].permute(1, 2, 0).contiguous(), err[0, 0].clamp(0, 1)
         return ComingMatte(*(self._transfer.download(result) for result in results))
 
-    def _step_down(self, side: int, error: Exception) -> None:
+    def _step_down(self, side: int, words: str) -> None:
         """After the device ran out of memory: half the coarse size as often as that leaves 256 pixels, then the CPU.
 
         Raises:
@@ -215,9 +217,7 @@ class Matter:
             self._transfer = transfer_for(self.device)
             self.model = self.model.to(self.device, self.dtype)
         else:
-            raise DeviceError(
-                "enough memory for one frame", str(error).splitlines()[0], "Close other programs or scale the footage"
-            ) from error
+            raise DeviceError("enough memory for one frame", words, "Close other programs or scale the footage")
 
     def _coarse_ratio(self, side: int) -> float:
         return self.detail or min(1.0, COARSE_SIDE / side)
@@ -277,10 +277,16 @@ class Matter:
 
 def _with_grain(plate: Tensor) -> Tensor:
     """(1, 3, H, W) with the same noise in every call, so that nothing flickers; a tile of it is repeated."""
-    tile = PLATE_GRAIN * torch.randn((3, 256, 256), generator=torch.Generator().manual_seed(0))
     height, width = plate.shape[2:]
-    grain = tile.repeat(1, -(-height // 256), -(-width // 256))[None, :, :height, :width]
-    return (plate + grain.to(plate.device)).clamp_(0, 1)
+    grain = _grain(plate.device).repeat(-(-height // 256), -(-width // 256), 1)[:height, :width]
+    return (plate + grain.permute(2, 0, 1)).clamp_(0, 1)
+
+
+@cache
+def _grain(device: torch.device) -> Tensor:
+    """The tile, (256, 256, 3), on the device."""
+    tile = PLATE_GRAIN * torch.randn((3, 256, 256), generator=torch.Generator().manual_seed(0))
+    return tile.permute(1, 2, 0).contiguous().to(device)
 
 
 def _softly_around(inside: Tensor) -> Tensor:
