@@ -269,7 +269,7 @@ class Matter:
 
     def _to_tensor(self, pixels: Pixels) -> Tensor:
         """(H, W, 3) of any type to (1, 3, H, W) float32, 0 to 1, channels last in memory."""
-        tensor = self._transfer.upload(pixels).permute(2, 0, 1)[None]
+        tensor = self._transfer.upload(pixels)[None].permute(0, 3, 1, 2)
         if tensor.is_floating_point():
             return tensor.float()
         return tensor.float().mul_(1 / torch.iinfo(tensor.dtype).max)
