@@ -29,10 +29,11 @@ from typing import Any
 import av
 import numpy as np
 
-from . import color, frame_io
+from . import color, frame_io, plate_files
 from .color import Floats, Pixels
 from .errors import JobError, OutputError
 from .job import DELIVERIES, PlateSource
+from .plate.alignment import lay_plate
 
 VERSION = 1  # raise when the same frames give another file
 ABANDONED = 3600.0  # seconds after which a part that nobody writes to is taken for a killed engine's
@@ -213,12 +214,16 @@ def _write_layers(path: Path, kind: str, finished: Finished, number: int, plate:
 
 
 def _read_plate(finished: Finished, plate: PlateSource) -> Floats:
-    """The plate's (first) picture at the frames' size, scene-linear like the other layers."""
+    """The plate's (first) picture at the frames' size, scene-linear like the other layers; of a pan its middle view."""
     source = frame_io.open_plate(plate.path, plate.color_space)
     ((_, frame),) = source.frames(source.numbers[:1])
     first = finished.read(next(iter(finished.files)))[1]
     space = finished.color_space if color.is_scene_linear(finished.color_space) else "linear"
-    return color.convert(frame_io.resize(frame.pixels, *first.shape[::-1]), frame.color_space, space)
+    size, motion = first.shape[::-1], plate_files.read_motion(Path(plate.path))
+    if motion is None:
+        return color.convert(frame_io.resize(frame.pixels, *size), frame.color_space, space)
+    middle = motion.at(sorted(motion.frames)[len(motion.frames) // 2], *size)
+    return lay_plate(color.convert(frame.pixels, frame.color_space, space), None, middle, None, first.shape)[0]
 
 
 def _write_movie(path: Path, kind: str, finished: Finished, rate: Fraction, step: Callable[[int], None]) -> None:

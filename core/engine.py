@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from . import color, delivery, frame_io, share
+from . import color, delivery, frame_io, plate_files, share
 from .checkpoints import load_model, locate_model
 from .claims import Claims
 from .errors import JobError, OutputError, PlateError
@@ -46,6 +46,8 @@ from .matting import Matte, Matter, choose_devices
 from .memory import reused_memory
 from .plate import ShotPlate, plate_from_clip
 from .plate.doctor import diagnose
+from .plate.from_clip import Relight
+from .plate.photometric import PhotometricFit
 
 SEGMENT = 200  # frames between two fresh starts of a recurrent network
 PREROLL = 12  # frames run before a segment to settle the plate, and the memory where none is stored
@@ -221,6 +223,8 @@ def make_plate(
 ) -> dict[str, Any]:
     """Estimate a clean plate from the clip itself and write it, at the footage's precision, to `path`.
 
+    Where the camera moves, the plate holds all that it saw, and a file beside it says where the frames lie in it.
+
     Returns:
         The `Result` of core.protocol.MakePlate: the file, its coverage (0 to 1), and `cancelled`.
 
@@ -236,16 +240,37 @@ def make_plate(
         plate = plate_from_clip(
             reader,
             matte=_lone_matte(_warm_matter(Job(source))),
+            extend=True,
             view=lambda pixels: color.to_float(color.to_srgb(pixels, footage.color_space)),
+            relight=_relight(footage.color_space),
             progress=lambda share, step: on_progress(Progress(round(share * 100), 100)),
         )
     except _StoppedError:
         return {"plate": "", "coverage": 0.0, "cancelled": True}
     path.parent.mkdir(parents=True, exist_ok=True)
-    frame_io.write_image(coverage_path(path), color.to_dtype(plate.coverage, np.dtype(np.uint8)))
+    frame_io.write_image(plate_files.coverage_path(path), color.to_dtype(plate.coverage, np.dtype(np.uint8)))
+    if plate.locked_off:
+        plate_files.motion_path(path).unlink(missing_ok=True)
+    else:
+        motions = {reader.numbers[index]: motion for index, motion in plate.motions.items()}
+        plate_files.write_motion(path, plate_files.PlateMotion(footage.width, footage.height, motions))
     codes = path.suffix.lower() == ".png" or footage.is_float
     frame_io.write_image(path, plate.plate if codes else color.to_float(plate.plate))
     return {"plate": str(path), "coverage": round(float(plate.coverage.mean()), 4), "cancelled": False}
+
+
+def _relight(color_space: str) -> Relight | None:
+    """How the light of footage in this encoding changes; None where that is not known."""
+    if color_space == "srgb":
+        return PhotometricFit.apply
+    if not color.is_scene_linear(color_space):
+        return None
+
+    def relight(light: PhotometricFit, pixels: color.Pixels) -> color.Pixels:
+        gain = np.asarray(light.gain, np.float32) * np.float32(light.tone ** (light.gamma - 1))
+        return np.asarray(pixels * gain, pixels.dtype)
+
+    return relight
 
 
 def diagnose_plate(job: Job) -> dict[str, Any]:
@@ -265,12 +290,12 @@ def diagnose_plate(job: Job) -> dict[str, Any]:
     frames = [(number, color.to_srgb(frame.pixels, frame.color_space)) for number, frame in footage.frames(chosen)]
     source = frame_io.open_plate(job.plate.path, job.plate.color_space)
     ((_, plate),) = source.frames(source.numbers[:1])
-    coverage = coverage_path(Path(job.plate.path))
+    coverage = plate_files.coverage_path(Path(job.plate.path))
     known = frame_io.read_image(coverage)[..., 0] > 0 if coverage.is_file() else None
-    matter = _warm_matter(job)
-    return asdict(
-        diagnose(frames, color.to_srgb(plate.pixels, plate.color_space), matte=_lone_matte(matter), known=known)
-    )
+    motion = plate_files.read_motion(Path(job.plate.path))
+    starts = None if motion is None else [motion.at(number, footage.width, footage.height) for number in chosen]
+    pixels = color.to_srgb(plate.pixels, plate.color_space)
+    return asdict(diagnose(frames, pixels, matte=_lone_matte(_warm_matter(job)), known=known, starts=starts))
 
 
 def _lone_matte(matter: Matter) -> Callable[[color.Floats, color.Floats | None], color.Floats] | None:
@@ -299,13 +324,13 @@ class FootageReader:
         size: tuple[int, int] | None = None,
         cancelled: Cancelled = lambda: False,
     ) -> None:
-        self._footage, self._numbers, self._size, self._cancelled = footage, numbers, size, cancelled
+        self._footage, self.numbers, self._size, self._cancelled = footage, numbers, size, cancelled
         self.count = len(numbers)
 
     def read(self, index: int) -> color.Pixels:
         if self._cancelled():
             raise _StoppedError
-        ((_, frame),) = self._footage.frames([self._numbers[index]])
+        ((_, frame),) = self._footage.frames([self.numbers[index]])
         if self._size is None:
             return frame.pixels
         return color.to_srgb(frame_io.resize(frame.pixels, *self._size), frame.color_space)
@@ -424,32 +449,44 @@ class _Plate:
         self.subject: color.Floats | None = None  # (H, W) the matte of the frame before
         self._options = job.plate
         self._known: NDArray[np.bool_] | None = None
+        self._motion: plate_files.PlateMotion | None = None
         self._pixels = self._open(job, footage, on_warning) if job.plate.path else None
-        self._track = _read_track(Path(job.plate.track)) if job.plate.track else {}
+        self._track = plate_files.read_track(Path(job.plate.track)) if job.plate.track else {}
         if self._track:
             self.identity += frame_io.file_identity(Path(job.plate.track))
-        self.settles = self._pixels is not None and (job.plate.align != "off" or job.plate.match or job.plate.moving)
+            if self._motion is not None:
+                raise JobError(
+                    "a plate with the view of one frame for a track to move",
+                    f"{job.plate.path}, which holds all that a moving camera saw",
+                    "Let the plate follow the picture, without a track",
+                )
+        self._align = job.plate.align != "off" or self._motion is not None
+        self.settles = self._pixels is not None and (self._align or job.plate.match or job.plate.moving)
         self.reset()
 
     def _open(self, job: Job, footage: Footage, on_warning: Callable[[str], None]) -> color.Pixels | FootageReader:
         source = frame_io.open_plate(job.plate.path, job.plate.color_space)
         self.identity = source.identity(source.numbers[0])
-        ours, theirs = footage.width / footage.height, source.width / source.height
-        if abs(theirs / ours - 1) > 0.01:
+        self._motion = None if job.plate.moving else plate_files.read_motion(Path(job.plate.path))
+        if self._motion is None:
+            width, height = source.width, source.height
+        else:
+            self.identity += frame_io.file_identity(plate_files.motion_path(Path(job.plate.path)))
+            width, height = self._motion.width, self._motion.height
+        if abs(width / height * footage.height / footage.width - 1) > 0.01:
             raise PlateError(
                 f"a plate of the footage's shape, {footage.width} x {footage.height}",
-                f"{source.path.name} of {source.width} x {source.height}",
+                f"{source.path.name} of {width} x {height}",
                 "Crop it to the footage's frame, or choose the right plate",
             )
-        if (source.width, source.height) != (footage.width, footage.height):
+        if (width, height) != (footage.width, footage.height):
             on_warning(
-                f"The plate is {source.width} x {source.height}; it is scaled to the footage's "
-                f"{footage.width} x {footage.height}."
+                f"The plate is {width} x {height}; it is scaled to the footage's {footage.width} x {footage.height}."
             )
-        size = footage.width, footage.height
+        size = (footage.width, footage.height) if self._motion is None else (source.width, source.height)
         if job.plate.moving:
             return FootageReader(source, source.numbers, size)
-        coverage = coverage_path(Path(job.plate.path))
+        coverage = plate_files.coverage_path(Path(job.plate.path))
         if coverage.is_file():
             self.identity += frame_io.file_identity(coverage)
             self._known = frame_io.resize(frame_io.read_image(coverage), *size)[..., 0] > 0
@@ -463,9 +500,12 @@ class _Plate:
     def reset(self) -> None:
         """The next frame is the first of a shot or segment."""
         self.subject = None
-        if self._pixels is not None:
-            options = self._options
-            self._shot = ShotPlate(self._pixels, known=self._known, align=options.align != "off", match=options.match)
+        self._shot: ShotPlate | None = None
+
+    def _start(self, number: int, src: color.Pixels) -> ShotPlate:
+        assert self._pixels is not None
+        start = None if self._motion is None else self._motion.at(number, src.shape[1], src.shape[0])
+        return ShotPlate(self._pixels, known=self._known, align=self._align, match=self._options.match, start=start)
 
     def under(
         self, number: int, src: color.Pixels
@@ -475,6 +515,7 @@ class _Plate:
             return self._pixels, None, {}
         if self._pixels is None:
             return None, None, {}
+        self._shot = self._shot or self._start(number, src)
         fitted = self._shot.under(src, self.subject, homography=self._track.get(number))
         notes = {
             "plate_residual": round(fitted.aligned.residual, 4),
@@ -489,26 +530,6 @@ def _read_plate(path: Path, color_space: str, size: tuple[int, int], identity: s
     """A still plate, sRGB-encoded. The next preview gets the same array, which the network then knows already."""
     source = frame_io.open_plate(path, color_space)
     return FootageReader(source, source.numbers[:1], size).read(0)
-
-
-def _read_track(path: Path) -> dict[int, NDArray[np.float64]]:
-    """Frame number: homography (3, 3) from the frame's pixels to the plate's, from a JSON file of nine numbers each."""
-    expected = 'a JSON file {"frame number": [nine numbers, row by row], ...}'
-    try:
-        with open(path, encoding="utf-8") as file:
-            data = json.load(file)
-        track = {int(number): np.array(values, np.float64).reshape(3, 3) for number, values in data.items()}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise JobError(expected, f"{path}: {error}", "Export the track again") from None
-    for number, matrix in track.items():
-        if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:
-            raise JobError(expected, f"a singular matrix at frame {number} of {path}", "Export the track again")
-    return track
-
-
-def coverage_path(plate: Path) -> Path:
-    """Where a plate made from a clip keeps what share of its samples showed each pixel empty (grey, 0 is a guess)."""
-    return plate.with_name(f"{plate.stem}.coverage.png")
 
 
 @cache

@@ -15,7 +15,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ import torch  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from core import color, evaluation  # noqa: E402
-from core.plate import ShotPlate, plate_from_clip  # noqa: E402
+from core.plate import FittedPlate, ShotPlate, plate_from_clip  # noqa: E402
 from core.plate.alignment import PlateAligner  # noqa: E402
 from core.plate.doctor import Diagnosis, diagnose  # noqa: E402
 from core.plate.frames import Image, Mask, Matte, Plane  # noqa: E402
@@ -43,7 +43,8 @@ class Take:
     """How one picture is taken.
 
     x, y: shift in shares of the width; degrees, scale: about the middle; parallax: pixels that the nearest depth moves;
-    light: what the exposure does; blur: sigma in pixels; noise: sigma in sRGB-encoded units.
+    light: what the exposure does; blur: sigma in pixels; noise: sigma in sRGB-encoded units; pan: degrees that a camera
+    with a lens of 1.2 frame widths turns right.
     """
 
     x: float = 0.0
@@ -54,16 +55,17 @@ class Take:
     light: PhotometricFit = PhotometricFit()
     blur: float = 0.0
     noise: float = NOISE
+    pan: float = 0.0
 
 
 class World:
     """A photograph as a place to film in: larger than the frame, with a smooth depth for parallax."""
 
-    def __init__(self, photo: Image, size: tuple[int, int], seed: int) -> None:
+    def __init__(self, photo: Image, size: tuple[int, int], seed: int, margin: float = MARGIN) -> None:
         self.size = size
         self.random = np.random.default_rng(seed)
         W, H = size
-        self.picture = cover(photo, round(W * (1 + 2 * MARGIN)), round(H * (1 + 2 * MARGIN))).astype(np.float32) / 255
+        self.picture = cover(photo, round(W * (1 + 2 * margin)), round(H * (1 + 2 * margin))).astype(np.float32) / 255
         coarse = self.random.uniform(0, 1, (4, 5)).astype(np.float32)
         depth = cv2.resize(coarse, self.picture.shape[1::-1], interpolation=cv2.INTER_CUBIC)
         self.depth = (depth - depth.min()) / (depth.max() - depth.min())
@@ -74,8 +76,11 @@ class World:
         c, s = (take.scale * f(math.radians(take.degrees)) for f in (math.cos, math.sin))
         to_middle = np.array([[1, 0, -W / 2], [0, 1, -H / 2], [0, 0, 1]])
         turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+        lens, (cosine, sine) = 1.2 * W, (f(math.radians(take.pan)) for f in (math.cos, math.sin))
+        turn = turn @ np.array([[cosine, 0, lens * sine], [0, 1, 0], [-sine / lens, 0, cosine]])
         middle = (self.picture.shape[1] / 2 + take.x * W, self.picture.shape[0] / 2 + take.y * W)
-        return np.asarray(np.array([[1, 0, middle[0]], [0, 1, middle[1]], [0, 0, 1]]) @ turn @ to_middle)
+        matrix = np.array([[1, 0, middle[0]], [0, 1, middle[1]], [0, 0, 1]]) @ turn @ to_middle
+        return np.asarray(matrix / matrix[2, 2])
 
     def clean(self, take: Take) -> Image:
         """What the camera would see without noise: (H, W, 3) float32, sRGB-encoded."""
@@ -180,16 +185,16 @@ def read_folder(folder: Path, flag: int) -> list[Image]:
 
 
 def matte_clip(
-    material: Material, frames: Sequence[Image], shot: ShotPlate, valids: list[Mask] | None = None
+    material: Material, frames: Sequence[Image], shot: ShotPlate, laid: list[FittedPlate] | None = None
 ) -> list[Plane]:
-    """Matte a shot, the plate brought under each frame with the frame before's matte; notes where there was a plate."""
+    """Matte a shot, the plate brought under each frame with the frame before's matte; notes how it was laid."""
     material.network.reset()
     phas: list[Plane] = []
     for src in frames:
         fitted = shot.under(src, phas[-1] if phas else None)
         phas.append(material.network.matte(src, fitted.bgr, fitted.valid).pha)
-        if valids is not None:
-            valids.append(fitted.valid)
+        if laid is not None:
+            laid.append(fitted)
     return phas
 
 
@@ -282,9 +287,10 @@ def compare_plates(material: Material, takes: Sequence[Take], shots: int = 5, fr
         subjects = [place(cutout, size, 0.8, 0.4 + 0.01 * t) for t in range(frames)]
         srcs, phas = [world.frame(subject) for subject in subjects], [subject[1] for subject in subjects]
         exact, plate = world.plate(), world.plate(takes[i % len(takes)])
-        covered: list[Mask] = []
+        laid: list[FittedPlate] = []
         by_exact = matte_clip(material, srcs, ShotPlate(exact, align=False, match=False))
-        by_fitted = matte_clip(material, srcs, ShotPlate(plate), covered)
+        by_fitted = matte_clip(material, srcs, ShotPlate(plate), laid)
+        covered = [one.valid for one in laid]
         alone = matte_clip(material, srcs, ShotPlate(plate, align=False, match=False))
         mads = {
             "exact": clip_mad(by_exact, phas),
@@ -339,34 +345,90 @@ def measure_handheld(material: Material, shots: int = 3, frames: int = 10) -> di
 
 
 def measure_clip(material: Material, shots: int = 4, frames: int = 40) -> dict[str, float]:
-    """Plates out of clips in which each pixel is seen empty at least 20 % of the time."""
-    size, results = (960, 540), []
-    for i, world, cutout in pairs_of(material, shots, size):
+    """Plates out of clips in which each pixel is seen empty at least 20 % of the time; two of six with an exposure that
+    drifts by a third of a stop up and down."""
+    size = (960, 540)
+    results: dict[str, list[float]] = {"steady": [], "drifting": [], "drifting_unmatched": []}
+    for i, world, cutout in pairs_of(material, shots + 2, size):
         poses = [(0.9, 0.5 + 0.45 * math.sin(2 * math.pi * t / frames + i)) for t in range(frames)]
         subjects = [place(cutout, size, *pose) for pose in poses]
         empty = 1 - np.mean([subject[1] > 0.004 for subject in subjects], axis=0)
-        handheld = i % 2 == 1
+        handheld, drifts = i % 2 == 1, i >= shots
         takes = [
-            Take(0.01 * math.sin(t / 3), 0.006 * math.cos(t / 4), 0.3 * math.sin(t / 5)) if handheld else Take()
+            replace(
+                Take(0.01 * math.sin(t / 3), 0.006 * math.cos(t / 4), 0.3 * math.sin(t / 5)) if handheld else Take(),
+                light=PhotometricFit((2 ** (math.sin(t / 6) / 3),) * 3 if drifts else (1, 1, 1)),
+            )
             for t in range(frames)
         ]
         srcs = [world.frame(subject, take) for subject, take in zip(subjects, takes, strict=True)]
+        for name in ("drifting", "drifting_unmatched") if drifts else ("steady",):
+            relight = None if name == "drifting_unmatched" else PhotometricFit.apply
+            started = time.perf_counter()
+            made = plate_from_clip(srcs, matte=subject_finder(material), samples=24, relight=relight)
+            seconds = time.perf_counter() - started
+            true = world.clean(takes[made.reference_index])
+            psnr = psnr_of(made.plate, true, empty >= 0.2)
+            results[name].append(psnr)
+            print(
+                f"  clip {i} {name}{' handheld' if handheld else ''}: {psnr:.1f} dB where seen at least 20 % "
+                f"({100 * np.mean(empty >= 0.2):.0f} % of the frame, least {empty.min():.2f}), {seconds:.1f} s",
+                flush=True,
+            )
+    means = {f"{name}_psnr_mean_db": float(np.mean(values)) for name, values in results.items()}
+    return means | {"steady_psnr_worst_db": float(np.min(results["steady"]))}
+
+
+def psnr_of(plate: Image, true: Image, where: Mask) -> float:
+    """Of an 8-bit plate against (H, W, 3) from 0 to 1, in decibels."""
+    return float(-10 * np.log10(np.square(plate.astype(np.float32) / 255 - true)[where].mean()))
+
+
+def measure_pan(material: Material, shots: int = 3, frames: int = 36) -> dict[str, float]:
+    """A camera that turns by 38 degrees, more than a frame's width, over a person: the plate from the clip, laid under
+    each frame, and the mattes with it, with an exact plate for each frame, and without any."""
+    size = (640, 360)
+    results: dict[str, list[float]] = {}
+    people = material.cutouts[-11:]
+    for i in range(shots):
+        world = World(material.photos[(3 + 9 * i) % len(material.photos)], size, seed=i, margin=0.75)
+        takes = [
+            Take(y=0.01 * math.sin(t / 4), degrees=0.3 * math.sin(t / 5), pan=38 * (t / (frames - 1) - 0.5))
+            for t in range(frames)
+        ]
+        subjects = [place(people[-1 - 3 * i], size, 0.8, 0.5 + 0.2 * math.sin(t / 5)) for t in range(frames)]
+        srcs = [world.frame(subject, take) for subject, take in zip(subjects, takes, strict=True)]
+        phas = [subject[1] for subject in subjects]
         started = time.perf_counter()
-        made = plate_from_clip(srcs, matte=subject_finder(material), samples=24)
+        made = plate_from_clip(srcs, matte=subject_finder(material), samples=24, extend=True)
         seconds = time.perf_counter() - started
-        true = world.clean(takes[made.reference_index])
-        x, y = made.origin
-        mine = made.plate[y : y + size[1], x : x + size[0]].astype(np.float32) / 255
-        seen = empty >= 0.2
-        error = np.square(mine - true)[seen].mean()
-        psnr = float(-10 * np.log10(error))
-        results.append(psnr)
-        print(
-            f"  clip {i}{' handheld' if handheld else ''}: {psnr:.1f} dB where seen at least 20 % "
-            f"({100 * seen.mean():.0f} % of the frame, least {empty.min():.2f}), {seconds:.1f} s",
-            flush=True,
-        )
-    return {"psnr_mean_db": float(np.mean(results)), "psnr_worst_db": float(np.min(results))}
+        shot = ShotPlate(made.plate, known=made.coverage > 0, start=made.motions[0])
+        laid: list[FittedPlate] = []
+        by_clip = matte_clip(material, srcs, shot, laid)
+        by_exact, blind = [], []
+        material.network.reset()
+        for src, take in zip(srcs, takes, strict=True):
+            by_exact.append(material.network.matte(src, world.plate(take)).pha)
+        material.network.reset()
+        for src in srcs:
+            blind.append(material.network.matte(src, None).pha)
+        psnrs = [psnr_of(one.bgr, world.clean(take), one.valid) for one, take in zip(laid, takes, strict=True)]
+        values = {
+            "psnr_db": float(np.mean(psnrs)),
+            "uncovered_share": float(np.mean([~one.valid for one in laid])),
+            "exact_mad": clip_mad(by_exact, phas),
+            "clip_mad": clip_mad(by_clip, phas),
+            "blind_mad": clip_mad(blind, phas),
+            "exact_dtssd": clip_dtssd(by_exact, phas),
+            "clip_dtssd": clip_dtssd(by_clip, phas),
+        }
+        for key, value in values.items():
+            results.setdefault(key, []).append(value)
+        height, width = made.plate.shape[:2]
+        print(f"  pan {i}, plate {width} x {height} in {seconds:.0f} s:", end=" ")
+        print({key: round(value, 3) for key, value in values.items()}, f"worst {min(psnrs):.1f} dB", flush=True)
+    means = {key: float(np.mean(values)) for key, values in results.items()}
+    return means | {"clip_over_exact": means["clip_mad"] / means["exact_mad"]}
 
 
 def subject_finder(material: Material) -> Matte | None:
@@ -520,6 +582,7 @@ MEASURES: dict[str, Callable[[Material], dict[str, float]]] = {
     "light": measure_light,
     "handheld": measure_handheld,
     "clip": measure_clip,
+    "pan": measure_pan,
     "doctor": measure_doctor,
     "cost": measure_cost,
 }

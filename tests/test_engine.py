@@ -16,10 +16,11 @@ import OpenImageIO as oiio
 import pytest
 
 from core import __main__ as command_line
-from core import engine, frame_io
+from core import engine, frame_io, plate_files
 from core.claims import EXPIRY, Claims
 from core.errors import FootageError, JobError, OutputError, PlateError
 from core.job import Job, Output, PlateSource, Source
+from tests.plate_scenes import motion, scene, shoot
 
 ROOT = Path(__file__).parent.parent
 
@@ -205,7 +206,7 @@ def test_a_track_lays_the_plate(shot, job, tmp_path):
 def test_guessed_parts_of_a_plate_are_not_trusted(shot, job, tmp_path):
     coverage = np.full((shot.height, shot.width), 255, np.uint8)
     coverage[:, 60:] = 0
-    frame_io.write_image(engine.coverage_path(Path(job.plate.path)), coverage)
+    frame_io.write_image(plate_files.coverage_path(Path(job.plate.path)), coverage)
     result = engine.run_job(replace(job, plate=replace(job.plate, align="off", match=False)))
     error = read_png(result["error"])
     assert error[:, 72:].min() >= 0.2 * 255 and error[:, :40].max() < 0.2 * 255
@@ -260,6 +261,41 @@ def test_plate_from_the_clip(shot, tmp_path):
     engine.make_plate(source, tmp_path / "plate.exr")
     codes = frame_io.read_image(tmp_path / "plate.exr") * 255
     assert np.allclose(codes, frame_io.read_image(tmp_path / "plate.png"), atol=1e-4)
+
+
+def test_a_pan_is_matted_with_the_plate_from_the_clip(tmp_path):
+    world = scene(margin=200)
+    (tmp_path / "shot").mkdir()
+    for i in range(7):  # over a frame's width in all but 80 pixels
+        frame_io.write_image(tmp_path / f"shot/a.{i + 11:04d}.png", shoot(world, motion(66 * (i - 3)), i))
+    footage, plate = Source(str(tmp_path / "shot/a.0011.png")), tmp_path / "plate.png"
+    engine.make_plate(footage, plate)
+    _, width, _ = frame_io.read_image(plate).shape
+    assert width == pytest.approx(480 + 6 * 66, abs=4)
+    job = Job(footage, PlateSource(str(plate), align="off"), Output(str(tmp_path / "out")))
+    result = engine.run_job(job)
+    report = json.loads(Path(result["report"]).read_text())["frames"]
+    assert len(report) == 7 and min(frame["plate_coverage"] for frame in report) > 0.98
+    assert max(frame["plate_residual"] for frame in report) < 0.15 and max(frame["coverage"] for frame in report) < 0.01
+    middle = engine.preview_frame(job, 15, tmp_path / "preview")
+    assert read_png(middle["alpha"]).mean() < 0.01 * 65535
+    diagnosis = engine.diagnose_plate(job)
+    assert diagnosis["findings"] == [] and diagnosis["light"] == "green"
+    small = tmp_path / "small" / "a.0011.png"  # a proxy of the same shot
+    small.parent.mkdir()
+    frame_io.write_image(small, frame_io.resize(frame_io.read_image(tmp_path / "shot/a.0011.png"), 240, 135))
+    proxy = engine.run_job(replace(job, footage=Source(str(small)), output=Output(str(tmp_path / "proxy"))))
+    (frame,) = json.loads(Path(proxy["report"]).read_text())["frames"]
+    assert frame["plate_coverage"] > 0.97 and frame["plate_residual"] < 0.2
+    (tmp_path / "track.json").write_text('{"11": [1, 0, 0, 0, 1, 0, 0, 0, 1]}')
+    with pytest.raises(JobError, match="without a track"):
+        engine.run_job(replace(job, plate=replace(job.plate, track=str(tmp_path / "track.json"))))
+    plate_files.motion_path(plate).write_text('{"width": 480, "height": 270, "frames": {}}')
+    with pytest.raises(PlateError, match="Make the plate again"):
+        engine.run_job(job)
+    plate_files.motion_path(plate).unlink()
+    with pytest.raises(PlateError, match="shape"):
+        engine.run_job(job)
 
 
 def test_a_plate_of_float_tiffs_in_srgb_is_exr(shot, tmp_path):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import cv2
@@ -14,7 +15,8 @@ from core.errors import FootageError
 from core.plate import from_clip
 from core.plate.frames import Image, Mask
 from core.plate.from_clip import fill, plate_from_clip, sample_indices
-from tests.plate_scenes import H, W, motion, scene, shoot
+from core.plate.photometric import PhotometricFit
+from tests.plate_scenes import H, W, motion, relit, scene, shoot
 
 
 def texture(height: int, width: int, seed: int = 0) -> NDArray[np.float32]:
@@ -148,10 +150,39 @@ def test_pan_is_laid_out_as_one_picture() -> None:
     frames = [shoot(world, motion(60 * (i - 3)), i) for i in range(7)]
     made = plate_from_clip(frames, extend=True)
     assert made.plate.shape[1] == pytest.approx(W + 6 * 60, abs=4)
-    x, y = made.origin
+    x, y = made.motions[made.reference_index][:2, 2].astype(int)
     true = np.asarray(world[240 : 240 + H, 240 - x : 240 - x + made.plate.shape[1]])
     rows = np.s_[8 : H - 8]
     assert psnr(made.plate[y:][rows] / np.float32(255), true[rows]) > 34
+
+
+def test_a_pan_past_people_who_stay_in_the_frame_is_followed() -> None:
+    world = scene(margin=240)
+    frames = [with_statue(shoot(world, motion(40 * (i - 5)), i), 150 + 20 * (i % 3)) for i in range(11)]
+    made = plate_from_clip(frames, matte=find_statue, extend=True)
+    for i, found in made.motions.items():
+        there = np.linalg.inv(made.motions[5]) @ found
+        np.testing.assert_allclose(there / there[2, 2], motion(40 * (i - 5)), atol=1)
+    assert made.sigma == pytest.approx(0.005, rel=0.3)
+
+
+@pytest.mark.parametrize("step", [0, 40])
+def test_drifting_exposure_is_matched_before_the_estimate(step: int) -> None:
+    world = scene(margin=240)
+    lights = [PhotometricFit((2 ** (math.sin(i) / 3),) * 3) for i in range(11)]
+    frames = [relit(shoot(world, motion(step * (i - 5)), i), light, 0) for i, light in enumerate(lights)]
+    true = relit(shoot(world, motion(), noise=0), lights[5], 0) / np.float32(255)
+    unmatched, made = (plate_from_clip(frames, relight=relight) for relight in (None, PhotometricFit.apply))
+    inner = np.s_[8:-8, 8:-8]
+    assert psnr(unmatched.plate[inner] / np.float32(255), true[inner]) < 36
+    assert psnr(made.plate[inner] / np.float32(255), true[inner]) > 42
+    assert made.sigma == pytest.approx(0.005, rel=0.3) and unmatched.sigma > 0.01
+
+
+def test_steady_light_is_left_alone() -> None:
+    frames = [shoot(scene(), motion(), i) for i in range(7)]
+    with_match, without = (plate_from_clip(frames, relight=relight) for relight in (PhotometricFit.apply, None))
+    np.testing.assert_array_equal(with_match.plate, without.plate)
 
 
 def test_samples_span_the_clip() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from core.errors import FootageError
 from core.plate.alignment import AlignedPlate, PlateAligner, even_out, lay_plate, small_grey
-from core.plate.frames import Image, Mask, Matte, Plane, View, as_srgb
+from core.plate.frames import Image, Mask, Matrix, Matte, Plane, View, as_srgb
 from core.plate.photometric import PhotometricFit, match_plate, noise
 
 Severity = Literal["amber", "red"]
@@ -102,6 +102,7 @@ def diagnose(
     *,
     matte: Matte | None = None,
     known: Mask | None = None,
+    starts: Sequence[Matrix] | None = None,
     view: View = as_srgb,
 ) -> Diagnosis:
     """Examine a plate against some frames of the shot, about six, spread over it.
@@ -112,6 +113,7 @@ def diagnose(
         matte: a network that finds subjects without a plate; without it a subject that never moves is taken for an
             object that was moved.
         known: (Hp, Wp), False where the plate's pixels are guessed.
+        starts: for each frame, frame pixel -> plate pixel, where the plate is larger than a frame (made from a pan).
         view: turns frames and plate into sRGB-encoded float32, 0 to 1.
 
     Raises:
@@ -123,21 +125,30 @@ def diagnose(
     H, W = frames[0][1].shape[:2]
     look_size = _look_size(W, H)
     scale = W / look_size[0]
-    shape_finding = _of_size(plate, (W, H))
+    shape_finding = None if starts else _of_size(plate, (W, H))
     if shape_finding is not None and shape_finding.severity == "red":
         return _conclude([shape_finding], numbers)
 
-    small_plate = _reduce(plate, _look_size(plate.shape[1], plate.shape[0]), view)
+    plate_size = _look_size(plate.shape[1], plate.shape[0])
+    if starts:
+        plate_size = round(plate.shape[1] / scale), round(plate.shape[0] / scale)
+    small_plate = _reduce(plate, plate_size, view)
+    to_small = np.diag([plate_size[0] / plate.shape[1], plate_size[1] / plate.shape[0], 1.0])
+    to_full = np.diag([W / look_size[0], H / look_size[1], 1.0])
+    small_starts = [to_small @ start @ to_full for start in starts] if starts else [None] * len(frames)
     small_known = None
     if known is not None and not known.all():
         size = (small_plate.shape[1], small_plate.shape[0])
         small_known = cv2.resize(known.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.99
-    looks = [_look(_reduce(src, look_size, view), small_plate, small_known, matte) for _, src in frames]
+    looks = [
+        _look(_reduce(src, look_size, view), small_plate, small_known, start, matte)
+        for (_, src), start in zip(frames, small_starts, strict=True)
+    ]
     if float(np.median([look.likeness for look in looks])) < UNLIKE:
         return _conclude([_of_wrong_place(looks)], numbers)
 
     findings = [shape_finding] if shape_finding is not None else []
-    findings += _of_position(looks, scale)
+    findings += _of_position(looks, scale, follows=starts is not None)
     findings += _of_light(looks)
     findings += _of_noise([src for _, src in frames], plate, looks, view)
     findings += _of_blur(frames[0][1], plate, looks[0], view)
@@ -154,10 +165,10 @@ def _conclude(findings: list[Finding], numbers: list[int]) -> Diagnosis:
     return Diagnosis(light, findings, numbers)
 
 
-def _look(src: Image, plate: Image, known: Mask | None, matte: Matte | None) -> _Look:
+def _look(src: Image, plate: Image, known: Mask | None, start: Matrix | None, matte: Matte | None) -> _Look:
     h, w = src.shape[:2]
     pha = np.zeros((h, w), np.float32) if matte is None else _matte_at(matte, src)
-    aligned = PlateAligner(plate, known=known).align(src, pha if matte is not None else None)
+    aligned = PlateAligner(plate, known=known, start=start).align(src, pha if matte is not None else None)
     margin = np.ones((9, 9), np.uint8)
     subject = cv2.dilate((pha > SUBJECT).astype(np.uint8), margin) > 0
     background = aligned.valid & ~subject
@@ -229,7 +240,8 @@ def _of_size(plate: Image, size: tuple[int, int]) -> Finding | None:
     return None
 
 
-def _of_position(looks: list[_Look], scale: float) -> list[Finding]:
+def _of_position(looks: list[_Look], scale: float, follows: bool) -> list[Finding]:
+    """`follows`: the plate is known to lie elsewhere under each frame, which is no finding."""
     findings = []
     h, w = looks[0].src.shape[:2]
     grid = np.stack(np.meshgrid(np.linspace(0, w - 1, 9), np.linspace(0, h - 1, 9)), -1).reshape(-1, 1, 2)
@@ -241,7 +253,7 @@ def _of_position(looks: list[_Look], scale: float) -> list[Finding]:
         moved = cv2.perspectiveTransform(grid, look.aligned.homography) - alone
         shifts.append(float(np.linalg.norm(moved, axis=2).mean()) * w / plate_w)
     worst = int(np.argmax(shifts))
-    if shifts[worst] > SHIFT:
+    if shifts[worst] > SHIFT and not follows:
         matrix = looks[worst].aligned.homography
         degrees = math.degrees(math.atan2(matrix[1, 0], matrix[0, 0]))
         zoom = math.sqrt(abs(np.linalg.det(matrix[:2, :2]))) * w / looks[worst].aligned.plate_size[0]

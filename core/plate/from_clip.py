@@ -17,15 +17,18 @@ from numpy.typing import NDArray
 from core.errors import FootageError
 from core.plate.alignment import AlignedPlate, PlateAligner
 from core.plate.frames import FrameList, FrameReader, Image, Mask, Matrix, Matte, Plane, View, as_dtype, as_srgb
+from core.plate.photometric import PhotometricFit, match_plate
 
 SPILL_BYTES = 512 << 20  # sampled frames beyond this many bytes go to a temporary file instead of memory
 TILE_BYTES = 192 << 20  # working memory of the temporal estimate
 LOOK_WIDTH = 640  # pixels of the longer side at which the camera is followed (a third of the frame's, if that is more)
 SUBJECT = 0.3  # alpha from which a pixel shows the subject; what is softer lies within the margin around it
 STILL = 0.25  # pixels of motion below which the camera stands
+DRIFT = 0.02  # change of log exposure, more than a fit's own error, from which the samples' light is matched
 MOST_EXTENSION = 4  # frames' widths and heights that an extended plate may reach
 
 Progress = Callable[[float, str], None]  # 0 to 1, what is being done
+Relight = Callable[[PhotometricFit, Image], Image]  # a frame as the file holds it -> the same in another light
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,8 @@ class ClipPlate:
         coverage: (H, W) float32, 0 to 1, share of the samples in which the pixel was seen empty.
         filled: (H, W), True where no sample showed the background and the colour is a guess.
         sigma: temporal noise of one frame, sRGB-encoded units (1 is full scale).
-        frame_indices: the frames it was made from.
-        reference_index: the frame whose view it has.
-        origin: x, y of that frame's first pixel in the plate; 0, 0 unless the plate is larger than a frame.
+        reference_index: the frame whose view and light it has.
+        motions: index of each frame it was made from: frame pixel -> plate pixel.
         locked_off: the camera stood still.
     """
 
@@ -47,9 +49,8 @@ class ClipPlate:
     coverage: Plane
     filled: Mask
     sigma: float
-    frame_indices: tuple[int, ...]
     reference_index: int
-    origin: tuple[int, int]
+    motions: dict[int, Matrix]
     locked_off: bool
 
 
@@ -65,6 +66,7 @@ def plate_from_clip(
     samples: int = 48,
     extend: bool = False,
     view: View = as_srgb,
+    relight: Relight | None = PhotometricFit.apply,
     progress: Progress | None = None,
 ) -> ClipPlate:
     """Estimate the empty background of a clip.
@@ -72,7 +74,8 @@ def plate_from_clip(
     The samples are aligned with the middle one, the subject is left out by the network's matte, first without and
     then with the plate found so far. Each pixel takes the colour that its samples agree on most often, not their
     middle one, so that a background seen a fifth of the time still wins over a subject whose colours vary; then the
-    mean of the samples that agree, so that noise averages out.
+    mean of the samples that agree, so that noise averages out. Where exposure or white balance drift, the samples are
+    brought to the middle one's light first.
 
     Memory: at most SPILL_BYTES of sampled frames (more go to a temporary file of samples * frame size), the samples
     once more at a reduced size, and a few times TILE_BYTES, whatever the clip's length.
@@ -83,6 +86,7 @@ def plate_from_clip(
         samples: how many frames to look at.
         extend: keep all that a moving camera saw, in a plate larger than a frame, instead of the middle frame's view.
         view: turns a frame into sRGB-encoded float32, 0 to 1; needed when the footage is not so encoded.
+        relight: changes a frame's light in the footage's own encoding, if that is not sRGB; None leaves it.
         progress: told the share done and the step's name.
 
     Raises:
@@ -110,13 +114,18 @@ def plate_from_clip(
             report(0.4 * (i + 1) / len(indices), "reading frames")
         subjects = [_no_subject(image) if matte is None else _subject(matte, image, None) for image in small]
         reference = len(indices) // 2
-        motions = camera_motions(small, subjects, reference, first.shape[1] / small[0].shape[1])
+        scale = first.shape[1] / small[0].shape[1]
+        motions = camera_motions(small, subjects, reference, scale)
         report(0.5, "following the camera")
+        lights = None if relight is None else sample_lights(small, subjects, motions, reference, scale)
+        if relight is not None and lights is not None:
+            for i, light in enumerate(lights):
+                stack[i], small[i] = relight(light, stack[i]), light.apply(small[i])
         locked_off = all(np.array_equal(motion, np.eye(3)) for motion in motions)
         canvas, origin = _canvas(motions, first.shape[:2]) if extend else (first.shape[:2], (0, 0))
         motions = [_shift(*origin) @ motion for motion in motions]
         samples_ = _Samples(stack, subjects, motions, canvas)
-        sigma = temporal_noise(stack, view) if locked_off else _aligned_noise(samples_, view)
+        sigma = temporal_noise(samples_, view)
         plate, coverage = consensus(samples_, view, sigma, lambda share: report(0.5 + 0.25 * share, "estimating"))
         if matte is not None:
             again = _subjects_by_plate(matte, samples_, small, fill(plate, coverage == 0), view)
@@ -125,7 +134,13 @@ def plate_from_clip(
         del stack, samples_  # closes the mapping before its file goes
     filled = coverage == 0
     return ClipPlate(
-        fill(plate, filled), coverage, filled, sigma, tuple(indices), indices[reference], origin, locked_off
+        fill(plate, filled),
+        coverage,
+        filled,
+        sigma,
+        indices[reference],
+        dict(zip(indices, motions, strict=True)),
+        locked_off,
     )
 
 
@@ -186,14 +201,46 @@ def camera_motions(small: list[Image], subjects: list[Mask], reference: int, sca
     motions, sure = _motions_by_plate(small, subjects, motions, reference)
     if _stands_still(motions, sure, small[0].shape[:2], scale):
         return [np.eye(3) for _ in small]
-    up = np.array([[scale, 0, (scale - 1) / 2], [0, scale, (scale - 1) / 2], [0, 0, 1]])
+    up = _enlargement(scale)
     return [np.asarray(up @ motion @ np.linalg.inv(up)) for motion in motions]
+
+
+def sample_lights(
+    small: list[Image], subjects: list[Mask], motions: list[Matrix], reference: int, scale: float
+) -> list[PhotometricFit] | None:
+    """What brings each sample to the reference's light, or None where all are within DRIFT of it.
+
+    Each is matched to a key frame, at first the reference; once too little is left in common (a pan), the last sample,
+    matched already, becomes the next one.
+
+    Args:
+        small: samples at a reduced size, uint8.
+        subjects: (h, w) uint8, 1 where the subject is.
+        motions: full-size frame pixel -> full-size reference pixel.
+        reference: index of the reference.
+        scale: full size over reduced size.
+    """
+    h, w = small[0].shape[:2]
+    up = _enlargement(scale)
+    lights = [PhotometricFit() for _ in small]
+    for order in (range(reference + 1, len(small)), range(reference - 1, -1, -1)):
+        key, shown, key_motion = small[reference], 2 - subjects[reference], motions[reference]
+        for i in order:
+            move = np.linalg.inv(key_motion @ up) @ motions[i] @ up
+            there = cv2.warpPerspective(key, move, (w, h), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+            kinds = cv2.warpPerspective(shown, move, (w, h), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
+            lights[i] = match_plate(small[i], there, (kinds == 2) & (subjects[i] == 0))
+            if np.count_nonzero(kinds) < 0.6 * kinds.size:
+                key, shown, key_motion = lights[i].apply(small[i]), 2 - subjects[i], motions[i]
+    drift = max(light.change_from(PhotometricFit()) for light in lights)
+    return lights if drift > DRIFT else None
 
 
 def _motions_by_chain(small: list[Image], subjects: list[Mask], reference: int) -> tuple[list[Matrix], list[bool]]:
     """Each sample aligned with a key frame, at first the reference, and whether it surely moved.
 
-    Once less than half of a frame is left in common (a pan), the last sample becomes the next key frame.
+    A sample that has surely moved a little (a pan) becomes the next key frame: what two samples have in common is less
+    than their overlap by both their subjects.
     """
     motions: list[Matrix] = [np.eye(3) for _ in small]
     sure = [False] * len(small)
@@ -204,7 +251,7 @@ def _motions_by_chain(small: list[Image], subjects: list[Mask], reference: int) 
             aligned = aligner.align(small[i], subjects[i])
             motions[i] = key_motion @ aligned.homography
             sure[i] = _surely_moved(aligned)
-            if _overlap(aligned.homography, small[i].shape[:2]) < 0.5:
+            if _overlap(aligned.homography, small[i].shape[:2]) < (0.93 if sure[i] else 0.5):
                 key, key_motion = i, motions[i]
                 aligner = PlateAligner(small[key], known=subjects[key] == 0, local_flow=False)
     return motions, sure
@@ -216,7 +263,7 @@ def _motions_by_plate(
     """Each sample aligned with the plate that all samples, moved by `motions`, agree on."""
     canvas, origin = _canvas(motions, small[0].shape[:2])
     samples = _Samples(np.stack(small), subjects, [_shift(*origin) @ motion for motion in motions], canvas)
-    plate, coverage = consensus(samples, as_srgb, _aligned_noise(samples, as_srgb))
+    plate, coverage = consensus(samples, as_srgb, temporal_noise(samples, as_srgb))
     aligner = PlateAligner(plate, known=coverage > 0, start=_shift(*origin), local_flow=False)
     aligned = [aligner.align(image, subject) for image, subject in zip(small, subjects, strict=True)]
     to_reference = np.linalg.inv(aligned[reference].homography)
@@ -256,6 +303,11 @@ def _canvas(motions: list[Matrix], shape: tuple[int, int]) -> tuple[tuple[int, i
 
 def _shift(x: float, y: float) -> Matrix:
     return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], np.float64)
+
+
+def _enlargement(scale: float) -> Matrix:
+    """Pixels of a reduced picture -> pixels of the whole one, centres at whole numbers."""
+    return np.array([[scale, 0, (scale - 1) / 2], [0, scale, (scale - 1) / 2], [0, 0, 1]])
 
 
 def _reduced(frame: Image, view: View) -> Image:
@@ -308,23 +360,25 @@ def _subjects_by_plate(matte: Matte, samples: _Samples, small: list[Image], plat
     return result
 
 
-def _aligned_noise(samples: _Samples, view: View) -> float:
-    middle, rows = samples.shape[0] // 2, max(1, samples.shape[0] // 16)
-    values, _ = samples.rows(middle - rows, middle + rows)
-    return temporal_noise(values, view)
+def temporal_noise(samples: _Samples, view: View) -> float:
+    """Standard deviation of one frame's noise over time, in sRGB-encoded units, from strips of the plate.
 
-
-def temporal_noise(stack: Image, view: View) -> float:
-    """Standard deviation of one frame's noise over time, from (N, H, W, 3) samples, in sRGB-encoded units.
-
-    The median over pixels of the difference between neighbouring samples: moving subjects are outliers.
+    The median over pixels of the difference between neighbouring samples that both show it: moving subjects are
+    outliers.
     """
-    if len(stack) < 2:
+    if len(samples.stack) < 2:
         return 0.0
-    step = max(1, math.isqrt(stack.shape[1] * stack.shape[2] // 20000))
+    H, W = samples.shape
+    rows, step = max(1, H // 64), max(1, math.isqrt(H * W // 80000))
+    strips = [samples.rows(top, top + rows) for top in np.linspace(0, H - rows, 12).astype(int)]
+    stack = np.concatenate([values[:, ::step, ::step] for values, _ in strips], axis=1)
+    seen = np.concatenate([background[:, ::step, ::step] for _, background in strips], axis=1)
     pairs = np.linspace(0, len(stack) - 2, min(12, len(stack) - 1)).astype(int)
-    small = [(view(stack[i, ::step, ::step]), view(stack[i + 1, ::step, ::step])) for i in pairs]
-    spread = np.median([np.mean(np.abs(a - b), axis=2) for a, b in small], axis=0)
+    apart = np.stack([np.abs(view(stack[i]) - view(stack[i + 1])).mean(axis=2) for i in pairs])
+    shown = np.stack([seen[i] & seen[i + 1] for i in pairs])
+    if not shown.any():
+        return 0.0
+    spread = np.nanmedian(np.where(shown, apart, np.nan)[:, shown.any(axis=0)], axis=0)
     return float(np.median(spread)) * math.sqrt(math.pi) / 2  # E|a - b| is 2 sigma / sqrt(pi)
 
 
@@ -355,16 +409,23 @@ def _consensus_tile(tile: Image, seen: NDArray[np.bool_], view: View, sigma: flo
     reach = 4 * sigma + 1 / 255  # two samples of one colour differ by less, in the channel that differs most
     threshold = np.uint8(min(254, round(reach * 255)))
     votes = np.zeros((N, h, W), np.uint8)
+    columns = [np.flatnonzero(s.any(axis=0)) for s in seen]
     for i in range(N):
         for j in range(i, N):
-            apart = cv2.absdiff(planes[0, i], planes[0, j])
+            if len(columns[i]) == 0 or len(columns[j]) == 0:
+                continue
+            # in a pan most pairs have little or nothing in common
+            common = slice(max(columns[i][0], columns[j][0]), min(columns[i][-1], columns[j][-1]) + 1)
+            if common.start >= common.stop:
+                continue
+            apart = cv2.absdiff(planes[0, i, :, common], planes[0, j, :, common])
             for plane in planes[1:]:
-                apart = cv2.max(apart, cv2.absdiff(plane[i], plane[j]))
-            apart = cv2.max(apart, cv2.max(unseen[i], unseen[j]))
+                apart = cv2.max(apart, cv2.absdiff(plane[i, :, common], plane[j, :, common]))
+            apart = cv2.max(apart, cv2.max(unseen[i][:, common], unseen[j][:, common]))
             agree = (apart <= threshold).view(np.uint8)
-            votes[i] += agree
+            votes[i, :, common] += agree
             if j > i:
-                votes[j] += agree
+                votes[j, :, common] += agree
     winner = np.take_along_axis(encoded, votes.argmax(axis=0)[None, ..., None], axis=0)
     group = seen & (np.abs(encoded - winner).max(axis=3) <= reach)
     centre = _masked_mean(encoded, group)
