@@ -31,6 +31,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
@@ -152,12 +153,23 @@ def build(name: str, size: str, sample_pixels: int | None = None) -> nn.Module:
 
 
 def pictures(size: str, count: int = 2) -> list[Any]:
-    """(H, W, 3) uint8: smooth colours with some noise."""
+    """(H, W, 3) uint8: a figure before a wall, the same wall without it last; all with camera noise.
+
+    The wall has texture: a plate without any is laid anew under each frame, as nothing says where it lies.
+    """
     width, height = SIZES[size]
     random = np.random.default_rng(0)
-    smooth = random.random((9, 16, 3)).astype(np.float32) * 220
-    big = frame_io.resize(smooth, width, height)
-    return [np.clip(big + random.normal(0, 4, big.shape), 0, 255).astype(np.uint8) for _ in range(count)]
+
+    def texture(rows: int, contrast: float) -> Any:
+        return frame_io.resize(random.random((rows, rows * 16 // 9, 3)).astype(np.float32) * contrast, width, height)
+
+    wall = 60 + texture(9, 80) + texture(72, 30) + texture(360, 30)
+    figure = wall.copy()
+    for y, radii, color in ((0.3, (0.12, 0.16), (200, 150, 130)), (1.0, (0.35, 0.55), (40, 60, 110))):
+        centre, axes = (width // 2, round(y * height)), (round(radii[0] * height), round(radii[1] * height))
+        cv2.ellipse(figure, centre, axes, 0, 0, 360, color, -1, cv2.LINE_AA)
+    scenes = [figure] * (count - 1) + [wall]
+    return [np.clip(scene + random.normal(0, 4, scene.shape), 0, 255).astype(np.uint8) for scene in scenes]
 
 
 def arrays(matte: Matte) -> tuple[Any, ...]:
@@ -194,9 +206,9 @@ def measure_start(size: str, device: str, runs: int) -> Line:
     """
     with tempfile.TemporaryDirectory(prefix="bgm-benchmark-") as name:
         folder = Path(name)
-        shots = pictures(size, 4)
+        *shots, bgr = pictures(size, 5)
         plate = {"path": str(folder / "plate.png"), "align": "off", "match": False}
-        frame_io.write_image(folder / "plate.png", shots[0])
+        frame_io.write_image(folder / "plate.png", bgr)
         footage = {"path": str(_write_movie(folder / "shot.mp4", shots, 8))}
         job = {"footage": footage, "plate": plate, "device": device, "output": {"folder": str(folder / "out")}}
         (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
@@ -217,7 +229,7 @@ def measure_start(size: str, device: str, runs: int) -> Line:
 
     def alone() -> None:
         matter.reset()
-        arrays(matter.matte(shots[1], shots[0].copy()))
+        arrays(matter.matte(shots[1], bgr.copy()))
 
     return {
         "what": "preview by a warm worker",
@@ -272,14 +284,15 @@ def measure_job(size: str, source: str, kind: str, device: str, frames: int) -> 
     """Seconds per frame of a whole job from files to files, and its share of the network's own speed."""
     with tempfile.TemporaryDirectory(prefix="bgm-benchmark-") as name:
         folder = Path(name)
-        shots = pictures(size, 4)
+        *shots, bgr = pictures(size, 5)
         plate = folder / ("plate.exr" if source == "exr" else "plate.png")
-        light = [(shot / np.float32(255)).astype(np.float16) for shot in shots] if source == "exr" else shots
-        frame_io.write_image(plate, light[0])
+        if source == "exr":
+            *shots, bgr = ((picture / np.float32(255)).astype(np.float16) for picture in (*shots, bgr))
+        frame_io.write_image(plate, bgr)
         if source == "exr":
             footage = folder / "shot.0001.exr"
             for i in range(frames):
-                frame_io.write_image(folder / f"shot.{i + 1:04d}.exr", light[i % 4])
+                frame_io.write_image(folder / f"shot.{i + 1:04d}.exr", shots[i % 4])
         else:
             footage = _write_movie(folder / "shot.mp4", shots, frames)
         job = Job(
@@ -290,7 +303,8 @@ def measure_job(size: str, source: str, kind: str, device: str, frames: int) -> 
         warm = 3  # the first frames look for the plate and load the network
         seconds = (moments[-1] - moments[warm]) / (len(moments) - 1 - warm)
         matter = Matter(load_model(), device)
-        alone = timed(lambda: arrays(matter.matte(shots[1], shots[0])), max(3, frames // 4))
+        src, bgr = pictures(size)
+        alone = timed(lambda: arrays(matter.matte(src, bgr)), max(3, frames // 4))
     what = f"job {source} to {kind}, {frames} frames"
     return {"what": what, "size": size, "seconds": seconds, "network_seconds": alone, "share": alone / seconds}
 
