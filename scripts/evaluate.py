@@ -30,6 +30,7 @@ from core.errors import FootageError, ShapeError
 from core.evaluation import mad, mean_scores, score_frame
 from core.frame_io import IMAGE_EXTENSIONS, read_image, resize, write_image
 from core.matting import COARSE_SIDE, Matter
+from core.plate.shot import ShotPlate
 
 SHEET_ROWS = 12
 SHEET_HEIGHT = 240  # pixels of a picture in the contact sheet
@@ -58,16 +59,27 @@ class Predictor(Protocol):
 
 
 class Network:
-    """One of our networks, as the engine runs it."""
+    """One of our networks, as the engine runs it: the plate aligned and matched to the light before."""
 
-    def __init__(self, model: str, device: str, precision: str, detail: float) -> None:
+    def __init__(self, model: str, device: str, precision: str, detail: float, plate_as_is: bool = False) -> None:
         self._matter = Matter(load_model(model), device, precision, detail)
+        self._plate_as_is = plate_as_is
+        self.reset()
 
     def reset(self) -> None:
         self._matter.reset()
+        self._shot: tuple[Pixels, ShotPlate] | None = None
+        self._subject: Floats | None = None
 
     def predict(self, src: Pixels, bgr: Pixels | None, true_pha: Floats) -> tuple[Floats, Floats]:
-        matte = self._matter.matte(src, bgr)
+        valid = None
+        if bgr is not None and not self._plate_as_is:
+            if self._shot is None or self._shot[0] is not bgr:
+                self._shot = bgr, ShotPlate(bgr)
+            fitted = self._shot[1].under(src, self._subject)
+            bgr, valid = fitted.bgr, fitted.valid
+        matte = self._matter.matte(src, bgr, valid)
+        self._subject = matte.pha
         return matte.pha, matte.fgr
 
 
@@ -124,6 +136,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "fp16", "bf16"))
     parser.add_argument("--detail", type=float, default=0.0, help="coarse pass as a share of the frame; 0: by its size")
+    parser.add_argument("--plate-as-is", action="store_true", help="neither align the plate nor match its light")
     parser.add_argument("--no-plate", action="store_true", help="do not show the model its plate")
     return parser.parse_args(argv)
 
@@ -226,7 +239,7 @@ def make_predictor(args: argparse.Namespace) -> Predictor:
         return RobustVideoMatting(args.onnx)
     if args.baseline == "difference":
         return DifferenceMatte()
-    return Network(args.model, args.device, args.precision, args.detail)
+    return Network(args.model, args.device, args.precision, args.detail, args.plate_as_is)
 
 
 def main(args: argparse.Namespace) -> dict[str, float]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from core.checkpoints import half_weights, load_model
 from core.errors import CheckpointError, ShapeError
 from core.models.recurrent import RecurrentMatting, _moments, _relation, clamp_unit
+from core.models.refiner import _solve
 from scripts.convert_rvm import find_onnx, load_onnx_weights
 
 COARSE = ["753", "754"]  # the published graph's names for its foreground residual and alpha before the guided filter
@@ -140,6 +141,22 @@ def test_only_what_is_expected_to_err_is_refined() -> None:
     model.train()
     torch.testing.assert_close(model(src, static, None, 0.5).err, some.err)
     assert model.refiner.mode == "full"
+
+
+def test_the_compositing_equation_solved_for_alpha() -> None:
+    generator = torch.Generator().manual_seed(0)
+    fgr, bgr = (torch.rand(2, 3, 8, 8, generator=generator) for _ in range(2))
+    pha, guessed = (torch.rand(2, 1, 8, 8, generator=generator) for _ in range(2))
+    src = pha * fgr + (1 - pha) * bgr
+    alpha, length, astray, guess = _solve(torch.cat([fgr, guessed], dim=1), [src, bgr]).split(1, dim=1)
+    far = length > 0.3
+    assert 0.8 < far.float().mean() < 1
+    torch.testing.assert_close(alpha[far], pha[far], atol=0.015, rtol=0)
+    torch.testing.assert_close(length, (fgr - bgr).norm(dim=1, keepdim=True), atol=1e-2, rtol=0)
+    assert astray[far].max() < 0.02 and torch.equal(guess, guessed)
+    off = torch.linalg.cross(fgr - bgr, torch.ones(2, 3, 1, 1).expand_as(bgr), dim=1)  # a colour that is on no mixture
+    again = _solve(torch.cat([fgr, guessed], dim=1), [src + 0.2 * off, torch.clone(bgr)])
+    torch.testing.assert_close(again[:, 2:3], 0.2 * off.norm(dim=1, keepdim=True), atol=0.02, rtol=0)
 
 
 def _with_threshold(model: RecurrentMatting, threshold: float) -> RecurrentMatting:

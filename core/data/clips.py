@@ -82,8 +82,8 @@ class Mix:
     wrong_plate: float = 0.07  # tens of pixels off; subjects are people
     exact_plate: float = 0.12  # no drift, no misalignment
     pristine: float = 0.1  # exact, and neither noise nor compression: rendered footage
-    misaligned: float = 0.6
-    drift: float = 0.65
+    misaligned: float = 0.45  # the engine aligns the plate and matches its light before the network sees it
+    drift: float = 0.5
     refocused: float = 0.15  # the plate is softer than the shot
     shadow: float = 0.6
     light_change: float = 0.2  # the subject shades or lights the room softly
@@ -314,7 +314,7 @@ class _Scene:
             return (lambda t: wrong @ self.camera(t)) if self._chance(0.5) else (lambda t: wrong)
         if not self._chance(self.mix.misaligned):
             return self.camera
-        reach = rng.choice([0.7, 2.0, 5.0], p=[0.5, 0.38, 0.12])
+        reach = rng.choice([0.4, 1.5, 5.0], p=[0.6, 0.28, 0.12])
         offset = rng.normal(0, reach / 1.5, 2)
         turn, zoom = rng.normal(0, 0.15), rng.normal(0, 0.0015)
         still = np.array_equal(self.camera(1), np.eye(3))

@@ -235,7 +235,7 @@ class RecurrentMatting(nn.Module):
         self.decoder = _Decoder()
         self.project = nn.Conv2d(16, 4, 1)
         self.filter = _GuidedRefiner()
-        self.refiner = Refiner("thresholding", 0, refine_threshold, hidden_channels=16, residual=True)
+        self.refiner = Refiner("thresholding", 0, refine_threshold, hidden_channels=16 + 3, solving=True)
         self.error = nn.Conv2d(16, 1, 1)
         nn.init.zeros_(self.error.weight)
         nn.init.constant_(self.error.bias, -4.0)  # type: ignore[arg-type]  # an expected error of 0.018 everywhere
@@ -320,6 +320,7 @@ class RecurrentMatting(nn.Module):
             else:
                 self.refiner.mode = "full" if self.training else "thresholding"
                 # No gradient goes back: mixed with the coarse losses' it made the coarse network diverge.
+                hid = torch.cat([hid, clamp_unit(src_sm + fgr).to(hid.dtype)], dim=1)
                 guides = [x.detach() for x in (clamp_unit(pha), fgr, err.to(src.dtype), hid)]
                 pha, fgr, _ = self.refiner(src, _repeat(plate.bgr, frames), *guides)
         if self.training:

@@ -25,6 +25,7 @@ from core.models.patches import (
 
 Cut: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
 
+_SOLVED = 4  # channels of `_solve`
 PATCH = 4  # side of a patch in pixels; it is 2 at half and 1 at quarter resolution
 _WIDEST_TILE = 8  # in patches
 # At half resolution. What goes through the network at once stays in a CPU's cache; a card wants much at once.
@@ -41,7 +42,9 @@ class Refiner(nn.Module):
         kernel_size: 3, or 1 for a network that looks at each pixel alone.
         prevent_oversampling: leave out patches whose expected error is nil in mode "sampling".
         hidden_channels: of the base network's features.
-        residual: predict what is to be added to the upsampled coarse result (nothing, before training), not the result.
+        solving: add to the upsampled coarse result (nothing, before training) instead of predicting it anew, and show
+            the network at both resolutions what alpha would be if the last three of the hidden features, the straight
+            foreground, were right: the compositing equation solved for alpha.
     """
 
     def __init__(
@@ -52,25 +55,26 @@ class Refiner(nn.Module):
         kernel_size: int = 3,
         prevent_oversampling: bool = True,
         hidden_channels: int = 32,
-        residual: bool = False,
+        solving: bool = False,
     ) -> None:
         super().__init__()
         self.mode = mode
-        self.residual = residual
+        self.solving = solving
         self.sample_pixels = sample_pixels
         self.threshold = threshold
         self.prevent_oversampling = prevent_oversampling
         # What the two convolutions of each half consume around a patch, at half and at full resolution.
         self.half_margin, self.full_margin = (3, 2) if kernel_size == 3 else (0, 0)
         self.traceable = False  # True while a tracer records: one pass, of operators that every runtime has
-        self.conv1 = nn.Conv2d(hidden_channels + 1 + 3 + 6, 24, kernel_size, bias=False)
+        solved = _SOLVED if solving else 0
+        self.conv1 = nn.Conv2d(hidden_channels + 1 + 3 + 6 + solved, 24, kernel_size, bias=False)
         self.bn1 = nn.BatchNorm2d(24)
         self.conv2 = nn.Conv2d(24, 16, kernel_size, bias=False)
         self.bn2 = nn.BatchNorm2d(16)
-        self.conv3 = nn.Conv2d(16 + 6, 12, kernel_size, bias=False)
+        self.conv3 = nn.Conv2d(16 + 6 + solved, 12, kernel_size, bias=False)
         self.bn3 = nn.BatchNorm2d(12)
         self.conv4 = nn.Conv2d(12, 4, kernel_size)
-        if residual:
+        if solving:
             nn.init.zeros_(self.conv4.weight)
             nn.init.zeros_(self.conv4.bias)  # type: ignore[arg-type]
         self.relu = nn.ReLU(inplace=True)
@@ -96,7 +100,7 @@ class Refiner(nn.Module):
         coarse = torch.cat([hid, pha.to(hid.dtype), fgr.to(hid.dtype)], dim=1)
         if self.mode == "full":
             out = self._refine_everywhere(torch.cat([src, bgr], dim=1).to(hid.dtype), coarse).to(src.dtype)
-            if self.residual:
+            if self.solving:
                 out = out + F.interpolate(torch.cat([pha, fgr], dim=1), [H, W], mode="bilinear", align_corners=False)
             ref = torch.ones([B, 1, H // PATCH, W // PATCH], dtype=src.dtype, device=src.device)
             return out[:, :1], out[:, 1:], ref
@@ -112,7 +116,7 @@ class Refiner(nn.Module):
         tiles, refined = self._refine_tiles(src, bgr, coarse, side, tiles)
         tiles, patches = _take_patches(tiles, refined, side, ref)
         b, i, j = tiles.unbind(1)
-        if self.residual:
+        if self.solving:
             before = [image.view(B, -1, H // PATCH, PATCH, W // PATCH, PATCH)[b, :, i, :, j] for image in (pha, fgr)]
             patches = patches + torch.cat(before, dim=1)
         pha = replace_windows(pha, b, i, j, patches[:, :1], self.traceable)
@@ -199,12 +203,43 @@ class Refiner(nn.Module):
 
         Both come in parts, to be joined along their channels.
         """
+        if self.solving:
+            half, full = self._with_solutions(half, full)
         x = self.relu(self.bn1(self.conv1(torch.cat(half, dim=1))))
         x = self.relu(self.bn2(self.conv2(x)))
         x = F.interpolate(x, scale_factor=2.0, mode="nearest")
         x = self.relu(self.bn3(self.conv3(torch.cat([x, *full], dim=1))))
         out: Tensor = self.conv4(x)
         return out
+
+    def _with_solutions(self, half: list[Tensor], full: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """What goes into `_convolve`, and the solutions for alpha at either resolution."""
+        guess = half[0][:, -7:-3]  # foreground and alpha; behind them the foreground residual
+        crop = 2 * self.half_margin - self.full_margin
+        guess_full = F.interpolate(guess, scale_factor=2.0, mode="bilinear", align_corners=False)
+        guess_full = guess_full[:, :, crop : guess_full.shape[2] - crop, crop : guess_full.shape[3] - crop]
+        return [*half, _solve(guess, half[1:])], [*full, _solve(guess_full, full)]
+
+
+def _solve(guess: Tensor, images: list[Tensor]) -> Tensor:
+    """Solve the compositing equation for alpha.
+
+    Args:
+        guess: (N, 4, s, s) straight foreground and alpha, upsampled.
+        images: (N, 6, s, s) source and plate, joined or as two.
+
+    Returns:
+        (N, 4, s, s): the alpha of least squares, how far the foreground is from the plate, how far the source is from
+        the line between both, and the alpha that was guessed.
+    """
+    with torch.autocast(guess.device.type, enabled=False):
+        src, bgr = torch.cat(images, dim=1).float().chunk(2, dim=1)
+        across, seen = guess[:, :3].float() - bgr, src - bgr
+        length = across.square().sum(1, keepdim=True)
+        alpha = ((across * seen).sum(1, keepdim=True) / (length + 1e-3)).clamp(-0.5, 1.5)
+        astray = (seen - alpha * across).square().sum(1, keepdim=True)
+        found = torch.cat([alpha, (length + 1e-6).sqrt(), (astray + 1e-6).sqrt()], dim=1)
+    return torch.cat([found.to(guess.dtype), guess[:, 3:]], dim=1)
 
 
 def _take_patches(tiles: Tensor, refined: Tensor, side: int, ref: Tensor) -> tuple[Tensor, Tensor]:
