@@ -27,7 +27,7 @@ CLEAN = {
     name: 0.0
     for name in (
         "no_plate no_subject ghost moving_camera wrong_plate misaligned drift refocused shadow light_change breeze "
-        "in_linear_light dark_scene bright_scene compressed sharpened noise flicker soft_lens"
+        "pristine in_linear_light dark_scene bright_scene compressed sharpened noise flicker soft_lens"
     ).split()
 } | {"exact_plate": 1.0}
 
@@ -346,8 +346,12 @@ def test_clips_repeat_and_differ(pool: Path):
         make(0, -1)
 
 
-def test_clip_truth_agrees_with_its_source(pool: Path):
-    clips = ClipDataset(pool, "train", 96, 2, seed=1, mix=Mix(**CLEAN))
+SPOILT = dict.fromkeys("misaligned drift refocused noise compressed sharpened light_change breeze".split(), 1.0)
+
+
+@pytest.mark.parametrize("shares", [{}, SPOILT | {"pristine": 1.0, "exact_plate": 0.0}], ids=["clean", "pristine"])
+def test_clip_truth_agrees_with_its_source(pool: Path, shares: dict[str, float]):
+    clips = ClipDataset(pool, "train", 96, 2, seed=1, mix=Mix(**CLEAN | shares))
     seen = 0.0
     for index in range(20):
         clip = clips[index]
