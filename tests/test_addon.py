@@ -18,8 +18,10 @@ import numpy as np
 import OpenImageIO as oiio
 import pytest
 
+from core.plate_files import read_track
 from scripts import build_extension
 from tests.fake_worker import alpha_of, foreground_of
+from tests.plate_scenes import H, W, scene, shoot
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("4.5", "5.0", "5.2")
@@ -411,3 +413,32 @@ def test_blenders_tracks_drive_the_plate(
     np.testing.assert_allclose(result["plane"], back, atol=1e-3)
     assert "No track of the 2D stabilization" in result["nothing tracked"]
     assert "no plane track" in result["no plane"] and "not solved" in result["no camera"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_blenders_solver_drives_the_plate(version: str, archive: Path, tmp_path: Path) -> None:
+    """A camera turns by four degrees over a texture: what Blender tracks and solves of it, against the truth."""
+    lens, count, world = 1.2 * W, 12, scene(margin=120)
+    tiles = np.random.default_rng(0).uniform(0, 1, (17, 24, 3)).astype(np.float32)  # corners for the tracker
+    world = (world + cv2.resize(tiles, world.shape[1::-1], interpolation=cv2.INTER_NEAREST)) / 2
+    to_middle, to_corner = (np.array([[1, 0, f * W / 2], [0, 1, f * H / 2], [0, 0, 1]]) for f in (-1, 1))
+    poses = []
+    for i in range(count):
+        c, s = (f(np.radians(4 * i / (count - 1))) for f in (np.cos, np.sin))
+        poses.append(to_corner @ np.array([[c, 0, lens * s], [0, 1, 0], [-s / lens, 0, c]]) @ to_middle)
+        picture = shoot(world, poses[i], seed=i)
+        assert cv2.imwrite(str(tmp_path / f"turn.{i + 1:04d}.png"), picture[..., ::-1])
+    tracks = run_blender(
+        version, "solved.py", None, tmp_path, zip=archive, footage=tmp_path / "turn.0001.png", lens=lens
+    )
+    grid = np.array([[[x, y]] for x in (40, 240, 440) for y in (30, 135, 240)], np.float64)
+    for kind, allowed in {"CAMERA": 0.3, "PLANE": 0.6, "STABILIZATION": 4.0}.items():
+        path = tmp_path / f"{kind}.json"
+        path.write_text(tracks[kind])
+        track = read_track(path)
+        assert sorted(track) == list(range(1, count + 1))
+        errors = []
+        for number, matrix in track.items():
+            true = cv2.perspectiveTransform(grid, np.linalg.inv(poses[0]) @ poses[number - 1])
+            errors.append(np.linalg.norm(cv2.perspectiveTransform(grid, matrix) - true, axis=2).mean())
+        assert max(errors) < allowed, (kind, errors)
