@@ -16,7 +16,7 @@ import OpenImageIO as oiio
 import pytest
 
 from core import __main__ as command_line
-from core import engine, frame_io, plate_files
+from core import color, engine, frame_io, plate_files
 from core.claims import EXPIRY, Claims
 from core.errors import FootageError, JobError, OutputError, PlateError
 from core.job import Job, Output, PlateSource, Source
@@ -272,8 +272,13 @@ def test_a_pan_is_matted_with_the_plate_from_the_clip(tmp_path):
     engine.make_plate(footage, plate)
     _, width, _ = frame_io.read_image(plate).shape
     assert width == pytest.approx(480 + 6 * 66, abs=4)
-    job = Job(footage, PlateSource(str(plate), align="off"), Output(str(tmp_path / "out")))
+    job = Job(footage, PlateSource(str(plate), align="off"), Output(str(tmp_path / "out"), deliver=("multilayer",)))
     result = engine.run_job(job)
+    layers = oiio.ImageBuf(str(tmp_path / "out/delivery/multilayer.0014.exr"))
+    names = layers.spec().channelnames
+    delivered = layers.get_pixels()[..., [names.index(f"plate.{channel}") for channel in "RGB"]]
+    middle = color.srgb_to_linear(frame_io.read_image(tmp_path / "shot/a.0014.png") / np.float32(255))
+    assert np.abs(delivered - middle).mean() < 0.01
     report = json.loads(Path(result["report"]).read_text())["frames"]
     assert len(report) == 7 and min(frame["plate_coverage"] for frame in report) > 0.98
     assert max(frame["plate_residual"] for frame in report) < 0.15 and max(frame["coverage"] for frame in report) < 0.01
