@@ -17,6 +17,7 @@ from core.errors import CheckpointError, FootageError
 from core.frame_io import read_image, write_image
 from scripts import evaluate
 from scripts.convert_rvm import find_onnx
+from tests.plate_scenes import motion, scene, shoot
 
 
 def _alpha(*rows: list[float]) -> evaluation.Alpha:
@@ -210,6 +211,21 @@ def test_the_mattes_are_scored_as_written(cases: Path, tmp_path: Path) -> None:
 
     scores = evaluate.score_cases(evaluate.find_cases(cases), AlmostRight(), tmp_path / "out", no_plate=False)
     assert all(frame["mad"] < 1e-4 for frame in scores.values())  # 4.6e-3 before rounding
+
+
+def test_a_network_gets_its_plate_as_the_engine_lays_it() -> None:
+    case = shoot(scene(), motion())
+    darker = (0.8 * case).astype(np.uint8)
+    nobody = np.zeros(case.shape[:2], np.float32)
+    seen: list[np.ndarray] = []
+    for as_is in (False, True):
+        network = evaluate.Network("default", "cpu", "fp32", 0.0, plate_as_is=as_is)
+        matte = network._matter.matte
+        network._matter.matte = lambda src, bgr, valid, matte=matte: seen.append(bgr) or matte(src, bgr, valid)
+        network.predict(case, darker, nobody)
+    laid, as_it_was = seen
+    assert as_it_was is darker
+    assert np.abs(laid.astype(float) - case).mean() < 3 < 10 < np.abs(darker.astype(float) - case).mean()
 
 
 def test_difference_baseline_finds_the_disc(cases: Path, tmp_path: Path) -> None:

@@ -114,6 +114,9 @@ class Refiner(nn.Module):
         if not self.traceable and tiles.shape[0] == 0:
             return pha, fgr, ref
         tiles, refined = self._refine_tiles(src, bgr, coarse, side, tiles)
+        if self.solving and not self.traceable:
+            added = _lay_tiles(tiles, refined, ref)
+            return pha.add_(added[:, :1]), fgr.add_(added[:, 1:]), ref
         tiles, patches = _take_patches(tiles, refined, side, ref)
         b, i, j = tiles.unbind(1)
         if self.solving:
@@ -240,6 +243,19 @@ def _solve(guess: Tensor, images: list[Tensor]) -> Tensor:
         astray = (seen - alpha * across).square().sum(1, keepdim=True)
         found = torch.cat([alpha, (length + 1e-6).sqrt(), (astray + 1e-6).sqrt()], dim=1)
     return torch.cat([found.to(guess.dtype), guess[:, 3:]], dim=1)
+
+
+def _lay_tiles(tiles: Tensor, refined: Tensor, ref: Tensor) -> Tensor:
+    """Lay what was found in tiles, see `_take_patches`, into a frame (B, C, H, W): 0 where no patch was chosen."""
+    B, _, h, w = ref.shape
+    size = refined.shape[2]
+    side, rows, columns = size // PATCH, -(-h * PATCH // size), -(-w * PATCH // size)
+    b, i, j = tiles.unbind(1)
+    chosen = F.pad(ref, (0, columns * side - w, 0, rows * side - h)).view(B, rows, side, columns, side)
+    chosen = chosen.permute(0, 1, 3, 2, 4)[b, i, j].repeat_interleave(PATCH, 1).repeat_interleave(PATCH, 2)
+    canvas = refined.new_zeros(B, rows, size, columns, size, refined.shape[1])
+    canvas.permute(0, 1, 3, 2, 4, 5)[b, i, j] = refined.permute(0, 2, 3, 1) * chosen[..., None]
+    return canvas.view(B, rows * size, columns * size, -1)[:, : h * PATCH, : w * PATCH].permute(0, 3, 1, 2)
 
 
 def _take_patches(tiles: Tensor, refined: Tensor, side: int, ref: Tensor) -> tuple[Tensor, Tensor]:
