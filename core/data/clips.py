@@ -69,13 +69,13 @@ class Mix:
     animals: float = 0.1
     rendered_people: float = 0.2
     rendered_fur: float = 0.06
-    rendered_glass: float = 0.2
+    rendered_glass: float = 0.12
     rendered_things: float = 0.08
     rendered_clips: float = 0.1
     stamps: float = 0.1
     objects: float = 0.12
-    drawn: float = 0.26
-    thinned: float = 0.12  # of all subjects: partly transparent
+    drawn: float = 0.22
+    thinned: float = 0.05  # of all subjects: partly transparent
     camouflage: float = 0.12  # of all subjects: coloured like what is behind them
     fills_frame: float = 0.08  # of all subjects
     moving_camera: float = 0.35
