@@ -150,6 +150,7 @@ def test_from_the_first_step_to_scored_mattes(pairs: Path, tmp_path: Path) -> No
         str(tmp_path / "scored"),
         "--model",
         str(best),
+        "--plate-as-is",
     ]
     total = evaluate.main(evaluate.parse_args(scored))
     assert total["mad"] < start["best_mad"] / 5
