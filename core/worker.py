@@ -200,7 +200,6 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started this, who then says what to do
     form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-    logging.basicConfig(
-        level=logging.INFO, format=form, stream=sys.stderr, force=True
-    )  # rather than the command line's
+    # Forced: the command line has set up its own log by now.
+    logging.basicConfig(level=logging.INFO, format=form, stream=sys.stderr, force=True)
     Worker(sys.stdin.buffer, answers).run()

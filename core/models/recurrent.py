@@ -272,7 +272,7 @@ class RecurrentMatting(nn.Module):
             bgr: clean plate of the same shape; (B, 1, 3, H, W) or (B, 3, H, W) if it is the same for all frames;
                 what `encode_plate` made of it; None without one.
             rec: the state after the frame before, None at the first frame.
-            downsample_ratio: the scale at which the network looks; below 1 the filter brings its result to full size.
+            downsample_ratio: the scale at which the network looks; below 1 its result is brought to full size.
 
         Raises:
             ShapeError: source and plate differ in size, or a shape is none of the above.
