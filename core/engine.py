@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache, partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ from .plate.photometric import PhotometricFit
 
 SEGMENT = 200  # frames between two fresh starts of a recurrent network
 PREROLL = 12  # frames run before a segment to settle the plate, and the memory where none is stored
-VERSION = 2  # raise when the same job gives other pixels: finished frames are then redone
+VERSION = 3  # raise when the same job gives other pixels: finished frames are then redone
 DOCTOR_FRAMES = 6  # frames that the plate doctor looks at
 READ_AHEAD = 4  # frames decoded before the network asks
 WRITERS = min(8, max(2, (os.cpu_count() or 2) // 2))  # threads that encode: a card gives them more than two can do
@@ -210,7 +211,7 @@ def preview_frame(job: Job, frame_number: int, folder: Path) -> dict[str, Any]:
     results = _Results(job, footage, plate, masks, folder)
     results.make_folders()
     for number, frame in footage.frames(numbers):
-        results.write(number, frame, *_matte_frame(matter, plate, masks, number, frame))
+        results.write(number, frame, *_matte_frame(matter, plate.under(number, frame, None), masks, number))
     return {**results.paths(frame_number), "frame_number": frame_number}
 
 
@@ -358,14 +359,19 @@ def _run_segment(
     needs_all = matter.is_recurrent or plate.settles
     wanted = set(missing)
     numbers = [n for n in segment if n <= missing[-1]] if needs_all else missing
-    with _ReadAhead(footage, before + numbers) as frames, _WriteBehind() as writer:
-        for number, frame in frames:
+    with (
+        _ReadAhead(footage, before + numbers) as frames,
+        _WriteBehind() as writer,
+        ThreadPoolExecutor(1) as layer,
+    ):
+        for number, frame, laid in _lay_ahead(frames, plate, layer):
             if listener.cancelled():
                 return
             if number == segment[0] and memory:
                 matter.remember(memory)
             start = time.perf_counter()
-            matte, notes = _matte_frame(matter, plate, masks, number, frame)
+            matte, notes = _matte_frame(matter, laid, masks, number)
+            plate.note_matte(matte)
             if number in wanted:
                 notes["seconds"] = round(time.perf_counter() - start, 4)
                 writer.submit(partial(results.write, number, frame, matte, notes))
@@ -374,15 +380,37 @@ def _run_segment(
         results.save_memory(segment[-1], matter.memory())
 
 
-def _matte_frame(
-    matter: Matter, plate: _Plate, masks: MaskReader, number: int, frame: Frame
-) -> tuple[Matte, dict[str, Any]]:
-    src = color.to_srgb(frame.pixels, frame.color_space)
-    bgr, valid, notes = plate.under(number, src)
-    matte, forced = masks.force(number, src, matter.matte(src, bgr, valid))
-    if plate.is_fitted:  # else nobody waits for a matte that is on its way from a card
-        plate.subject = matte.pha
-    return matte, notes | forced
+def _lay_ahead(
+    frames: Iterator[tuple[int, Frame]], plate: _Plate, layer: ThreadPoolExecutor
+) -> Iterator[tuple[int, Frame, _Laid]]:
+    """Each frame with its plate, while that of the frame after it is being laid.
+
+    So a frame's subject is known by the matte of two frames before, and the second's by that of the first, whereupon
+    the first plate that is laid ahead is the third's: the same mattes in every run, however fast its threads are.
+    """
+    waiting: list[tuple[int, Frame, Future[_Laid]]] = []
+    failure: Exception | None = None
+    for index in count():
+        try:
+            number, frame = next(frames)
+        except StopIteration:
+            break
+        except Exception as error:  # raised when the frames before have had their turn
+            failure = error
+            break
+        waiting.append((number, frame, layer.submit(plate.under, number, frame, plate.subject)))
+        if index != 1:
+            number, frame, laid = waiting.pop(0)
+            yield number, frame, laid.result()
+    for number, frame, laid in waiting:
+        yield number, frame, laid.result()
+    if failure is not None:
+        raise failure
+
+
+def _matte_frame(matter: Matter, laid: _Laid, masks: MaskReader, number: int) -> tuple[Matte, dict[str, Any]]:
+    matte, forced = masks.force(number, laid.src, matter.matte(laid.src, laid.bgr, laid.valid))
+    return matte, laid.notes | forced
 
 
 def _segments(numbers: list[int], devices: int) -> Iterator[list[int]]:
@@ -441,12 +469,29 @@ def warm_up() -> None:
     _hash_file(path, path.stat().st_mtime_ns)
 
 
+@dataclass(frozen=True)
+class _Laid:
+    """A frame and its plate, as the network sees them.
+
+    Attributes:
+        src: (H, W, 3), sRGB-encoded.
+        bgr: the same of the plate; None where there is none.
+        valid: (H, W), where the plate has pixels; None: it has all.
+        notes: what the report says of the plate.
+    """
+
+    src: color.Pixels
+    bgr: color.Pixels | None
+    valid: NDArray[np.bool_] | None
+    notes: dict[str, Any]
+
+
 class _Plate:
     """The job's clean plate as each frame needs it: aligned, matched, at the footage's size, sRGB-encoded."""
 
     def __init__(self, job: Job, footage: Footage, on_warning: Callable[[str], None]) -> None:
         self.identity = ""
-        self.subject: color.Floats | None = None  # (H, W) the matte of the frame before
+        self.subject: Matte | None = None  # the last that is known
         self._options = job.plate
         self._known: NDArray[np.bool_] | None = None
         self._motion: plate_files.PlateMotion | None = None
@@ -507,22 +552,27 @@ class _Plate:
         start = None if self._motion is None else self._motion.at(number, src.shape[1], src.shape[0])
         return ShotPlate(self._pixels, known=self._known, align=self._align, match=self._options.match, start=start)
 
-    def under(
-        self, number: int, src: color.Pixels
-    ) -> tuple[color.Pixels | None, NDArray[np.bool_] | None, dict[str, Any]]:
-        """The plate for the next frame, where it is valid, and what the report says of it."""
-        if isinstance(self._pixels, np.ndarray) and not self.is_fitted:
-            return self._pixels, None, {}
+    def note_matte(self, matte: Matte) -> None:
+        """Tell where the subject is, for the plates that are asked for from now on."""
+        if self.is_fitted:  # else nobody needs it
+            self.subject = matte
+
+    def under(self, number: int, frame: Frame, subject: Matte | None) -> _Laid:
+        """The plate for the next frame; waits for a `subject` that is on its way from a card."""
+        src = color.to_srgb(frame.pixels, frame.color_space)
         if self._pixels is None:
-            return None, None, {}
+            return _Laid(src, None, None, {})
+        if isinstance(self._pixels, np.ndarray) and not self.is_fitted:
+            return _Laid(src, self._pixels, None, {})
         self._shot = self._shot or self._start(number, src)
-        fitted = self._shot.under(src, self.subject, homography=self._track.get(number))
+        where = None if subject is None else subject.pha
+        fitted = self._shot.under(src, where, homography=self._track.get(number))
         notes = {
             "plate_residual": round(fitted.aligned.residual, 4),
-            "plate_coverage": round(float(fitted.valid.mean()), 4),
+            "plate_coverage": round(np.count_nonzero(fitted.valid) / fitted.valid.size, 4),
             "plate_stops": round(fitted.light.stops, 3),
         }
-        return fitted.bgr, fitted.valid, notes
+        return _Laid(src, fitted.bgr, fitted.valid, notes)
 
 
 @lru_cache(maxsize=1)
@@ -696,13 +746,13 @@ class _Results:
             pictures["error"] = color.to_dtype(matte.err, np.dtype(np.uint8))
         if "foreground" not in wanted and "matte" not in wanted:
             return pictures
-        source, estimate = frame.pixels, color.from_srgb(matte.fgr, self.color_space)
+        source = frame.pixels
         if exr:
             full = source.dtype.kind == "u" and source.dtype.itemsize > 1 or source.dtype == np.float32
-            if full or frame.color_space != self.color_space:
-                source = color.convert(source, frame.color_space, self.color_space)
-            source = color.to_dtype(source, np.dtype("f4" if full else "f2"))
-        foreground = color.to_dtype(estimate, source.dtype)
+            if source.dtype != np.float16 or frame.color_space != self.color_space:
+                dtype = np.dtype("f4" if full else "f2")
+                source = color.convert_to(source, frame.color_space, self.color_space, dtype)
+        foreground = color.matte_to(matte.fgr, self.color_space, source.dtype)
         foreground = cv2.copyTo(source, (alpha == (1 if exr else 65535)).view(np.uint8), foreground)
         if "foreground" in wanted:
             pictures["foreground"] = foreground

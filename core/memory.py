@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 
 @contextmanager
@@ -22,12 +22,23 @@ def reused_memory() -> Iterator[None]:
     if libc is None:
         yield
         return
+    share_one_heap()
     libc.mallopt(_M_MMAP_MAX, 0)
     libc.mallopt(_M_TRIM_THRESHOLD, -1)
     try:
         yield
     finally:
         libc.malloc_trim(0)
+
+
+def share_one_heap() -> None:
+    """Have threads that start from now on take their memory where the main thread does.
+
+    A heap of a thread's own goes back to the system whenever it is empty: after every picture that a thread encodes.
+    """
+    libc = _glibc()
+    if libc is not None:
+        libc.mallopt(_M_ARENA_MAX, 1)
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -69,17 +69,17 @@ class Network:
     def reset(self) -> None:
         self._matter.reset()
         self._shot: tuple[Pixels, ShotPlate] | None = None
-        self._subject: Floats | None = None
+        self._mattes: list[Floats] = []  # the last two
 
     def predict(self, src: Pixels, bgr: Pixels | None, true_pha: Floats) -> tuple[Floats, Floats]:
         valid = None
         if bgr is not None and not self._plate_as_is:
             if self._shot is None or self._shot[0] is not bgr:
                 self._shot = bgr, ShotPlate(bgr)
-            fitted = self._shot[1].under(src, self._subject)
+            fitted = self._shot[1].under(src, self._mattes[0] if self._mattes else None)
             bgr, valid = fitted.bgr, fitted.valid
         matte = self._matter.matte(src, bgr, valid)
-        self._subject = matte.pha
+        self._mattes = [*self._mattes[-1:], matte.pha]
         return matte.pha, matte.fgr
 
 

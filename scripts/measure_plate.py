@@ -187,11 +187,12 @@ def read_folder(folder: Path, flag: int) -> list[Image]:
 def matte_clip(
     material: Material, frames: Sequence[Image], shot: ShotPlate, laid: list[FittedPlate] | None = None
 ) -> list[Plane]:
-    """Matte a shot, the plate brought under each frame with the frame before's matte; notes how it was laid."""
+    """Matte a shot, the plate brought under each frame as the engine does, by the matte of two frames before; notes how
+    it was laid."""
     material.network.reset()
     phas: list[Plane] = []
     for src in frames:
-        fitted = shot.under(src, phas[-1] if phas else None)
+        fitted = shot.under(src, phas[-2:][0] if phas else None)
         phas.append(material.network.matte(src, fitted.bgr, fitted.valid).pha)
         if laid is not None:
             laid.append(fitted)

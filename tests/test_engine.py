@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -391,3 +392,22 @@ def test_a_killed_run_resumes_to_the_same_files(shot, tmp_path):
         os.utime(claim, (0, 0))  # as if a minute had passed
     subprocess.run([*arguments, str(tmp_path / "out")], cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+
+
+def test_a_plate_is_laid_beside_the_network_from_the_same_mattes_however_fast():
+    """Which frame's matte says where the subject is, for each frame; and that nobody waits for the frame at hand."""
+
+    class Plate:
+        subject = None
+
+        def under(self, number, frame, subject):
+            laid.append((number, subject))
+            return number
+
+    plate, laid = Plate(), []
+    with ThreadPoolExecutor(1) as layer:
+        for number, _, _ in engine._lay_ahead(((n, None) for n in range(1, 7)), plate, layer):
+            layer.submit(lambda: None).result()  # the network takes long enough for all that was asked for
+            assert [n for n, _ in laid] == list(range(1, min(number + (number > 1), 6) + 1))
+            plate.subject = number
+    assert laid == [(1, None), (2, 1), (3, 1), (4, 2), (5, 3), (6, 4)]

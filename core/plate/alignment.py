@@ -185,9 +185,8 @@ class PlateAligner:
     def _prepare(self, shape: tuple[int, int]) -> None:
         H, W = shape
         Hp, Wp = self.plate.shape[:2]
-        scale = min(1.0, max(WORK_WIDTH, max(H, W) / 3) / max(H, W))
         self._frame_shape = shape
-        self._size = (max(8, round(W * scale)), max(8, round(H * scale)))
+        scale, self._size = _working_scale(shape), working_size(shape)
         self._local_flow = self._local_flow and min(self._size) >= 32  # less is too small for the flow's patches
         start = self._given_start
         if start is None:
@@ -642,6 +641,16 @@ def _difference(a: Small, b: Small, weight: Weight, outside: Weight) -> float:
     covered = int(np.count_nonzero(weight))
     total = float(np.sum(np.minimum(np.abs(a - b), DIFFERENCE_CAP) * weight)) / DIFFERENCE_CAP
     return (total + UNCOVERED_COST * (size - covered)) / size
+
+
+def working_size(shape: tuple[int, int]) -> tuple[int, int]:
+    """Width and height at which alignment looks at a frame of `shape` (H, W)."""
+    scale = _working_scale(shape)
+    return max(8, round(shape[1] * scale)), max(8, round(shape[0] * scale))
+
+
+def _working_scale(shape: tuple[int, int]) -> float:
+    return min(1.0, max(WORK_WIDTH, max(shape) / 3) / max(shape))
 
 
 def small_grey(frame: Image, size: tuple[int, int], view: View) -> Small:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from core.plate.alignment import AlignedPlate, MovingPlateAligner, PlateAligner
+from core.plate.alignment import AlignedPlate, MovingPlateAligner, PlateAligner, working_size
 from core.plate.frames import FrameReader, Image, Mask, Matrix, Plane, View, as_srgb
 from core.plate.photometric import PhotometricFit, PhotometricLock
 
@@ -69,9 +69,13 @@ class ShotPlate:
 
         Args:
             src: (H, W, 3) the next frame.
-            subject: (h, w) of any size, 0 to 1 or bool: roughly where the subject is; the frame before's matte will do.
+            subject: (h, w) of any size, 0 to 1 or bool: roughly where the subject is; the matte of one or two frames
+                before will do.
             homography: frame pixel -> plate pixel from a camera or plane track, where the plate is a still picture.
         """
+        if subject is not None:  # full size once, not for each of those who look at less
+            size = working_size(src.shape[:2])
+            subject = cv2.resize(subject.astype(np.float32, copy=False), size, interpolation=cv2.INTER_AREA)
         if isinstance(self._aligner, PlateAligner):
             aligned = self._aligner.align(src, subject, homography=homography)
         else:
@@ -84,12 +88,12 @@ class ShotPlate:
         return FittedPlate(self._used[2], aligned.valid, aligned, light)
 
 
-def _background(valid: Mask, subject: Plane | Mask | None) -> Mask:
+def _background(valid: Mask, subject: Plane | None) -> Mask:
     """Where plate and frame can be compared, at a size that is enough for it."""
     size = (max(8, valid.shape[1] // 4), max(8, valid.shape[0] // 4))
-    where: Mask = cv2.resize(valid.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+    where: Mask = cv2.resize(valid.view(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
     if subject is None:
         return where
-    small = cv2.resize(subject.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(subject, size, interpolation=cv2.INTER_AREA)
     margin = 2 * max(1, size[0] // 100) + 1
     return where & (cv2.dilate(small, np.ones((margin, margin), np.uint8)) < 0.02)
