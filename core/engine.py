@@ -210,8 +210,9 @@ def preview_frame(job: Job, frame_number: int, folder: Path) -> dict[str, Any]:
     masks = MaskReader(job.masks, footage, numbers)
     results = _Results(job, footage, plate, masks, folder)
     results.make_folders()
-    for number, frame in footage.frames(numbers):
-        results.write(number, frame, *_matte_frame(matter, plate.under(number, frame, None), masks, number))
+    frame = _read_frame(job.footage, frame_number, footage.identity(frame_number))
+    matte, notes = _matte_frame(matter, plate.under(frame_number, frame, None), masks, frame_number)
+    results.write(frame_number, frame, matte, notes)
     return {**results.paths(frame_number), "frame_number": frame_number}
 
 
@@ -431,6 +432,13 @@ def _open_footage(source: Source) -> Footage:
 def _open_movie(path: Path, color_space: str, identity: str) -> Footage:
     """Kept for the next preview: to know a movie's frames means to read all of it."""
     return frame_io.open_footage(path, color_space)
+
+
+@lru_cache(maxsize=1)
+def _read_frame(source: Source, number: int, identity: str) -> Frame:
+    """Kept for the next preview, which is often of the same frame with other settings."""
+    ((_, frame),) = _open_footage(source).frames([number])
+    return frame
 
 
 def _select(footage: Footage, frames: tuple[int, int] | None) -> list[int]:

@@ -162,8 +162,10 @@ class MovieFootage:
                 _check_size(context.width, context.height, path)
                 self.fps = float(rate)
                 self.is_float = "f32" in (context.pix_fmt or "")
-                self._pts = self._presentation_times(container, stream, rate)
                 rotation = _first_rotation(container, stream)
+                self._pts = self._presentation_times(
+                    _indexed_times(container, stream) or self._read_times(), stream, rate
+                )
                 curve = _HDR_CURVES.get(context.color_trc)
         except av.error.FFmpegError as error:
             raise self._error(str(error)) from None
@@ -214,13 +216,17 @@ class MovieFootage:
     def identity(self, number: int) -> str:
         return self._identity
 
-    def _presentation_times(self, container: Any, stream: Any, rate: Fraction) -> list[int]:
+    def _read_times(self) -> list[int]:
+        """When each picture is on screen, by reading the whole file."""
+        with self._open() as container:
+            return sorted(
+                p.pts if p.pts is not None else p.dts
+                for p in container.demux(container.streams.video[0])
+                if p.size and not p.is_discard and (p.pts is not None or p.dts is not None)
+            )
+
+    def _presentation_times(self, times: list[int], stream: Any, rate: Fraction) -> list[int]:
         """When each frame number is on screen, in the stream's time base: one entry a frame number."""
-        times = sorted(
-            p.pts if p.pts is not None else p.dts
-            for p in container.demux(stream)
-            if p.size and not p.is_discard and (p.pts is not None or p.dts is not None)
-        )
         step = 1 / (rate * stream.time_base)
         if all(abs(t - times[0] - i * step) <= step / 2 + 1 for i, t in enumerate(times)):
             return times
@@ -254,6 +260,31 @@ class MovieFootage:
             f"{self.path}: {actual}",
             "Check that the file plays, or export it again",
         )
+
+
+def _indexed_times(container: Any, stream: Any) -> list[int] | None:
+    """When each picture is on screen, from an MP4's or QuickTime's index; None where it does not tell.
+
+    The index says when pictures are decoded. Where they are not reordered, or come at a constant rate, they are shown
+    at those times, shifted. The first picture tells by how much, and the last one whether all this holds.
+    """
+    entries = list(stream.index_entries) if "mp4" in container.format.name else []
+    if not entries or len(entries) != stream.frames or any(e.is_discard or not e.size for e in entries):
+        return None
+    times = sorted(entry.timestamp for entry in entries)
+    steps = {after - before for before, after in zip(times, times[1:], strict=False)}
+    if stream.codec_context.has_b_frames and len(steps) > 1:
+        return None
+    try:
+        container.seek(times[0], stream=stream)
+        first = next(container.demux(stream)).pts
+        container.seek(times[-1], stream=stream)
+        last = max((p.pts for p in container.demux(stream) if p.size and p.pts is not None), default=None)
+    except av.error.FFmpegError:
+        return None
+    if first is None or last is None or last - first != times[-1] - times[0]:
+        return None
+    return [time + first - times[0] for time in times]
 
 
 def _first_rotation(container: Any, stream: Any) -> int:

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 COARSE_SIDE = 512  # pixels; long side of the recurrent network's coarse pass, as its authors recommend
 PLATE_GRAIN = 0.01  # noise given to the plate: the network knows plates from cameras, and takes rendered ones worse
 BLIND_ERROR = 0.25  # expected error where the plate has nothing to say
+SLIVER = 8  # pixels beside the plate on which its judgement, with its border continued, goes on
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -168,9 +169,10 @@ class Matter:
         Args:
             src: (H, W, 3) sRGB-encoded, uint8, uint16 or float32 (0 to 1).
             bgr: the clean plate, same size; None where there is none. The same array object again costs nothing.
-            valid: (H, W), False where the plate has no pixels; None where it has all. There the network judges without
-                a plate (it runs twice), and err is at least `BLIND_ERROR`. A subject that it misses inside, where the
-                plate shows it, it would miss outside, too: of that one the plate's judgement goes on.
+            valid: (H, W), False where the plate has no pixels; None where it has all. There err is at least
+                `BLIND_ERROR`, and unless these are slivers of `SLIVER` pixels, the network judges there without a
+                plate (it runs twice). A subject that it misses inside, where the plate shows it, it would miss outside,
+                too: of that one the plate's judgement goes on.
 
         Raises:
             ShapeError: sizes differ, or a network that needs a plate has none.
@@ -189,7 +191,7 @@ class Matter:
         pha, fgr, err = self._run(source, bgr)
         if bgr is not None and valid is not None and not valid.all():
             inside = torch.from_numpy(valid).to(self.device)[None, None].float()
-            if self.is_recurrent:
+            if self.is_recurrent and not _is_sliver(~valid):
                 blind_pha, blind_fgr, _ = self._run(source, None)
                 trust = torch.maximum(_softly_around(inside), _missed(pha, blind_pha, inside))
                 pha, fgr = torch.lerp(blind_pha, pha, trust), torch.lerp(blind_fgr, fgr, trust)
@@ -289,9 +291,16 @@ def _grain(device: torch.device) -> Tensor:
     return tile.permute(1, 2, 0).contiguous().to(device)
 
 
+def _is_sliver(invalid: NDArray[np.bool_]) -> bool:
+    """Whether every pixel of (H, W) that is True has one that is not within `SLIVER` pixels, in rows and columns."""
+    square = np.ones((2 * SLIVER + 1, 2 * SLIVER + 1), np.uint8)
+    return not cv2.erode(invalid.view(np.uint8), square, borderType=cv2.BORDER_CONSTANT, borderValue=1).any()
+
+
 def _softly_around(inside: Tensor) -> Tensor:
-    """(1, 1, H, W), 0 or 1, to the same with a slope from 1 to 0 on the 16 pixels outside."""
-    return F.avg_pool2d(F.max_pool2d(inside, 17, 1, 8), 17, 1, 8, count_include_pad=False)
+    """(1, 1, H, W), 0 or 1, to the same with a slope from 1 to 0 on twice `SLIVER` pixels outside; 1 on slivers."""
+    size = 2 * SLIVER + 1
+    return F.avg_pool2d(F.max_pool2d(inside, size, 1, SLIVER), size, 1, SLIVER, count_include_pad=False)
 
 
 def _missed(pha: Tensor, blind_pha: Tensor, inside: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from typing import IO
 
 from . import __version__, protocol
 from .errors import MattingError
+from .memory import share_one_heap
 from .protocol import Message
 
 log = logging.getLogger(__name__)
@@ -200,6 +201,7 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started this, who then says what to do
     form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    share_one_heap()  # before the thread that runs the commands
     # Forced: the command line has set up its own log by now.
     logging.basicConfig(level=logging.INFO, format=form, stream=sys.stderr, force=True)
     Worker(sys.stdin.buffer, answers).run()

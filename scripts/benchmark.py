@@ -113,7 +113,12 @@ def describe(line: Line) -> str:
             f"  network alone {1000 * line['network_seconds']:.1f} ms, first preview {1000 * line['first_seconds']:.0f}"
         )
         text += f" ms, worker ready after {line['ready_seconds']:.2f} s"
-    return text + (f"  {line['share']:.0%} of its network's speed" if "share" in line else "")
+    if "share" in line:
+        work, network = 1000 * line["processor_seconds"], 1000 * line["network_processor_seconds"]
+        text += (
+            f"  {line['share']:.0%} of its network's speed; processor time {work:.0f} ms, its network's {network:.0f}"
+        )
+    return text
 
 
 def timed(step: Callable[[], Any], runs: int) -> float:
@@ -299,15 +304,18 @@ def measure_job(size: str, source: str, kind: str, device: str, frames: int) -> 
         job = Job(
             Source(str(footage)), PlateSource(str(plate)), output=Output(str(folder / "out"), kind), device=device
         )
-        moments: list[float] = []
-        engine.run_job(job, on_progress=lambda progress: moments.append(time.perf_counter()))
+        moments: list[tuple[float, float]] = []
+        engine.run_job(job, on_progress=lambda progress: moments.append((time.perf_counter(), time.process_time())))
         warm = 3  # the first frames look for the plate and load the network
-        seconds = (moments[-1] - moments[warm]) / (len(moments) - 1 - warm)
+        seconds, work = ((b - a) / (len(moments) - 1 - warm) for a, b in zip(moments[warm], moments[-1], strict=True))
         matter = Matter(load_model(), device)
         src, bgr = pictures(size)
-        alone = timed(lambda: arrays(matter.matte(src, bgr)), max(3, frames // 4))
-    what = f"job {source} to {kind}, {frames} frames"
-    return {"what": what, "size": size, "seconds": seconds, "network_seconds": alone, "share": alone / seconds}
+        start = time.process_time()
+        alone = timed(lambda: arrays(matter.matte(src, bgr)), runs := max(3, frames // 4))
+        network_work = (time.process_time() - start) / (runs + 2)
+    line = {"what": f"job {source} to {kind}, {frames} frames", "size": size, "seconds": seconds}
+    line |= {"network_seconds": alone, "share": alone / seconds}
+    return line | {"processor_seconds": work, "network_processor_seconds": network_work}
 
 
 def _write_movie(path: Path, shots: list[Any], frames: int) -> Path:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+import os
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import OpenImageIO as oiio
@@ -27,6 +29,36 @@ def test_movie_with_a_varying_rate_repeats_what_is_on_screen(shot, tmp_path):
     shown = [next(i for i in range(4) if np.array_equal(f.pixels, shot.frame(i))) for f in frames.values()]
     assert shown == sorted(shown) and shown[0] == 0 and shown[-1] == 3
     assert len(shown) > 4 and "varies" in footage.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt", "times", "by_index"),
+    [
+        ("a.mp4", "libx264", "yuv420p", range(30), True),  # reordered, at a constant rate
+        ("a.mov", "prores_ks", "yuv422p10le", range(30), True),
+        ("a.mov", "prores_ks", "yuv422p10le", [0, 1, 2, 5, 6, 9], True),  # not reordered: at any rate
+        ("a.mp4", "libx264", "yuv420p", [0, 1, 2, 3, 4, 7, 8, 11, 12, 13, 14, 15], False),
+        ("a.mkv", "libx264", "yuv420p", range(30), False),
+        ("cut.mov", "prores_ks", "yuv422p10le", range(30), False),  # the index comes first, the last pictures lack
+    ],
+)
+def test_an_index_tells_when_pictures_are_shown(tmp_path, monkeypatch, name, codec, pix_fmt, times, by_index):
+    with av.open(str(tmp_path / name), "w", options={"movflags": "faststart"} if name[0] == "c" else {}) as container:
+        stream = container.add_stream(codec, rate=24)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, pix_fmt
+        for time in times:
+            picture = av.VideoFrame.from_ndarray(np.full((64, 96, 3), 8 * time, np.uint8), format="rgb24")
+            picture.pts = time
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    if name[0] == "c":
+        os.truncate(tmp_path / name, (tmp_path / name).stat().st_size * 2 // 3)
+    read, reads = frame_io.MovieFootage._read_times, []
+    monkeypatch.setattr(frame_io.MovieFootage, "_read_times", lambda self: reads.append(self) or read(self))
+    indexed = frame_io.MovieFootage(tmp_path / name)
+    assert bool(reads) != by_index
+    monkeypatch.setattr(frame_io, "_indexed_times", lambda container, stream: None)
+    assert indexed._pts == frame_io.MovieFootage(tmp_path / name)._pts
 
 
 def test_truncated_movie_says_where_and_keeps_what_is_whole(shot, tmp_path):

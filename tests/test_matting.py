@@ -7,7 +7,7 @@ import torch
 
 from core.checkpoints import load_model
 from core.errors import DeviceError, ShapeError
-from core.matting import BLIND_ERROR, PLATE_GRAIN, Matter, _missed, choose_device
+from core.matting import BLIND_ERROR, PLATE_GRAIN, SLIVER, Matter, _missed, choose_device
 from core.models import MattingBase, MattingRefine
 
 
@@ -60,6 +60,19 @@ def test_where_the_plate_is_not_valid_the_network_judges_without(matter, frames)
     whole = Matter(load_model()).matte(src, plate)
     assert np.array_equal(matte.pha[:, :48], whole.pha[:, :48]) and matte.err[:, 48:].min() >= BLIND_ERROR
     assert np.array_equal(matte.pha[:, 70:], blind.pha[:, 70:])
+
+
+def test_slivers_beside_the_plate_are_judged_with_it(frames):
+    src, plate = frames
+    whole = Matter(load_model()).matte(src, plate)
+    for width, runs_blind in ((SLIVER, False), (SLIVER + 1, True)):
+        matter, valid = Matter(load_model()), np.ones(src.shape[:2], bool)
+        valid[:, 96 - width :] = False
+        valid[20 : 20 + width, 40:70] = False
+        matte = matter.matte(src, plate, valid)
+        assert any(name.startswith("blind") for name in matter.memory()) == runs_blind
+        assert np.array_equal(matte.fgr, whole.fgr) != runs_blind
+        assert matte.err[~valid].min() >= BLIND_ERROR
 
 
 def test_a_subject_missed_without_a_plate_goes_on_beyond_it():
