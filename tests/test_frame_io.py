@@ -39,7 +39,7 @@ def test_movie_with_a_varying_rate_repeats_what_is_on_screen(shot, tmp_path):
         ("a.mov", "prores_ks", "yuv422p10le", [0, 1, 2, 5, 6, 9], True),  # not reordered: at any rate
         ("a.mp4", "libx264", "yuv420p", [0, 1, 2, 3, 4, 7, 8, 11, 12, 13, 14, 15], False),
         ("a.mkv", "libx264", "yuv420p", range(30), False),
-        ("cut.mov", "prores_ks", "yuv422p10le", range(30), False),  # the index comes first, the last pictures lack
+        ("cut.mp4", "libx264", "yuv420p", range(30), False),  # the index comes first, the last pictures lack
     ],
 )
 def test_an_index_tells_when_pictures_are_shown(tmp_path, monkeypatch, name, codec, pix_fmt, times, by_index):
@@ -52,7 +52,7 @@ def test_an_index_tells_when_pictures_are_shown(tmp_path, monkeypatch, name, cod
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
     if name[0] == "c":
-        os.truncate(tmp_path / name, (tmp_path / name).stat().st_size * 2 // 3)
+        os.truncate(tmp_path / name, (tmp_path / name).stat().st_size - 200)
     read, reads = frame_io.MovieFootage._read_times, []
     monkeypatch.setattr(frame_io.MovieFootage, "_read_times", lambda self: reads.append(self) or read(self))
     indexed = frame_io.MovieFootage(tmp_path / name)
