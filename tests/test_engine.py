@@ -248,6 +248,15 @@ def test_a_preview_sees_a_plate_and_a_movie_that_changed(shot, job, tmp_path):
     assert Path(engine.preview_frame(job, 9, tmp_path / "c")["alpha"]).is_file()
 
 
+def test_a_second_preview_of_a_frame_does_not_decode_it_again(shot, job, tmp_path, monkeypatch):
+    decoded, decode = [], frame_io.MovieFootage.frames
+    monkeypatch.setattr(frame_io.MovieFootage, "frames", lambda self, n: decoded.append(n) or decode(self, n))
+    job = replace(job, footage=Source(str(shot.write_movie(tmp_path / "b.mkv"))))
+    for number in (1, 1, 2):
+        engine.preview_frame(job, number, tmp_path / "a")
+    assert decoded == [[1], [2]]
+
+
 def test_preview_is_one_frame_in_its_own_folder(job, tmp_path):
     result = engine.preview_frame(job, 3, tmp_path / "preview")
     assert Path(result["alpha"]) == tmp_path / "preview/alpha/alpha.0003.png" and Path(result["alpha"]).is_file()
