@@ -373,12 +373,12 @@ def _run_segment(
             start = time.perf_counter()
             matte, notes = _matte_frame(matter, laid, masks, number)
             plate.note_matte(matte)
+            if number == segment[-1] and matter.is_recurrent:  # before its record is: whole segments are not run again
+                results.save_memory(number, matter.memory())
             if number in wanted:
                 notes["seconds"] = round(time.perf_counter() - start, 4)
                 writer.submit(partial(results.write, number, frame, matte, notes))
                 rate.note_done(number)
-    if matter.is_recurrent and numbers[-1] == segment[-1]:
-        results.save_memory(segment[-1], matter.memory())
 
 
 def _lay_ahead(

@@ -159,6 +159,20 @@ def test_without_a_plate_the_memory_carries_over_a_segment_s_end(job, tmp_path, 
     assert files_of(tmp_path / "fresh")["alpha/alpha.0004.png"] != files_of(tmp_path / "cut")["alpha/alpha.0004.png"]
 
 
+def test_a_segment_that_is_recorded_whole_has_left_its_memory(job, tmp_path, monkeypatch):
+    """Else a run that is killed between both would leave the next segment to start from nothing."""
+    monkeypatch.setattr(engine, "SEGMENT", 2)
+    there, write = [], engine._Results.write
+
+    def spying(results, number, *args):
+        there.append((number, results._memory_path(number).is_file()))
+        write(results, number, *args)
+
+    monkeypatch.setattr(engine._Results, "write", spying)
+    engine.run_job(job)
+    assert dict(there) == {1: False, 2: True, 3: False, 4: True, 5: True}
+
+
 def test_sequence_numbers_and_gaps(shot, tmp_path):
     first = shot.write_sequence(tmp_path / "in", first=1001)
     (tmp_path / "in/shot.1003.png").unlink()
