@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Train the default network on clips: alpha, its motion, foreground and error map, coarse and at full resolution."""
+"""Train the default network: on clips its coarse part, which makes the error map too; on windows its refiner."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -25,8 +24,9 @@ from core.checkpoints import load_model, save_model
 from core.errors import JobError
 from core.evaluation import mean_scores, score_clip
 from core.models import RecurrentMatting
-from core.models.recurrent import clamp_unit
-from core.training import losses
+from core.models.recurrent import average, clamp_unit
+from core.models.refiner import PATCH, SolvingRefiner
+from core.training import losses, windows
 from core.training.loop import Batch, Process, Trainer, Validation, join_processes, sample_order
 from core.training.options import add_loop_arguments, loop_options, parse_with_config
 
@@ -42,12 +42,14 @@ class Stage:
     steps: int
     size: int = 256  # pixels, side of the square crop
     frames: int = 2
-    batch: int = 6  # clips per step of one process
-    downsample_ratio: float | tuple[float, float] = 1.0  # below 1 the refinement is trained too; a range is drawn from
+    batch: int = 6  # clips, or windows, per step of one process
+    downsample_ratio: float | tuple[float, float] = 1.0  # at which the network looks; a range is drawn from
+    part: str = "coarse"  # what learns; or "refiner", whose batch is windows out of clips, at a ratio below 1
 
 
 PROTOTYPE = Stage(steps=2000)
 ERROR_WEIGHT = 0.1
+WINDOW_WEIGHTS = {"pha_l1": 1.0, "pha_gradient": 2.0, "fgr_l1": 0.5}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -56,7 +58,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pool", type=Path, required=True, help="folder of subjects and backgrounds")
     parser.add_argument("--init", default="default", help="weights to start from: default, a file, or none")
     parser.add_argument(
-        "--stages", type=yaml.safe_load, help="YAML list of {steps, size, frames, batch, downsample_ratio}"
+        "--stages", type=yaml.safe_load, help="YAML list of {steps, size, frames, batch, downsample_ratio, part}"
     )
     parser.add_argument("--steps", type=int, help="total; the last stage goes on, or the run ends, there")
     parser.add_argument("--checkpoint_path", type=Path, default=Path("../result/checkpoint/recurrent"))
@@ -85,6 +87,11 @@ def make_stages(described: Sequence[dict[str, Any]] | None, steps: int | None) -
     except TypeError as error:
         fields = ", ".join(field.name for field in dataclasses.fields(Stage))
         raise JobError(f"stages of {fields}", f"{described} ({error})", "Correct --stages") from error
+    for stage in stages:
+        if stage.part not in ("coarse", "refiner"):
+            raise JobError("stages whose part is coarse or refiner", stage.part, "Correct --stages")
+        if stage.part == "refiner" and stage.size % PATCH:
+            raise JobError(f"a size that divides by {PATCH} for the refiner", str(stage.size), "Correct --stages")
     if steps is None:
         return stages
     kept: list[Stage] = []
@@ -95,74 +102,86 @@ def make_stages(described: Sequence[dict[str, Any]] | None, steps: int | None) -
 
 
 def stage_batches(
-    start: int, stages: Sequence[Stage], make_clips: MakeClips, workers: int, seed: int, process: Process
+    start: int,
+    stages: Sequence[Stage],
+    make_clips: MakeClips,
+    workers: int,
+    seed: int,
+    process: Process,
+    model: RecurrentMatting,
 ) -> Iterator[Batch]:
-    """This process's batches from step `start` to the last stage's end, each with its stage's `downsample_ratio`."""
+    """This process's batches from step `start` to the last stage's end: small clips, or windows that `model` guides."""
     begin = 0
     for number, stage in enumerate(stages):
-        steps = begin + stage.steps - max(start, begin)
-        if steps > 0:
+        first = max(start - begin, 0)
+        if first < stage.steps:
             clips = make_clips("train", stage.size, stage.frames)
-            used = (max(start, begin) - begin) * stage.batch * process.world
-            order = sample_order(len(clips), seed + 1000 * number, used, process)  # type: ignore[arg-type]
-            loader = DataLoader(
-                clips,
-                batch_sampler=_batched(order, stage.batch, steps),
-                num_workers=workers,
-                pin_memory=torch.cuda.is_available(),
-            )
-            ratio = stage.downsample_ratio
-            for step, batch in enumerate(loader, max(start, begin)):
-                drawn = ratio if isinstance(ratio, int | float) else random.Random(seed + step).uniform(*ratio)
-                yield batch | {"downsample_ratio": drawn}
+            load = functools.partial(_load, clips, workers, seed + 1000 * number, process)
+            draw = functools.partial(_draw_ratio, stage.downsample_ratio)
+            if stage.part == "coarse":
+                for step, batch in enumerate(load(stage.batch, first, stage.steps), begin + first):
+                    yield _smaller(batch, draw(seed + step))
+            else:
+                groups = enumerate(load(windows.CLIPS, first // windows.STEPS, -(-stage.steps // windows.STEPS)))
+                cut = functools.partial(windows.cut_training_windows, model)
+                numbered = ((group + first // windows.STEPS + 1000 * number, batch) for group, batch in groups)
+                found = (cut(batch, draw(seed + group), [seed, group]) for group, batch in numbered)
+                yield from windows.draw_windows(found, stage.batch, seed, first, stage.steps)
         begin += stage.steps
 
 
+def _load(
+    clips: Dataset[dict[str, Any]], workers: int, seed: int, process: Process, batch: int, first: int, end: int
+) -> DataLoader[Batch]:
+    """Batches of clips from number `first` to `end`."""
+    order = sample_order(len(clips), seed, first * batch * process.world, process)  # type: ignore[arg-type]
+    chosen = [[next(order) for _ in range(batch)] for _ in range(first, end)]
+    return DataLoader(clips, batch_sampler=chosen, num_workers=workers, pin_memory=torch.cuda.is_available())
+
+
+def _draw_ratio(ratio: float | tuple[float, float], seed: int) -> float:
+    return ratio if isinstance(ratio, int | float) else random.Random(seed).uniform(*ratio)
+
+
+def _smaller(batch: Batch, ratio: float) -> Batch:
+    """The clips at the size that the network's coarse part would reduce them to."""
+    frames = {name: batch[name] for name in ("src", "bgr", "pha", "fgr")}
+    small = {name: torch.unflatten(average(x.flatten(0, 1), ratio), 0, x.shape[:2]) for name, x in frames.items()}
+    return batch | small
+
+
 def compute_losses(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """The weighted losses of clips, those with a plate and those without each in a pass of their own.
+    """The weighted losses of a batch, clips or windows.
 
     Args:
-        batch: src, bgr, fgr (B, T, 3, H, W), pha (B, T, 1, H, W), has_plate (B,) bool, downsample_ratio.
+        batch: src, bgr, fgr (B, T, 3, H, W), pha (B, T, 1, H, W), has_plate (B,) bool: those with a plate and those
+            without go through the network in a pass of their own. Or what `cut_training_windows` found.
     """
+    learning = "refiner" if "guides" in batch else ""
+    for name, child in model.named_children():
+        child.train(name.startswith(learning)).requires_grad_(name.startswith(learning))
+    if learning:
+        return _window_losses(model, batch)
     total: dict[str, Tensor] = {}
     for chosen, plate in ((batch["has_plate"], True), (~batch["has_plate"], False)):
         if chosen.any():
-            part = {name: batch[name][chosen] for name in ("src", "bgr", "pha", "fgr")}
-            found = _clip_losses(model, part, plate, batch["downsample_ratio"])
+            src, bgr, pha, fgr = (batch[name][chosen] for name in ("src", "bgr", "pha", "fgr"))
+            pred = model(src, bgr if plate else None)
+            found = losses.clip_losses(pred.pha, pred.fgr, pha, fgr)
+            found["err_cross_entropy"] = ERROR_WEIGHT * losses.error_cross_entropy(pred.err, pred.pha, pha)
             for name, value in found.items():
                 total[name] = total.get(name, 0) + value * chosen.float().mean()
     return total
 
 
-def _clip_losses(model: nn.Module, part: dict[str, Tensor], plate: bool, ratio: float) -> dict[str, Tensor]:
-    src, pha, fgr = part["src"], part["pha"], part["fgr"]
-    coarse: list[Tensor] = []
-    tap = model.project.register_forward_hook(lambda module, args, output: coarse.append(output))  # type: ignore[union-attr]
-    try:
-        pred = model(src, part["bgr"] if plate else None, downsample_ratio=ratio)
-    finally:
-        tap.remove()
-    pred_pha, pha_sm = pred.pha, pred.pha
-    if ratio < 1:
-        residual_sm, pha_sm = coarse[0].float().view(*src.shape[:2], 4, *coarse[0].shape[-2:]).tensor_split([3], dim=2)
-        pha_sm = clamp_unit(pha_sm)
-        fgr_sm = clamp_unit(losses.resize_like(src, pha_sm) + residual_sm)
-        coarse_losses = losses.clip_losses(pha_sm, fgr_sm, pha, fgr)
-        if plate:  # the refiner will be asked only about what the coarse alpha gets wrong
-            pred_pha = torch.lerp(pha, pred_pha.float(), _judged(pha_sm, pha))
-    found = losses.clip_losses(pred_pha, pred.fgr, pha, fgr)
-    if ratio < 1:
-        found |= {f"{name}_sm": value for name, value in coarse_losses.items()}
-    error = losses.error_cross_entropy(pred.err, pha_sm, losses.resize_like(pha, pha_sm))
-    found["err_cross_entropy"] = ERROR_WEIGHT * error
-    return found
-
-
-def _judged(pha_sm: Tensor, pha: Tensor) -> Tensor:
-    """Weights (B, T, 1, H, W) for the refined alpha's loss: 1 within 4 pixels of a coarse error, else a tenth."""
-    up = F.interpolate(pha_sm.detach().flatten(0, 1), pha.shape[-2:], mode="bilinear", align_corners=False)
-    wrong = ((up - pha.flatten(0, 1)).abs() > 0.02).float()
-    return F.max_pool2d(wrong, 9, 1, 4).clamp(min=0.1).view_as(pha)
+def _window_losses(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """The paper's, which judge details, not what is wrong all over a window."""
+    refine = cast(SolvingRefiner, model.refiner).refine_windows
+    pred = batch["coarse"] + refine(batch["images"], batch["guides"]).float()
+    found = losses.paper_losses(
+        clamp_unit(pred[:, :1]), clamp_unit(batch["src"] + pred[:, 1:]), batch["pha"], batch["fgr"]
+    )
+    return {name: WINDOW_WEIGHTS[name] * value for name, value in found.items()}
 
 
 def parameter_groups(
@@ -214,7 +233,7 @@ def main(args: argparse.Namespace, make_clips: MakeClips | None = None) -> dict[
             args.refiner_learning_rate,
         ),
         compute_losses,
-        lambda start: stage_batches(start, stages, make_clips, args.num_workers, args.seed, process),
+        lambda start: stage_batches(start, stages, make_clips, args.num_workers, args.seed, process, model),
         functools.partial(validate, clips=make_clips("valid", args.valid_size, args.valid_frames), args=args),
         lambda net, path: save_model(net, path, {"architecture": "RecurrentMatting", "arguments": model.arguments}),
         loop_options(args, sum(stage.steps for stage in stages)),
@@ -237,10 +256,6 @@ def validate(model: nn.Module, clips: Dataset[dict[str, Any]], args: argparse.Na
             views = (clip["src"][-1], pred.pha[0, -1].expand(3, -1, -1), clip["pha"][-1].expand(3, -1, -1))
             images[f"{index}_src_pred_true"] = torch.cat([view.cpu() for view in views], dim=-1)
     return Validation(mean_scores(scores), images)
-
-
-def _batched(order: Iterator[int], size: int, steps: int) -> list[list[int]]:
-    return [[next(order) for _ in range(size)] for _ in range(steps)]
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from torch import Tensor
 from core.checkpoints import half_weights, load_model
 from core.errors import CheckpointError, ShapeError
 from core.models.recurrent import RecurrentMatting, _moments, _relation, clamp_unit
-from core.models.refiner import _solve
+from core.models.refiner import SolvingRefiner, solve_alpha
 from scripts.convert_rvm import find_onnx, load_onnx_weights
 
 COARSE = ["753", "754"]  # the published graph's names for its foreground residual and alpha before the guided filter
@@ -138,9 +138,24 @@ def test_only_what_is_expected_to_err_is_refined() -> None:
     assert not torch.equal(everywhere.pha, nowhere.pha)
     torch.testing.assert_close(some.pha[expected], everywhere.pha[expected])
     torch.testing.assert_close(some.pha[~expected], nowhere.pha[~expected])
-    model.train()
-    torch.testing.assert_close(model(src, static, None, 0.5).err, some.err)
-    assert model.refiner.mode == "full"
+
+
+def test_a_gate_leads_from_the_coarse_to_the_solved_alpha() -> None:
+    """With a right foreground and an open gate, any coarse alpha becomes the true one."""
+    generator = torch.Generator().manual_seed(0)
+    fgr, bgr = torch.tensor([0.9, 0.7, 0.1]).view(1, 3, 1, 1), torch.tensor([0.1, 0.2, 0.6]).view(1, 3, 1, 1)
+    true = torch.rand(1, 1, 64, 96, generator=generator)
+    src = true * fgr + (1 - true) * bgr
+    refiner = SolvingRefiner(0.02, 16 + 3).eval()
+    refiner.conv4.bias.data[4] = 9.0  # tanh of it is 1
+    hid = torch.cat([torch.zeros(1, 16, 32, 48), fgr.expand(-1, -1, 32, 48)], dim=1)
+    guides = [torch.full((1, 1, 32, 48), 0.3), torch.zeros(1, 3, 32, 48), torch.ones(1, 1, 32, 48), hid]
+    with torch.inference_mode():
+        pha, _, ref = refiner(src, bgr.expand_as(src), *guides)
+        torch.testing.assert_close(pha, true, atol=5e-3, rtol=0)
+        refiner.correct.bias.data[:] = 0.4  # a foreground that is corrected into a wrong one
+        assert (refiner(src, bgr.expand_as(src), *guides)[0] - true).abs().mean() > 0.05
+    assert ref.all()
 
 
 def test_the_compositing_equation_solved_for_alpha() -> None:
@@ -148,14 +163,14 @@ def test_the_compositing_equation_solved_for_alpha() -> None:
     fgr, bgr = (torch.rand(2, 3, 8, 8, generator=generator) for _ in range(2))
     pha, guessed = (torch.rand(2, 1, 8, 8, generator=generator) for _ in range(2))
     src = pha * fgr + (1 - pha) * bgr
-    alpha, length, astray, guess = _solve(torch.cat([fgr, guessed], dim=1), [src, bgr]).split(1, dim=1)
+    alpha, length, astray, guess = solve_alpha(torch.cat([fgr, guessed], dim=1), [src, bgr]).split(1, dim=1)
     far = length > 0.3
     assert 0.8 < far.float().mean() < 1
     torch.testing.assert_close(alpha[far], pha[far], atol=0.015, rtol=0)
     torch.testing.assert_close(length, (fgr - bgr).norm(dim=1, keepdim=True), atol=1e-2, rtol=0)
     assert astray[far].max() < 0.02 and torch.equal(guess, guessed)
     off = torch.linalg.cross(fgr - bgr, torch.ones(2, 3, 1, 1).expand_as(bgr), dim=1)  # a colour that is on no mixture
-    again = _solve(torch.cat([fgr, guessed], dim=1), [src + 0.2 * off, torch.clone(bgr)])
+    again = solve_alpha(torch.cat([fgr, guessed], dim=1), [src + 0.2 * off, torch.clone(bgr)])
     torch.testing.assert_close(again[:, 2:3], 0.2 * off.norm(dim=1, keepdim=True), atol=0.02, rtol=0)
 
 
@@ -187,7 +202,7 @@ def perturbed() -> RecurrentMatting:
     model = warm_started()
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
-        if "plate" in name or name in ("error.weight", "refiner.conv4.weight"):
+        if "plate" in name or name in ("error.weight", "refiner.conv4.weight", "refiner.correct.weight"):
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
     return model
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from core.checkpoints import load_model
 from core.errors import CheckpointError, JobError
 from core.models import MattingBase, MattingRefine, RecurrentMatting
-from core.training import paper
+from core.training import paper, windows
 from core.training.loop import Process
 from scripts import evaluate, test_image, train_base, train_recurrent, train_refine
 from tests.training_data import make_data
@@ -227,27 +227,21 @@ def _recurrent_flags(folder: Path, *more: object) -> list[str]:
     return [str(flag) for flag in flags]
 
 
-STAGES = "[{steps: 4, size: 32, frames: 2, batch: 3}, {steps: 2, size: 64, frames: 3, batch: 2, downsample_ratio: 0.5}]"
+STAGES = """[{steps: 4, size: 32, frames: 2, batch: 3},
+    {steps: 2, size: 64, frames: 3, batch: 2, downsample_ratio: 0.5},
+    {steps: 3, size: 128, frames: 1, batch: 2, downsample_ratio: 0.5, part: refiner}]"""
 
 
 def test_stages_run_one_after_another_and_a_resume_enters_in_the_middle(tmp_path: Path) -> None:
     flags = _recurrent_flags(tmp_path / "whole", "--stages", STAGES, "--save_every", 1, "--precision", "fp32")
     whole = train_recurrent.main(train_recurrent.parse_args(flags), Clips)
-    assert {
-        "pha_l1",
-        "pha_laplacian",
-        "pha_motion",
-        "fgr_l1",
-        "err_cross_entropy",
-        "pha_l1_sm",
-        "pha_motion_sm",
-    } <= whole.keys()
+    assert {"pha_l1", "pha_gradient", "fgr_l1"} <= whole.keys()
     model = load_model(tmp_path / "whole/c/last.safetensors")
     assert isinstance(model, RecurrentMatting)
 
     flags = _recurrent_flags(tmp_path / "cut", "--stages", STAGES, "--save_every", 1, "--precision", "fp32")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        steps = iter(range(5))
+        steps = iter(range(7))
         original = train_recurrent.compute_losses
 
         def interrupted(*args: Any) -> dict[str, Tensor]:
@@ -257,7 +251,7 @@ def test_stages_run_one_after_another_and_a_resume_enters_in_the_middle(tmp_path
 
         patch.setattr(train_recurrent, "compute_losses", interrupted)
         train_recurrent.main(train_recurrent.parse_args(flags), Clips)
-    assert torch.load(tmp_path / "cut/c/last.pt", weights_only=True)["step"] == 5
+    assert torch.load(tmp_path / "cut/c/last.pt", weights_only=True)["step"] == 7
     resumed = train_recurrent.main(train_recurrent.parse_args([*flags, "--resume"]), Clips)
     assert resumed["loss"] == whole["loss"]
     one, other = (load_file(tmp_path / name / "c/last.safetensors") for name in ("whole", "cut"))
@@ -269,18 +263,24 @@ def test_each_stage_has_its_size_and_ratio() -> None:
         [{"steps": 2, "size": 16, "batch": 3}, {"steps": 9, "size": 32, "frames": 3}], 3
     )
     assert [stage.steps for stage in stages] == [2, 1]
-    batches = list(train_recurrent.stage_batches(1, stages, Clips, 0, 0, Process()))
+    model = RecurrentMatting()
+    batches = list(train_recurrent.stage_batches(1, stages, Clips, 0, 0, Process(), model))
     assert [tuple(batch["src"].shape) for batch in batches] == [(3, 2, 3, 16, 16), (6, 3, 3, 32, 32)]
-    assert [batch["downsample_ratio"] for batch in batches] == [1.0, 1.0]
-    stages = train_recurrent.make_stages([{"steps": 3, "size": 16, "downsample_ratio": [0.3, 0.5]}], None)
-    batches = list(train_recurrent.stage_batches(0, stages, Clips, 0, 0, Process()))
-    ratios = [batch["downsample_ratio"] for batch in batches]
-    assert len(set(ratios)) == 3 and all(0.3 <= ratio <= 0.5 for ratio in ratios)
-    later = next(iter(train_recurrent.stage_batches(1, stages, Clips, 0, 0, Process())))
-    assert later["downsample_ratio"] == ratios[1]  # a resumed run draws the same
+    stages = train_recurrent.make_stages([{"steps": 3, "size": 64, "downsample_ratio": [0.3, 0.5]}], None)
+    batches = list(train_recurrent.stage_batches(0, stages, Clips, 0, 0, Process(), model))
+    shapes = [{batch[name].shape[-2:] for name in ("src", "bgr", "pha", "fgr")} for batch in batches]
+    assert all(len(shape) == 1 for shape in shapes) and len(set.union(*shapes)) > 1
+    assert all(19 <= side <= 32 for shape in shapes for side in shape.pop())
+    later = next(iter(train_recurrent.stage_batches(1, stages, Clips, 0, 0, Process(), model)))
+    assert torch.equal(later["src"], batches[1]["src"])  # a resumed run draws the same
     assert train_recurrent.make_stages([{"steps": 2}], 10)[0].steps == 10
-    with pytest.raises(JobError, match="sise"):
-        train_recurrent.make_stages([{"steps": 2, "sise": 16}], None)
+    for wrong, named in (
+        ({"sise": 16}, "sise"),
+        ({"part": "decoder"}, "decoder"),
+        ({"part": "refiner", "size": 30}, "30"),
+    ):
+        with pytest.raises(JobError, match=named):
+            train_recurrent.make_stages([{"steps": 2} | wrong], None)
 
 
 def test_clips_without_a_plate_do_not_show_theirs() -> None:
@@ -291,7 +291,7 @@ def test_clips_without_a_plate_do_not_show_theirs() -> None:
             if "plate" in name:
                 parameter.normal_(0, 0.1)  # they start at zero, where a plate has no effect
     clips = Clips("train", 32, 2)
-    batch: dict[str, Any] = torch.utils.data.default_collate([clips[i] for i in range(4)]) | {"downsample_ratio": 1.0}
+    batch: dict[str, Any] = torch.utils.data.default_collate([clips[i] for i in range(4)])
     loss = sum(train_recurrent.compute_losses(model, batch).values())
     for index, (shown, name) in enumerate([(False, "first"), (True, "second"), (True, "third"), (False, "fourth")]):
         changed = dict(batch)
@@ -301,17 +301,48 @@ def test_clips_without_a_plate_do_not_show_theirs() -> None:
         assert (float((loss - other).detach()) != 0) == shown, name
 
 
-def test_refinement_learns_only_below_full_ratio_and_so_do_its_losses() -> None:
+def test_windows_teach_the_refiner_alone() -> None:
     torch.manual_seed(0)
     model = RecurrentMatting()
-    clips = Clips("train", 64, 2)
-    batch: dict[str, Any] = torch.utils.data.default_collate([clips[1], clips[2]])
-    for ratio, learns in ((1.0, False), (0.5, True)):
+    clips = Clips("train", 192, 1)
+    clip_batch: dict[str, Any] = torch.utils.data.default_collate([clips[i] for i in range(6)])
+    group = windows.cut_training_windows(model.train(), clip_batch, 0.4, [0, 0])
+    batch = next(windows.draw_windows(iter([group]), 4, 0, 0, 1))
+    for learning, found in (("refiner", batch), ("encoder", clip_batch)):
         model.zero_grad(set_to_none=True)
-        found = train_recurrent.compute_losses(model, batch | {"downsample_ratio": ratio})
-        sum(found.values()).backward()
-        assert any(p.grad is not None for p in model.refiner.parameters()) == learns
-        assert ("pha_l1_sm" in found) == learns
+        sum(train_recurrent.compute_losses(model, found).values()).backward()
+        for part in ("refiner", "encoder"):
+            assert any(p.grad is not None for p in getattr(model, part).parameters()) == (part == learning)
+    assert model.encoder.training and model.refiner.training
+
+
+def test_windows_are_what_the_network_sees_there() -> None:
+    """What the refiner makes of windows is what the network gives at full size; they lie where edges are."""
+    torch.manual_seed(0)
+    model = RecurrentMatting().eval()
+    torch.nn.init.normal_(model.refiner.conv4.weight, std=0.1)
+    model.refiner.threshold = -1.0  # everywhere
+    clips = Clips("train", 192, 1)
+    batch: dict[str, Any] = torch.utils.data.default_collate([clips[i] for i in range(1, 3)])
+    found = {name: x.float() for name, x in windows.cut_training_windows(model, batch, 0.5, [3, 1]).items()}
+    with torch.no_grad():
+        whole = model(batch["src"], batch["bgr"], downsample_ratio=0.5)
+        refined = found["coarse"] + model.refiner.refine_windows(found["images"], found["guides"])
+    assert len(refined) >= 4 and found["pha"].std(dim=(1, 2, 3)).gt(0.05).float().mean() > 0.7
+    places = batch["src"].flatten(0, 1)[:, :1].unfold(2, 64, 2).unfold(3, 64, 2).flatten(1, 3)
+    preds = whole.pha.flatten(0, 1).unfold(2, 64, 2).unfold(3, 64, 2).flatten(1, 3)
+    for src, pha in zip(found["src"][:, 0], refined[:, 0], strict=True):
+        n, k = divmod(int((places - src).abs().mean((2, 3)).argmin()), places.shape[1])
+        torch.testing.assert_close(pha.clamp(0, 1), preds[n, k], atol=0.02, rtol=0)
+
+
+def test_a_group_of_windows_serves_its_steps_whenever_a_run_enters() -> None:
+    groups = [{"pha": torch.full((5, 1, 4, 4), float(n)) + torch.arange(5).view(5, 1, 1, 1) / 10} for n in range(3)]
+    per = windows.STEPS
+    whole = [batch["pha"] for batch in windows.draw_windows(iter(groups), 3, 7, 0, 2 * per + 1)]
+    assert [int(x.min()) for x in whole] == [step // per for step in range(2 * per + 1)]
+    later = [batch["pha"] for batch in windows.draw_windows(iter(groups[1:]), 3, 7, per + 2, 2 * per + 1)]
+    assert all(torch.equal(one, other) for one, other in zip(whole[per + 2 :], later, strict=True))
 
 
 def test_the_network_starts_from_the_weights_that_are_named(tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ def cut_windows(image: Tensor, b: Tensor, y: Tensor, x: Tensor, size: int) -> Te
     return runs.index_select(0, first.flatten()).view(-1, size, size, C).permute(0, 3, 1, 2)
 
 
-def cut_padded_windows(image: Tensor, b: Tensor, y: Tensor, x: Tensor, size: int) -> Tensor:
-    """As `cut_windows`, pixel by pixel, of windows that may lie outside of the image, which is zero there."""
+def cut_padded_windows(image: Tensor, b: Tensor, y: Tensor, x: Tensor, size: int, replicate: bool = False) -> Tensor:
+    """As `cut_windows`, pixel by pixel, of windows that may lie outside of the image: zero there, or its edge."""
     C, H, W = image.shape[1], image.shape[2], image.shape[3]
     steps = torch.arange(size, device=y.device)
     rows = (y[:, None] + steps)[:, :, None]
@@ -41,7 +41,9 @@ def cut_padded_windows(image: Tensor, b: Tensor, y: Tensor, x: Tensor, size: int
     inside = (rows >= 0) & (rows < H) & (cols >= 0) & (cols < W)
     pixels = (b[:, None, None] * H + rows.clamp(0, H - 1)) * W + cols.clamp(0, W - 1)
     windows = image.permute(0, 2, 3, 1).reshape(-1, C).index_select(0, pixels.flatten()).view(-1, size, size, C)
-    return (windows * inside[..., None]).permute(0, 3, 1, 2)
+    if not replicate:
+        windows = windows * inside[..., None]
+    return windows.permute(0, 3, 1, 2)
 
 
 def replace_windows(image: Tensor, b: Tensor, i: Tensor, j: Tensor, windows: Tensor, traceable: bool) -> Tensor:
@@ -69,7 +71,7 @@ class Taps(NamedTuple):
     """How to upsample features bilinearly, corners not aligned, window by window: each pixel is a bag of four pixels.
 
     Per window only sums of both indices and products of both weights are computed. Taps are in the order top left, top
-    right, bottom left, bottom right. Outside of the frame the weights are zero.
+    right, bottom left, bottom right.
     """
 
     row_index: Tensor  # (before + height + size, size * 4) int32: offset in pixels of each tap's row, for all columns
@@ -78,17 +80,18 @@ class Taps(NamedTuple):
     col_weight: Tensor
 
 
-def upsampling_taps(features: Tensor, height: int, width: int, size: int, before: int) -> Taps:
+def upsampling_taps(features: Tensor, height: int, width: int, size: int, before: int, replicate: bool = False) -> Taps:
     """The taps of windows of size x size pixels in features (B, h, w, C) upsampled to height x width.
 
     Args:
         before: how far a window may start before the frame; it may end `size` behind it.
+        replicate: outside of the frame its edge is repeated; else it is zero.
     """
     h, w = features.shape[1], features.shape[2]
     top_bottom = torch.tensor([0, 0, 1, 1], device=features.device)
     left_right = torch.tensor([0, 1, 0, 1], device=features.device)
-    row_index, row_weight = _neighbours(h, height, before, size, features)
-    col_index, col_weight = _neighbours(w, width, before, size, features)
+    row_index, row_weight = _neighbours(h, height, before, size, replicate, features)
+    col_index, col_weight = _neighbours(w, width, before, size, replicate, features)
     return Taps(
         (row_index * w).index_select(1, top_bottom).repeat(1, size),
         row_weight.index_select(1, top_bottom).repeat(1, size),
@@ -100,7 +103,7 @@ def upsampling_taps(features: Tensor, height: int, width: int, size: int, before
 def cut_upsampled_windows(
     features: Tensor, taps: Taps, b: Tensor, y: Tensor, x: Tensor, size: int, traceable: bool
 ) -> Tensor:
-    """Cut square windows out of features as if these had been upsampled and padded with zeros.
+    """Cut square windows out of features as if these had been upsampled and padded.
 
     Args:
         features: (B, h, w, C), contiguous.
@@ -127,13 +130,16 @@ def cut_upsampled_windows(
     return pixels.view(-1, size, size, C)
 
 
-def _neighbours(size_in: int, size_out: int, before: int, behind: int, like: Tensor) -> tuple[Tensor, Tensor]:
+def _neighbours(
+    size_in: int, size_out: int, before: int, behind: int, replicate: bool, like: Tensor
+) -> tuple[Tensor, Tensor]:
     """Both neighbours (before + size_out + behind, 2) of each output pixel along one axis, and their weights."""
     out = torch.arange(-before, size_out + behind, device=like.device)
     position = ((out + 0.5) * (size_in / size_out) - 0.5).clamp(0, size_in - 1)
     first = position.floor()
     fraction = position - first
-    inside = (out >= 0) & (out < size_out)
-    weight = torch.stack([1 - fraction, fraction], dim=1) * inside[:, None]
+    weight = torch.stack([1 - fraction, fraction], dim=1)
+    if not replicate:
+        weight = weight * ((out >= 0) & (out < size_out))[:, None]
     index = torch.stack([first, (first + 1).clamp(max=size_in - 1)], dim=1)
     return index.to(torch.int32), weight.to(like.dtype)

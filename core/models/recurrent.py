@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from core.errors import ShapeError
 from core.models.mobilenetv3 import MobileNetV3Encoder
-from core.models.refiner import PATCH, Refiner
+from core.models.refiner import PATCH, SolvingRefiner
 
 State: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -41,6 +41,25 @@ class PlateFeatures(NamedTuple):
     bgr_sm: Tensor  # (B, T, 3, h, w), at the coarse size
     moments: Tensor  # (B, T, 4, h/2, w/2) local mean and variance
     features: tuple[Tensor, ...]  # (B, T, C, h/2, w/2) down to (B, T, C, h/16, w/16)
+
+
+class _Seen(NamedTuple):
+    """What the network made of reduced frames (N, ...)."""
+
+    src_sm: Tensor  # (N, 3, h, w)
+    coarse: Tensor  # (N, 4, h, w) foreground residual and alpha, not clamped
+    err: Tensor  # (N, 1, h, w)
+    hid: Tensor  # (N, 16, h, w)
+    rec: State
+
+    def guides(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Alpha, foreground residual, expected error, and features that end in the foreground, as `Refiner` takes them.
+
+        No gradient goes back: mixed with the coarse losses' it made the coarse network diverge.
+        """
+        residual, pha = self.coarse.detach()[:, :3], self.coarse.detach()[:, 3:]
+        hid = torch.cat([self.hid, clamp_unit(self.src_sm + residual).to(self.hid.dtype)], dim=1)
+        return pha.clamp(0, 1), residual, self.err.detach().to(pha.dtype), hid.detach()
 
 
 class PlateConv2d(nn.Conv2d):
@@ -223,7 +242,7 @@ class RecurrentMatting(nn.Module):
         arguments: what the network was made with, as weight files record it.
         blind: that network, or None, whereupon this one judges without a plate as well as it learnt to.
         filter: the full resolution without a plate.
-        refiner: the full resolution with one; everywhere in training.
+        refiner: the full resolution with one.
     """
 
     def __init__(self, blind: bool = False, refine_threshold: float = 0.02) -> None:
@@ -235,7 +254,7 @@ class RecurrentMatting(nn.Module):
         self.decoder = _Decoder()
         self.project = nn.Conv2d(16, 4, 1)
         self.filter = _GuidedRefiner()
-        self.refiner = Refiner("thresholding", 0, refine_threshold, hidden_channels=16 + 3, solving=True)
+        self.refiner = SolvingRefiner(refine_threshold, hidden_channels=16 + 3)
         self.error = nn.Conv2d(16, 1, 1)
         nn.init.zeros_(self.error.weight)
         nn.init.constant_(self.error.bias, -4.0)  # type: ignore[arg-type]  # an expected error of 0.018 everywhere
@@ -253,7 +272,7 @@ class RecurrentMatting(nn.Module):
             bgr = bgr.unsqueeze(1)
         frames = bgr.shape[1]
         bgr = _padded(_fold(bgr), downsample_ratio)
-        bgr_sm = _average(bgr, downsample_ratio)
+        bgr_sm = average(bgr, downsample_ratio)
         features = tuple(_unfold(feature, frames) for feature in self._encode(bgr_sm))
         bgr, bgr_sm, moments = (_unfold(x, frames) for x in (bgr, bgr_sm, _moments(bgr_sm)))
         return PlateFeatures(bgr, bgr_sm, moments, features)
@@ -299,8 +318,32 @@ class RecurrentMatting(nn.Module):
                 raise ShapeError(
                     f"a plate of {fitting[0]} or with one frame", f"{shape}", "Bring the plate to the source's size"
                 )
-        shrink = _shrink if plate is None else _average
-        src_sm = shrink(src, downsample_ratio).contiguous(memory_format=torch.channels_last)
+        seen = self._look(src, plate, frames, rec, downsample_ratio)
+        fgr, pha = seen.coarse[:, :3], seen.coarse[:, 3:]
+        if downsample_ratio != 1:
+            if plate is None:
+                fgr, pha = self.filter(src, seen.src_sm, seen.coarse, seen.hid).tensor_split([3], dim=1)
+            else:
+                pha, fgr, _ = self.refiner(src, _repeat(plate.bgr, frames), *seen.guides())
+        if self.training:
+            pha, fgr = clamp_unit(pha), clamp_unit(src + fgr)
+        else:  # in place: at full size every copy counts
+            pha, fgr = pha.clamp_(0, 1), fgr.add_(src).clamp_(0, 1)
+        outputs = [pha[..., :height, :width], fgr[..., :height, :width], seen.err]
+        pha, fgr, err = outputs if single else (_unfold(output, frames) for output in outputs)
+        return RecurrentOutput(pha, fgr, err, seen.rec)
+
+    def guide_refiner(self, src: Tensor, bgr: Tensor, downsample_ratio: float) -> tuple[Tensor, ...]:
+        """What `refiner` would be given of clips and plates (B, T, 3, H, W): for a training of it alone."""
+        plate, frames = self.encode_plate(bgr, downsample_ratio), src.shape[1]
+        src = _padded(_fold(src), downsample_ratio)
+        seen = self._look(src, plate, frames, None, downsample_ratio)
+        return src, _repeat(plate.bgr, frames), *seen.guides()
+
+    def _look(self, src: Tensor, plate: PlateFeatures | None, frames: int, rec: State | None, ratio: float) -> _Seen:
+        """Sources (B * frames, 3, H, W), reduced, through encoder and decoder."""
+        shrink = _shrink if plate is None else average
+        src_sm = shrink(src, ratio).contiguous(memory_format=torch.channels_last)
         features = self._encode(src_sm)
         images = relation = None
         changes: tuple[Tensor, ...] = ()
@@ -311,25 +354,7 @@ class RecurrentMatting(nn.Module):
             pairs = zip(features, plate.features, strict=True)
             changes = tuple((feature - _repeat(other, frames)).abs() for feature, other in pairs)
         hid, rec = self.decoder(features, src_sm, images, relation, changes, frames, rec)
-        coarse = self.project(hid).to(src.dtype)
-        err = torch.sigmoid(self.error(hid))
-        fgr, pha = coarse[:, :3], coarse[:, 3:]
-        if downsample_ratio != 1:
-            if plate is None:
-                fgr, pha = self.filter(src, src_sm, coarse, hid).tensor_split([3], dim=1)
-            else:
-                self.refiner.mode = "full" if self.training else "thresholding"
-                # No gradient goes back: mixed with the coarse losses' it made the coarse network diverge.
-                hid = torch.cat([hid, clamp_unit(src_sm + fgr).to(hid.dtype)], dim=1)
-                guides = [x.detach() for x in (clamp_unit(pha), fgr, err.to(src.dtype), hid)]
-                pha, fgr, _ = self.refiner(src, _repeat(plate.bgr, frames), *guides)
-        if self.training:
-            pha, fgr = clamp_unit(pha), clamp_unit(src + fgr)
-        else:  # in place: at full size every copy counts
-            pha, fgr = pha.clamp_(0, 1), fgr.add_(src).clamp_(0, 1)
-        outputs = [pha[..., :height, :width], fgr[..., :height, :width], err]
-        pha, fgr, err = outputs if single else (_unfold(output, frames) for output in outputs)
-        return RecurrentOutput(pha, fgr, err, rec)
+        return _Seen(src_sm, self.project(hid).to(src.dtype), torch.sigmoid(self.error(hid)), hid, rec)
 
     def _encode(self, image: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, h, w) -> features of 16, 24, 40 and 128 channels at 1/2, 1/4, 1/8 and 1/16."""
@@ -386,7 +411,7 @@ def _shrink(x: Tensor, ratio: float) -> Tensor:
     return F.interpolate(x, scale_factor=ratio, mode="bilinear", align_corners=False, recompute_scale_factor=False)
 
 
-def _average(x: Tensor, ratio: float) -> Tensor:
+def average(x: Tensor, ratio: float) -> Tensor:
     """Smaller by a factor, by halves as long as that goes: unlike in `_shrink`, noise and fine texture average out."""
     while ratio < 1:
         step = max(0.5, ratio)

@@ -8,6 +8,7 @@ arithmetic on each pixel is the same, and so is the result.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -25,9 +26,9 @@ from core.models.patches import (
 
 Cut: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
 
-_SOLVED = 4  # channels of `_solve`
+_SOLVED = 4  # channels of `solve_alpha`
 PATCH = 4  # side of a patch in pixels; it is 2 at half and 1 at quarter resolution
-_WIDEST_TILE = 8  # in patches
+_WIDEST_TILE = 16  # in patches
 # At half resolution. What goes through the network at once stays in a CPU's cache; a card wants much at once.
 _PIXELS_PER_PASS = {"cpu": 1 << 15, "cuda": 1 << 22}
 
@@ -42,10 +43,11 @@ class Refiner(nn.Module):
         kernel_size: 3, or 1 for a network that looks at each pixel alone.
         prevent_oversampling: leave out patches whose expected error is nil in mode "sampling".
         hidden_channels: of the base network's features.
-        solving: add to the upsampled coarse result (nothing, before training) instead of predicting it anew, and show
-            the network at both resolutions what alpha would be if the last three of the hidden features, the straight
-            foreground, were right: the compositing equation solved for alpha.
     """
+
+    adding = False  # whether the result is added to the upsampled coarse one instead of replacing it
+    replicate = False  # what lies outside of the frame: its edge, or zeros
+    solved_channels, out_channels = 0, 4
 
     def __init__(
         self,
@@ -55,28 +57,23 @@ class Refiner(nn.Module):
         kernel_size: int = 3,
         prevent_oversampling: bool = True,
         hidden_channels: int = 32,
-        solving: bool = False,
     ) -> None:
         super().__init__()
         self.mode = mode
-        self.solving = solving
         self.sample_pixels = sample_pixels
         self.threshold = threshold
         self.prevent_oversampling = prevent_oversampling
         # What the two convolutions of each half consume around a patch, at half and at full resolution.
         self.half_margin, self.full_margin = (3, 2) if kernel_size == 3 else (0, 0)
+        self.crop = 2 * self.half_margin - self.full_margin  # at full resolution, what the first half consumes
         self.traceable = False  # True while a tracer records: one pass, of operators that every runtime has
-        solved = _SOLVED if solving else 0
-        self.conv1 = nn.Conv2d(hidden_channels + 1 + 3 + 6 + solved, 24, kernel_size, bias=False)
+        self.conv1 = nn.Conv2d(hidden_channels + 1 + 3 + 6 + self.solved_channels, 24, kernel_size, bias=False)
         self.bn1 = nn.BatchNorm2d(24)
         self.conv2 = nn.Conv2d(24, 16, kernel_size, bias=False)
         self.bn2 = nn.BatchNorm2d(16)
-        self.conv3 = nn.Conv2d(16 + 6 + solved, 12, kernel_size, bias=False)
+        self.conv3 = nn.Conv2d(16 + 6 + self.solved_channels, 12, kernel_size, bias=False)
         self.bn3 = nn.BatchNorm2d(12)
-        self.conv4 = nn.Conv2d(12, 4, kernel_size)
-        if solving:
-            nn.init.zeros_(self.conv4.weight)
-            nn.init.zeros_(self.conv4.bias)  # type: ignore[arg-type]
+        self.conv4 = nn.Conv2d(12, self.out_channels, kernel_size)
         self.relu = nn.ReLU(inplace=True)
 
     def forward(
@@ -100,7 +97,7 @@ class Refiner(nn.Module):
         coarse = torch.cat([hid, pha.to(hid.dtype), fgr.to(hid.dtype)], dim=1)
         if self.mode == "full":
             out = self._refine_everywhere(torch.cat([src, bgr], dim=1).to(hid.dtype), coarse).to(src.dtype)
-            if self.solving:
+            if self.adding:
                 out = out + F.interpolate(torch.cat([pha, fgr], dim=1), [H, W], mode="bilinear", align_corners=False)
             ref = torch.ones([B, 1, H // PATCH, W // PATCH], dtype=src.dtype, device=src.device)
             return out[:, :1], out[:, 1:], ref
@@ -114,12 +111,12 @@ class Refiner(nn.Module):
         if not self.traceable and tiles.shape[0] == 0:
             return pha, fgr, ref
         tiles, refined = self._refine_tiles(src, bgr, coarse, side, tiles)
-        if self.solving and not self.traceable:
+        if self.adding and not self.traceable:
             added = _lay_tiles(tiles, refined, ref)
             return pha.add_(added[:, :1]), fgr.add_(added[:, 1:]), ref
         tiles, patches = _take_patches(tiles, refined, side, ref)
         b, i, j = tiles.unbind(1)
-        if self.solving:
+        if self.adding:
             before = [image.view(B, -1, H // PATCH, PATCH, W // PATCH, PATCH)[b, :, i, :, j] for image in (pha, fgr)]
             patches = patches + torch.cat(before, dim=1)
         pha = replace_windows(pha, b, i, j, patches[:, :1], self.traceable)
@@ -138,10 +135,23 @@ class Refiner(nn.Module):
 
     def _refine_everywhere(self, images: Tensor, coarse: Tensor) -> Tensor:
         """images (B, 6, H, W), coarse (B, 36, h, w) -> alpha and foreground residual (B, 4, H, W)."""
-        size = [images.shape[2] // 2, images.shape[3] // 2]
-        half = [F.interpolate(x, size, mode="bilinear", align_corners=False) for x in (coarse, images)]
-        half = [F.pad(x, [self.half_margin] * 4) for x in half]
-        return self._convolve(half, [F.pad(images, [self.full_margin] * 4)])
+        mode, margin = "replicate" if self.replicate else "constant", self.half_margin
+        coarse = F.interpolate(coarse, [n // 2 for n in images.shape[2:]], mode="bilinear", align_corners=False)
+        return self.refine_windows(F.pad(images, [2 * margin] * 4, mode), F.pad(coarse, [margin] * 4, mode))
+
+    def refine_windows(self, images: Tensor, coarse: Tensor) -> Tensor:
+        """Refine windows that were cut out together with the margin that the convolutions consume.
+
+        Args:
+            images: (N, 6, S + 4 m, S + 4 m) source and plate, m = `half_margin`.
+            coarse: (N, hidden_channels + 4, S / 2 + 2 m, S / 2 + 2 m) what `forward` is given, joined and upsampled.
+
+        Returns:
+            (N, 4, S, S) alpha and foreground residual, or what is to be added to them.
+        """
+        half = F.interpolate(images, scale_factor=0.5, mode="bilinear", align_corners=False)
+        inside = slice(self.crop, -self.crop or None)
+        return self._convolve([coarse, half], [images[:, :, inside, inside]])
 
     def _refine_tiles(
         self, src: Tensor, bgr: Tensor, coarse: Tensor, side: int, tiles: Tensor
@@ -153,9 +163,8 @@ class Refiner(nn.Module):
         """
         H, W = src.shape[2], src.shape[3]
         size = 2 * (side + self.half_margin)  # of a tile with its margins, at half resolution
-        crop = 2 * self.half_margin - self.full_margin  # what the first half of the network consumed
         features = coarse.permute(0, 2, 3, 1).contiguous()
-        taps = upsampling_taps(features, H // 2, W // 2, size, self.half_margin)
+        taps = upsampling_taps(features, H // 2, W // 2, size, self.half_margin, self.replicate)
         parts = self._split(tiles, side, size, H, W)
         refined: list[Tensor] = []
         for part, cut in parts:
@@ -168,19 +177,20 @@ class Refiner(nn.Module):
                 for image in (src, bgr)
             ]
             half = [F.interpolate(image, [size, size], mode="bilinear", align_corners=False) for image in full]
-            full = [image[:, :, crop : 2 * size - crop, crop : 2 * size - crop] for image in full]
+            full = [image[:, :, self.crop : 2 * size - self.crop, self.crop : 2 * size - self.crop] for image in full]
             refined.append(self._convolve([hidden, *half], full))
         return torch.cat([part for part, _ in parts]), torch.cat(refined).to(src.dtype)
 
     def _split(self, tiles: Tensor, side: int, size: int, height: int, width: int) -> list[tuple[Tensor, Cut]]:
         """Tiles in portions that suit a cache, each with the function that cuts its windows out of the frame."""
+        cut_padded = functools.partial(cut_padded_windows, replicate=self.replicate)
         if self.traceable or self.training:  # batch norm is to see all tiles at once
-            return [(tiles, cut_padded_windows)]
+            return [(tiles, cut_padded)]
         y, x = (4 * side * tiles[:, 1:] - 2 * self.half_margin).unbind(1)
         inside = (y >= 0) & (y <= height - 2 * size) & (x >= 0) & (x <= width - 2 * size)
         count = max(1, _PIXELS_PER_PASS.get(tiles.device.type, 1 << 20) // size**2)
         parts: list[tuple[Tensor, Cut]] = []
-        for group, cut in ((tiles[inside], cut_windows), (tiles[~inside], cut_padded_windows)):
+        for group, cut in ((tiles[inside], cut_windows), (tiles[~inside], cut_padded)):
             parts += [(part, cut) for part in torch.split(group, count) if part.shape[0] > 0]
         return parts
 
@@ -206,25 +216,58 @@ class Refiner(nn.Module):
 
         Both come in parts, to be joined along their channels.
         """
-        if self.solving:
-            half, full = self._with_solutions(half, full)
-        x = self.relu(self.bn1(self.conv1(torch.cat(half, dim=1))))
-        x = self.relu(self.bn2(self.conv2(x)))
+        x = self._blend_half(half)
         x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-        x = self.relu(self.bn3(self.conv3(torch.cat([x, *full], dim=1))))
-        out: Tensor = self.conv4(x)
+        return self._predict(torch.cat([x, *full], dim=1))
+
+    def _blend_half(self, half: list[Tensor]) -> Tensor:
+        x: Tensor = self.relu(self.bn1(self.conv1(torch.cat(half, dim=1))))
+        return self.relu(self.bn2(self.conv2(x)))  # type: ignore[no-any-return]
+
+    def _predict(self, full: Tensor) -> Tensor:
+        out: Tensor = self.conv4(self.relu(self.bn3(self.conv3(full))))
         return out
 
-    def _with_solutions(self, half: list[Tensor], full: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """What goes into `_convolve`, and the solutions for alpha at either resolution."""
+
+class SolvingRefiner(Refiner):
+    """A refinement that knows the compositing equation.
+
+    The hidden features end in the straight foreground. The network sees at both resolutions what alpha would be if that
+    were right, corrects it in between, and says at each pixel how far to go from the coarse alpha to the solved one.
+    (The paper's, which has to learn such a product from convolutions, hardly moved in as many steps.) Both this and
+    what it predicts besides is added to the upsampled coarse result; before training that is nothing.
+
+    Args:
+        threshold, hidden_channels: as of `Refiner`.
+    """
+
+    adding = replicate = True
+    solved_channels, out_channels = _SOLVED, 5
+
+    def __init__(self, threshold: float, hidden_channels: int) -> None:
+        super().__init__("thresholding", 0, threshold, hidden_channels=hidden_channels)
+        self.correct = nn.Conv2d(16, 3, 1)
+        for layer in (self.correct, self.conv4):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def _convolve(self, half: list[Tensor], full: list[Tensor]) -> Tensor:
         guess = half[0][:, -7:-3]  # foreground and alpha; behind them the foreground residual
-        crop = 2 * self.half_margin - self.full_margin
-        guess_full = F.interpolate(guess, scale_factor=2.0, mode="bilinear", align_corners=False)
-        guess_full = guess_full[:, :, crop : guess_full.shape[2] - crop, crop : guess_full.shape[3] - crop]
-        return [*half, _solve(guess, half[1:])], [*full, _solve(guess_full, full)]
+        x = self._blend_half([*half, solve_alpha(guess, half[1:])])
+        correction = self.correct(x)
+        x, correction = (F.interpolate(y, scale_factor=2.0, mode="nearest") for y in (x, correction))
+        guess = F.interpolate(guess, scale_factor=2.0, mode="bilinear", align_corners=False)
+        guess = guess[:, :, self.crop : -self.crop, self.crop : -self.crop]
+        guess = torch.cat([guess[:, :3] + correction, guess[:, 3:]], dim=1)
+        solved = solve_alpha(guess, full)
+        out = self._predict(torch.cat([x, *full, solved], dim=1))
+        margin = slice(self.full_margin, -self.full_margin)
+        solved, correction = (y[:, :, margin, margin] for y in (solved, correction))
+        pha = out[:, :1] + torch.tanh(out[:, 4:]) * (solved[:, :1] - solved[:, 3:])
+        return torch.cat([pha, out[:, 1:4] + correction], dim=1)
 
 
-def _solve(guess: Tensor, images: list[Tensor]) -> Tensor:
+def solve_alpha(guess: Tensor, images: list[Tensor]) -> Tensor:
     """Solve the compositing equation for alpha.
 
     Args:

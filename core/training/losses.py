@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SOBEL_X = ((-1.0, 0.0, 1.0), (-2.0, 0.0, 2.0), (-1.0, 0.0, 1.0))
-BINOMIAL = (1.0, 4.0, 6.0, 4.0, 1.0)  # the pyramid's 5-tap low-pass (Burt and Adelson 1983)
 
 
 def l1(pred: Tensor, true: Tensor) -> Tensor:
@@ -134,9 +133,12 @@ def _sobel(x: Tensor) -> Tensor:
 
 
 def _blur(x: Tensor) -> Tensor:
-    """5-tap binomial low-pass of (N, C, H, W), edges mirrored; each channel on its own."""
-    taps = x.new_tensor(BINOMIAL) / 16
-    n, c = x.shape[:2]
-    flat = F.pad(x.reshape(n * c, 1, *x.shape[-2:]), (2, 2, 2, 2), mode="reflect")
-    flat = F.conv2d(F.conv2d(flat, taps.view(1, 1, 1, 5)), taps.view(1, 1, 5, 1))
-    return flat.view(n, c, *x.shape[-2:])
+    """5-tap binomial low-pass (Burt and Adelson 1983) of (..., H, W), edges mirrored.
+
+    By sums of shifted images: of one channel they take a sixth of a convolution's time.
+    """
+    x = F.pad(x, (2, 2, 2, 2), mode="reflect")
+    for axis in (-1, -2):
+        first, second, middle, fourth, fifth = (x.narrow(axis, i, x.shape[axis] - 4) for i in range(5))
+        x = (first + fifth + 4 * (second + fourth) + 6 * middle) / 16
+    return x
