@@ -88,7 +88,9 @@ class World:
         x, y = np.meshgrid(np.arange(W, dtype=np.float32), np.arange(H, dtype=np.float32))
         where = cv2.perspectiveTransform(np.stack([x, y], -1).reshape(-1, 1, 2), self.matrix(take)).reshape(H, W, 2)
         if any(take.parallax):
-            depth = cv2.remap(self.depth, where, np.empty(0), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            depth = cv2.remap(
+                self.depth, where[..., 0], where[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+            )
             where = where + depth[..., None] * np.asarray(take.parallax, np.float32)
         seen = cv2.remap(
             self.picture, where.astype(np.float32), np.empty(0), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT

@@ -167,3 +167,15 @@ def test_frames_of_two_sizes_are_refused() -> None:
         aligner.align(np.zeros((50, 100, 3), np.uint8))
     with pytest.raises(PlateError, match="RGB plate"):
         PlateAligner(np.zeros((H, W), np.uint8))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_what_is_not_known_stays_so_where_parallax_bends_the_plate(dtype: Any) -> None:
+    plate = np.full((60, 80, 3), 100, dtype)
+    known = np.ones((60, 80), np.bool_)
+    known[20:40, 30:50] = False
+    flow = np.full((15, 20, 2), (3.0, -2.0), np.float32)
+    _, valid = lay_plate(plate, known, np.eye(3), flow, (60, 80))
+    expected = np.ones((60, 80), np.bool_)
+    expected[22:42, 27:47] = False
+    np.testing.assert_array_equal(valid[5:-5, 5:-5], expected[5:-5, 5:-5])

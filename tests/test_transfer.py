@@ -2,6 +2,7 @@
 """To the device and back: the order on a card, told by stand-ins for its streams; on a card where there is one."""
 
 import contextlib
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,31 +99,23 @@ def test_a_matte_waits_for_what_it_is_asked_for_once():
         _ = matte.ref
 
 
-@pytest.mark.parametrize(("align", "asked"), [("off", []), ("auto", ["pha"] * 5)])
-def test_nothing_waits_for_a_matte_but_its_writer_and_a_plate_that_follows(shot, tmp_path, monkeypatch, align, asked):
-    """So that on a card the next frame starts while this one is on its way."""
-    waited, inside, matte_frame, getattr_ = [], [], engine._matte_frame, ComingMatte.__getattr__
-
-    def watch(*arguments):
-        inside.append(True)
-        result = matte_frame(*arguments)
-        inside.pop()
-        return result
+@pytest.mark.parametrize(("align", "asked"), [("off", []), ("auto", ["pha"] * 3)])
+def test_nothing_waits_for_a_matte_but_its_writer_and_the_plates_layer(shot, tmp_path, monkeypatch, align, asked):
+    """So that on a card the next frame starts while this one is on its way. The last two mattes lead no plate."""
+    waited, getattr_ = [], ComingMatte.__getattr__
 
     def wait(self, name):
-        if inside and name in ("pha", "fgr", "err"):
-            waited.append(name)
+        if name in ("pha", "fgr", "err"):
+            waited.append((threading.current_thread() is threading.main_thread(), name))
         return getattr_(self, name)
 
-    monkeypatch.setattr(engine, "_matte_frame", watch)
     monkeypatch.setattr(ComingMatte, "__getattr__", wait)
-    monkeypatch.setattr(engine, "WRITERS", 1)
     footage, plate = shot.write_movie(tmp_path / "a.mkv"), shot.write_plate(tmp_path / "plate.png")
     plate = PlateSource(str(plate), align=align, match=False)
     job = Job(Source(str(footage)), plate, Output(str(tmp_path / "out")))
     monkeypatch.setattr(engine._Results, "write", lambda self, *_: None)
     engine.run_job(job)
-    assert waited == asked
+    assert waited == [(False, name) for name in asked]
 
 
 def test_convolutions_in_the_precision_that_autocast_gives_them_say_the_same():

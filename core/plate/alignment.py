@@ -513,8 +513,8 @@ def lay_plate(
         far = RIM + 0.5
         valid = (x > -far) & (y > -far) & (x < Wp - 1 + far) & (y < Hp - 1 + far)
         if known is not None:
-            seen = known.astype(np.uint8)
-            valid &= cv2.remap(seen, where, np.empty(0), cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE) > 0
+            seen = known.astype(np.uint8)  # two maps: with one, OpenCV 5 errs unless cubic
+            valid &= cv2.remap(seen, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE) > 0
     return np.maximum(bgr, 0) if plate.dtype.kind == "f" else bgr, valid  # the cubic kernel undershoots
 
 
