@@ -87,7 +87,7 @@ class World:
         W, H = self.size
         x, y = np.meshgrid(np.arange(W, dtype=np.float32), np.arange(H, dtype=np.float32))
         where = cv2.perspectiveTransform(np.stack([x, y], -1).reshape(-1, 1, 2), self.matrix(take)).reshape(H, W, 2)
-        if any(take.parallax):
+        if any(take.parallax):  # two maps: with one, OpenCV 5 errs unless cubic
             depth = cv2.remap(
                 self.depth, where[..., 0], where[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
             )

@@ -90,8 +90,11 @@ def make_stages(described: Sequence[dict[str, Any]] | None, steps: int | None) -
     for stage in stages:
         if stage.part not in ("coarse", "refiner"):
             raise JobError("stages whose part is coarse or refiner", stage.part, "Correct --stages")
-        if stage.part == "refiner" and stage.size % PATCH:
-            raise JobError(f"a size that divides by {PATCH} for the refiner", str(stage.size), "Correct --stages")
+        least = windows.SIDE + windows.SIDE // 2  # a window, and how far the first may lie inside
+        if stage.part == "refiner" and (stage.size % PATCH or stage.size < least):
+            raise JobError(
+                f"for the refiner a size from {least} on that divides by {PATCH}", str(stage.size), "Correct --stages"
+            )
     if steps is None:
         return stages
     kept: list[Stage] = []
@@ -122,10 +125,10 @@ def stage_batches(
                 for step, batch in enumerate(load(stage.batch, first, stage.steps), begin + first):
                     yield _smaller(batch, draw(seed + step))
             else:
-                groups = enumerate(load(windows.CLIPS, first // windows.STEPS, -(-stage.steps // windows.STEPS)))
+                entered, end = first // windows.STEPS, -(-stage.steps // windows.STEPS)
+                groups = enumerate(load(windows.CLIPS, entered, end), entered + 1000 * number)
                 cut = functools.partial(windows.cut_training_windows, model)
-                numbered = ((group + first // windows.STEPS + 1000 * number, batch) for group, batch in groups)
-                found = (cut(batch, draw(seed + group), [seed, group]) for group, batch in numbered)
+                found = (cut(batch, draw(seed + group), [seed, group]) for group, batch in groups)
                 yield from windows.draw_windows(found, stage.batch, seed, first, stage.steps)
         begin += stage.steps
 

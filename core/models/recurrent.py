@@ -58,7 +58,7 @@ class _Seen(NamedTuple):
         No gradient goes back: mixed with the coarse losses' it made the coarse network diverge.
         """
         residual, pha = self.coarse.detach()[:, :3], self.coarse.detach()[:, 3:]
-        hid = torch.cat([self.hid, clamp_unit(self.src_sm + residual).to(self.hid.dtype)], dim=1)
+        hid = torch.cat([self.hid, (self.src_sm + residual).clamp(0, 1).to(self.hid.dtype)], dim=1)
         return pha.clamp(0, 1), residual, self.err.detach().to(pha.dtype), hid.detach()
 
 

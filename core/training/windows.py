@@ -8,7 +8,6 @@ few times. Which windows these are depends on the seed and the step alone, so a 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -75,5 +74,4 @@ def draw_windows(groups: Iterator[dict[str, Tensor]], batch: int, seed: int, sta
         rng = np.random.default_rng([seed, step])
         chosen = torch.from_numpy(rng.integers(0, len(group["pha"]), batch))
         axes = [axis for axis in (2, 3) if rng.random() < 0.5]
-        found: dict[str, Any] = {name: windows[chosen].float().flip(axes) for name, windows in group.items()}
-        yield found
+        yield {name: windows[chosen].float().flip(axes) for name, windows in group.items()}
