@@ -205,12 +205,14 @@ def preview_frame(job: Job, frame_number: int, folder: Path) -> dict[str, Any]:
     """
     footage = _open_footage(job.footage)
     numbers = _select(footage, (frame_number, frame_number))
-    plate = _Plate(job, footage, lambda message: None)
-    matter = _warm_matter(job)
-    masks = MaskReader(job.masks, footage, numbers)
-    results = _Results(job, footage, plate, masks, folder)
-    results.make_folders()
-    frame = _read_frame(job.footage, frame_number, footage.identity(frame_number))
+    with ThreadPoolExecutor(1) as reader:  # while the plate is read
+        coming = reader.submit(_read_frame, job.footage, frame_number, footage.identity(frame_number))
+        plate = _Plate(job, footage, lambda message: None)
+        matter = _warm_matter(job)
+        masks = MaskReader(job.masks, footage, numbers)
+        results = _Results(job, footage, plate, masks, folder)
+        results.make_folders()
+        frame = coming.result()
     matte, notes = _matte_frame(matter, plate.under(frame_number, frame, None), masks, frame_number)
     results.write(frame_number, frame, matte, notes)
     return {**results.paths(frame_number), "frame_number": frame_number}
