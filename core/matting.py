@@ -21,12 +21,14 @@ from .color import Floats, Pixels
 from .errors import DeviceError, ShapeError
 from .models.fusing import cast_convolutions, fused
 from .models.matting_refine import MattingRefine
+from .models.patches import upsampled
 from .models.recurrent import PlateFeatures, RecurrentMatting
 from .transfer import Coming, transfer_for
 
 log = logging.getLogger(__name__)
 
-COARSE_SIDE = 512  # pixels; long side of the recurrent network's coarse pass, as its authors recommend
+COARSE_SIDE = 640  # pixels; long side of the recurrent network's coarse pass
+BLIND_SIDE = 512  # the same without a plate, as RobustVideoMatting's authors recommend
 PLATE_GRAIN = 0.01  # noise given to the plate: the network knows plates from cameras, and takes rendered ones worse
 BLIND_ERROR = 0.25  # expected error where the plate has nothing to say
 SLIVER = 8  # pixels beside the plate on which its judgement, with its border continued, goes on
@@ -103,7 +105,7 @@ class Matter:
     Args:
         model: RecurrentMatting, MattingBase or MattingRefine, in eval mode.
         device: as `choose_device`.
-        precision: "auto" is fp16 on CUDA and fp32 elsewhere.
+        precision: "auto" is fp16 on CUDA, for the recurrent network bf16 on processors that compute in it, else fp32.
         detail: size of the coarse pass as a share of the frame, above 0 up to 1; 0 has it chosen by the frame's size.
         refine_pixels: how many pixels MattingRefine refines where it refines the worst; 0 leaves it to the network's
             file, else to the frame's size.
@@ -122,16 +124,14 @@ class Matter:
     ) -> None:
         self.on_warning: Callable[[str], None] = log.warning
         self.device = choose_device(device)
-        if precision == "auto":
-            precision = "fp16" if self.device.type == "cuda" else "fp32"
-        self.dtype = _DTYPES[precision]
         self.detail = detail
         self.refine_pixels = refine_pixels
         self._transfer = transfer_for(self.device)
         self.model = fused(model).to(self.device)
+        self.dtype = _fastest_dtype(self.device, self.is_recurrent) if precision == "auto" else _DTYPES[precision]
         if not self.is_recurrent:  # computes in its weights' precision, and takes and gives float32
             self.model = self.model.to(self.dtype)
-        elif self.device.type == "cuda":
+        elif self.dtype != torch.float32:
             cast_convolutions(self.model, self.dtype)
         self._plate: tuple[Pixels, float, Tensor | PlateFeatures] | None = None
         self._memory: dict[str, tuple[Tensor, ...]] = {}  # with the plate, and without
@@ -221,13 +221,13 @@ class Matter:
         else:
             raise DeviceError("enough memory for one frame", words, "Close other programs or scale the footage")
 
-    def _coarse_ratio(self, side: int) -> float:
-        return self.detail or min(1.0, COARSE_SIDE / side)
+    def _coarse_ratio(self, side: int, blind: bool = False) -> float:
+        return self.detail or min(1.0, (BLIND_SIDE if blind else COARSE_SIDE) / side)
 
     def _run(self, source: Tensor, bgr: Pixels | None) -> tuple[Tensor, Tensor, Tensor]:
         """One pass: pha (1, 1, H, W), fgr (1, 3, H, W), err (1, 1, H, W), float32."""
         height, width = source.shape[2:]
-        ratio = self._coarse_ratio(max(height, width))
+        ratio = self._coarse_ratio(max(height, width), blind=bgr is None)
         name = "blind" if bgr is None else "plate"
         autocast = (
             contextlib.nullcontext()
@@ -242,7 +242,7 @@ class Matter:
                 pha, fgr, err = out.pha, out.fgr, out.err
             else:
                 pha, fgr, err = self._matte_by_paper(source, plate)
-        err = F.interpolate(err.float(), (height, width), mode="bilinear", align_corners=False)
+        err = upsampled(err.float(), height, width).permute(0, 3, 1, 2)
         return pha.float(), fgr.float(), err
 
     def _matte_by_paper(self, source: Tensor, plate: Tensor | PlateFeatures | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -275,6 +275,14 @@ class Matter:
         if tensor.is_floating_point():
             return tensor.float()
         return tensor.float().mul_(1 / torch.iinfo(tensor.dtype).max)
+
+
+def _fastest_dtype(device: torch.device, recurrent: bool) -> torch.dtype:
+    if device.type == "cuda":
+        return torch.float16
+    able = torch.cpu.get_capabilities()
+    native = device.type == "cpu" and (able.get("avx512_bf16") or able.get("amx_bf16"))
+    return torch.bfloat16 if native and recurrent else torch.float32
 
 
 def _with_grain(plate: Tensor) -> Tensor:
@@ -316,7 +324,7 @@ def _missed(pha: Tensor, blind_pha: Tensor, inside: Tensor) -> Tensor:
         (1, 1, H, W), 0 to 1; 0 for regions that lie outside altogether.
     """
     height, width = pha.shape[2:]
-    scale = min(1.0, COARSE_SIDE / max(height, width))
+    scale = min(1.0, BLIND_SIDE / max(height, width))
     size = max(1, round(height * scale)), max(1, round(width * scale))
     small = F.interpolate(torch.cat([pha, blind_pha, inside], dim=1), size, mode="area")
     with_plate, without, weight = small[0].cpu().numpy()

@@ -39,7 +39,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from core import engine, frame_io, protocol  # noqa: E402
 from core.checkpoints import load_model  # noqa: E402
-from core.job import Job, Output, PlateSource, Source  # noqa: E402
+from core.job import PRECISIONS, Job, Output, PlateSource, Source  # noqa: E402
 from core.matting import Matte, Matter  # noqa: E402
 from core.memory import reused_memory  # noqa: E402
 from core.models import MattingRefine  # noqa: E402
@@ -80,7 +80,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
             measure(measure_start, size, args.device, args.runs)
     if args.growth:
         for size in SIZES:
-            measure(measure_network, "default", size, "fp32", args.device, args.runs)
+            measure(measure_network, "default", size, "auto", args.device, args.runs)
         for pixels in (0, 20_000, 80_000, 320_000):
             measure(measure_network, "mobilenetv2", "hd", "fp32", args.device, args.runs, pixels)
         for frames in (25, 50, 100, 200):
@@ -108,6 +108,7 @@ def describe(line: Line) -> str:
     text = f"{line['size']:>5}  {line['what']:<34} {1000 * line['seconds']:8.1f} ms"
     text += f"  floor {1000 * line['floor_seconds']:7.1f}" if "floor_seconds" in line else " " * 15
     text += f"  {line['peak_bytes'] / 2**20:6.0f} MB"
+    text += f"  MAD from fp32 {line['mad_from_fp32']:.2f}" if line.get("mad_from_fp32") else ""
     if "ready_seconds" in line:
         text += (
             f"  network alone {1000 * line['network_seconds']:.1f} ms, first preview {1000 * line['first_seconds']:.0f}"
@@ -184,10 +185,12 @@ def arrays(matte: Matte) -> tuple[Any, ...]:
 def measure_network(
     name: str, size: str, precision: str, device: str, runs: int, sample_pixels: int | None = None
 ) -> Line:
-    """One frame through the network, arrays to arrays."""
+    """One frame through the network, arrays to arrays; how far its alpha is from fp32's, mean times 1000."""
     src, bgr = pictures(size)
     model = build(name, size, sample_pixels)
     matter = Matter(model, device, precision)
+    exact = Matter(model, device, "fp32").matte(src, bgr).pha
+    difference = np.abs(matter.matte(src, bgr).pha - exact).mean()
     with FlopCounterMode(display=False) as counter:
         matter.matte(src, bgr)
     with reused_memory():  # as in a job; the published networks get what they ask for themselves
@@ -199,6 +202,7 @@ def measure_network(
         "what": what,
         "size": size,
         "seconds": seconds,
+        "mad_from_fp32": 1000 * float(difference),
         "flops": counter.get_total_flops(),
         "bytes": weights + pixels * (3 + 3 + 4 * 5),  # 8-bit source and plate in; float alpha, foreground, error out
     }
@@ -337,7 +341,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["hd", "4k"])
     parser.add_argument("--networks", nargs="*", default=["default", *BACKBONES], help="default, a file, or a backbone")
-    parser.add_argument("--precisions", nargs="+", default=["fp32"], choices=("fp32", "fp16", "bf16"))
+    parser.add_argument("--precisions", nargs="+", default=["auto"], choices=PRECISIONS)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--runs", type=int, default=5, help="counted runs of each network")
     parser.add_argument("--frames", type=int, default=24, help="length of the jobs; 0 leaves them out")

@@ -179,11 +179,11 @@ def compute_losses(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 def _window_losses(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """The paper's, which judge details, not what is wrong all over a window."""
-    refine = cast(SolvingRefiner, model.refiner).refine_windows
-    pred = batch["coarse"] + refine(batch["images"], batch["guides"]).float()
-    found = losses.paper_losses(
-        clamp_unit(pred[:, :1]), clamp_unit(batch["src"] + pred[:, 1:]), batch["pha"], batch["fgr"]
-    )
+    refiner = cast(SolvingRefiner, model.refiner)
+    pred = refiner.refine_windows(batch["src"], batch["bgr"], batch["guides"], batch["before"])
+    margin = 2 * refiner.half_margin
+    src = batch["src"][..., margin:-margin, margin:-margin]
+    found = losses.paper_losses(clamp_unit(pred[:, :1]), clamp_unit(src + pred[:, 1:]), batch["pha"], batch["fgr"])
     return {name: WINDOW_WEIGHTS[name] * value for name, value in found.items()}
 
 

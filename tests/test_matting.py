@@ -121,20 +121,20 @@ def test_devices():
 
 
 def test_out_of_memory_takes_half_the_coarse_size_then_gives_up_in_words(matter, frames, monkeypatch):
-    src, plate = (np.tile(picture, (1, 6, 1)) for picture in frames)  # 576 pixels wide
+    src, plate = (np.tile(picture, (1, 12, 1)) for picture in frames)  # 1152 pixels wide
     ratios, warnings = [], []
     run = Matter._run
 
     def starved(self, source, bgr):
-        ratios.append(self._coarse_ratio(576))
+        ratios.append(self._coarse_ratio(1152))
         if len(ratios) < 2:
             raise torch.OutOfMemoryError("out of memory")
         return run(self, source, bgr)
 
     matter.on_warning = warnings.append
     monkeypatch.setattr(Matter, "_run", starved)
-    assert matter.matte(src, plate).pha.shape == (64, 576)
-    assert ratios == [512 / 576, 256 / 576] and "half the coarse size" in warnings[0]
+    assert matter.matte(src, plate).pha.shape == (64, 1152)
+    assert ratios == [640 / 1152, 320 / 1152] and "half the coarse size" in warnings[0]
 
     def always(self, source, bgr):
         raise torch.OutOfMemoryError("tried to allocate 7 GB")
@@ -142,6 +142,20 @@ def test_out_of_memory_takes_half_the_coarse_size_then_gives_up_in_words(matter,
     monkeypatch.setattr(Matter, "_run", always)
     with pytest.raises(DeviceError, match="7 GB"):
         matter.matte(src, plate)
+
+
+@pytest.mark.parametrize(("able", "dtype"), [({"avx512_bf16": True}, torch.bfloat16), ({}, torch.float32)])
+def test_processors_that_compute_in_bf16_do(able, dtype, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert Matter(load_model(), "cpu").dtype == dtype
+    assert Matter(load_model(), "cpu", "fp32").dtype == torch.float32
+    assert Matter(MattingRefine("mobilenetv2").eval(), "cpu").dtype == torch.float32  # whose outputs are the published
+
+
+def test_bf16_gives_nearly_the_same(frames):
+    src, plate = frames
+    full, half = (Matter(load_model(), "cpu", precision).matte(src, plate) for precision in ("fp32", "bf16"))
+    assert 0 < np.abs(full.pha - half.pha).mean() < 0.5e-3
 
 
 @pytest.mark.gpu

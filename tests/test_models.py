@@ -8,7 +8,15 @@ import torch.nn.functional as F
 from core.errors import ShapeError
 from core.models import MattingBase, MattingRefine
 from core.models.fusing import fused
-from core.models.patches import cut_padded_windows, cut_upsampled_windows, cut_windows, upsampling_taps
+from core.models.patches import (
+    cut_padded_windows,
+    cut_upsampled_windows,
+    cut_windows,
+    put_tiles,
+    take_tiles,
+    upsampled,
+    upsampling_taps,
+)
 from core.models.refiner import Refiner
 from tests.reference import published
 
@@ -159,6 +167,21 @@ def test_upsampled_windows_are_those_of_the_upsampled_features():
         windows = cut_upsampled_windows(features, taps, b, y, x, 8, traceable).permute(0, 3, 1, 2)
         for window, frame, top, left in zip(windows, b, y, x, strict=True):
             torch.testing.assert_close(window, upsampled[frame, :, top : top + 8, left : left + 8])
+
+
+@pytest.mark.parametrize("traceable", [False, True])
+def test_frames_are_upsampled_and_tiled(traceable):
+    image = torch.rand(2, 3, 7, 9)
+    frame = upsampled(image, 30, 37, 8, traceable)
+    assert frame.shape == (2, 32, 40, 3) and frame.is_contiguous()
+    expected = F.interpolate(image, (30, 37), mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
+    torch.testing.assert_close(frame[:, :30, :37], expected, atol=1e-5, rtol=0)
+    b, i, j = torch.tensor([0, 1, 1]), torch.tensor([3, 0, 3]), torch.tensor([4, 2, 0])
+    tiles = take_tiles(frame, b, i, j, 8)
+    assert torch.equal(tiles[1], frame[1, :8, 16:24])
+    wanted = frame.clone()
+    wanted[0, 24:, 32:], wanted[1, :8, 16:24], wanted[1, 24:, :8] = tiles + 1
+    assert torch.equal(put_tiles(frame, tiles + 1, b, i, j, traceable), wanted)
 
 
 def test_fused_model_gives_the_same_without_batch_norms():

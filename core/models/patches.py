@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from cv2 import resize
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -46,25 +47,55 @@ def cut_padded_windows(image: Tensor, b: Tensor, y: Tensor, x: Tensor, size: int
     return windows.permute(0, 3, 1, 2)
 
 
-def replace_windows(image: Tensor, b: Tensor, i: Tensor, j: Tensor, windows: Tensor, traceable: bool) -> Tensor:
-    """Put square windows into an image that they tile; in place, unless traceable.
+def upsampled(x: Tensor, height: int, width: int, multiple: int = 1, traceable: bool = False) -> Tensor:
+    """Upsample bilinearly, corners not aligned, into a frame whose sides `multiple` divides.
 
     Args:
-        image: (B, C, H, W).
-        b, i, j: (N,) integers: each window's frame, and its row and column, counted in windows.
-        windows: (N, C, size, size), of which H and W are multiples.
+        x: (B, C, h, w).
         traceable: use operators that every runtime has.
+
+    Returns:
+        (B, H, W, C), contiguous, H and W from `height` and `width` on; what lies behind those is undefined.
     """
-    B, C, H, W = image.shape
-    size = windows.shape[2]
+    if traceable or x.device.type != "cpu" or x.requires_grad:
+        full = F.interpolate(x, (height, width), mode="bilinear", align_corners=False)
+        return F.pad(full, (0, -width % multiple, 0, -height % multiple)).permute(0, 2, 3, 1).contiguous()
+    frame = x.new_empty(x.shape[0], height + -height % multiple, width + -width % multiple, x.shape[1])
+    for image, target in zip(x.permute(0, 2, 3, 1).contiguous().numpy(), frame.numpy(), strict=True):
+        resize(image, (width, height), dst=target[:height, :width])  # torch takes five times as long
+    return frame
+
+
+def take_tiles(frame: Tensor, b: Tensor, i: Tensor, j: Tensor, size: int) -> Tensor:
+    """Copy tiles out of a frame.
+
+    Args:
+        frame: (B, H, W, C), contiguous; `size` divides H and W.
+        b, i, j: (N,) integers: each tile's frame, and its row and column, counted in tiles.
+
+    Returns:
+        (N, size, size, C).
+    """
+    return _tiled(frame, size)[b, i, j]
+
+
+def put_tiles(frame: Tensor, tiles: Tensor, b: Tensor, i: Tensor, j: Tensor, traceable: bool) -> Tensor:
+    """Put back what `take_tiles` took, in place unless traceable: then by operators that every runtime has."""
     if not traceable:
-        image.view(B, C, H // size, size, W // size, size)[b, :, i, :, j] = windows
-        return image
-    b, y, x = b.view(-1, 1, 1, 1), size * i.view(-1, 1, 1, 1), size * j.view(-1, 1, 1, 1)
-    steps = torch.arange(size, device=image.device)
-    channels = torch.arange(C, device=image.device).view(C, 1, 1)
-    index = ((b * C + channels) * H + y + steps[:, None]) * W + x + steps
-    return image.reshape(-1).scatter(0, index.flatten(), windows.flatten()).view(B, C, H, W)
+        _tiled(frame, tiles.shape[1])[b, i, j] = tiles
+        return frame
+    B, H, W, C = frame.shape
+    size = tiles.shape[1]
+    steps = torch.arange(size, device=frame.device)
+    b, y, x = b.view(-1, 1, 1), size * i.view(-1, 1, 1) + steps[:, None], size * j.view(-1, 1, 1) + steps
+    index = ((b * H + y) * W + x).flatten()[:, None].expand(-1, C)
+    return frame.reshape(-1, C).scatter(0, index, tiles.reshape(-1, C)).view(B, H, W, C)
+
+
+def _tiled(frame: Tensor, size: int) -> Tensor:
+    """(B, H, W, C) -> (B, H / size, W / size, size, size, C), a view."""
+    B, H, W, C = frame.shape
+    return frame.view(B, H // size, size, W // size, size, C).permute(0, 1, 3, 2, 4, 5)
 
 
 class Taps(NamedTuple):

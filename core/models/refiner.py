@@ -20,61 +20,44 @@ from core.models.patches import (
     cut_padded_windows,
     cut_upsampled_windows,
     cut_windows,
-    replace_windows,
+    put_tiles,
+    take_tiles,
+    upsampled,
     upsampling_taps,
 )
 
 Cut: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
 
-_SOLVED = 4  # channels of `solve_alpha`
 PATCH = 4  # side of a patch in pixels; it is 2 at half and 1 at quarter resolution
 _WIDEST_TILE = 16  # in patches
 # At half resolution. What goes through the network at once stays in a CPU's cache; a card wants much at once.
 _PIXELS_PER_PASS = {"cpu": 1 << 15, "cuda": 1 << 22}
 
 
-class Refiner(nn.Module):
-    """Predict alpha and foreground residual anew in the patches of 4 x 4 pixels where an error is expected.
+class WindowRefiner(nn.Module):
+    """Chooses patches of 4 x 4 pixels, cuts their neighbourhoods, and puts back what a network makes of them.
+
+    A subclass is that network: it overrides `refine_windows`.
 
     Args:
         mode: "sampling" (the `sample_pixels` worst), "thresholding" (all above `threshold`) or "full" (everywhere).
         sample_pixels: pixels to refine in mode "sampling"; a patch has 16.
         threshold: expected error, 0 to 1, above which a patch is refined in mode "thresholding".
-        kernel_size: 3, or 1 for a network that looks at each pixel alone.
         prevent_oversampling: leave out patches whose expected error is nil in mode "sampling".
-        hidden_channels: of the base network's features.
     """
 
-    adding = False  # whether the result is added to the upsampled coarse one instead of replacing it
     replicate = False  # what lies outside of the frame: its edge, or zeros
-    solved_channels, out_channels = 0, 4
+    half_margin: int  # pixels around a patch, at half resolution, that the network consumes
 
     def __init__(
-        self,
-        mode: str,
-        sample_pixels: int,
-        threshold: float,
-        kernel_size: int = 3,
-        prevent_oversampling: bool = True,
-        hidden_channels: int = 32,
+        self, mode: str, sample_pixels: int = 0, threshold: float = 0.0, prevent_oversampling: bool = True
     ) -> None:
         super().__init__()
         self.mode = mode
         self.sample_pixels = sample_pixels
         self.threshold = threshold
         self.prevent_oversampling = prevent_oversampling
-        # What the two convolutions of each half consume around a patch, at half and at full resolution.
-        self.half_margin, self.full_margin = (3, 2) if kernel_size == 3 else (0, 0)
-        self.crop = 2 * self.half_margin - self.full_margin  # at full resolution, what the first half consumes
         self.traceable = False  # True while a tracer records: one pass, of operators that every runtime has
-        self.conv1 = nn.Conv2d(hidden_channels + 1 + 3 + 6 + self.solved_channels, 24, kernel_size, bias=False)
-        self.bn1 = nn.BatchNorm2d(24)
-        self.conv2 = nn.Conv2d(24, 16, kernel_size, bias=False)
-        self.bn2 = nn.BatchNorm2d(16)
-        self.conv3 = nn.Conv2d(16 + 6 + self.solved_channels, 12, kernel_size, bias=False)
-        self.bn3 = nn.BatchNorm2d(12)
-        self.conv4 = nn.Conv2d(12, self.out_channels, kernel_size)
-        self.relu = nn.ReLU(inplace=True)
 
     def forward(
         self, src: Tensor, bgr: Tensor, pha: Tensor, fgr: Tensor, err: Tensor, hid: Tensor
@@ -93,34 +76,18 @@ class Refiner(nn.Module):
             pha (B, 1, H, W) and foreground residual fgr (B, 3, H, W), neither clamped; ref (B, 1, H/4, W/4), 1 where a
             patch was refined, else 0.
         """
-        B, _, H, W = src.shape
+        H, W = src.shape[2:]
         coarse = torch.cat([hid, pha.to(hid.dtype), fgr.to(hid.dtype)], dim=1)
         if self.mode == "full":
             out = self._refine_everywhere(torch.cat([src, bgr], dim=1).to(hid.dtype), coarse).to(src.dtype)
-            if self.adding:
-                out = out + F.interpolate(torch.cat([pha, fgr], dim=1), [H, W], mode="bilinear", align_corners=False)
-            ref = torch.ones([B, 1, H // PATCH, W // PATCH], dtype=src.dtype, device=src.device)
-            return out[:, :1], out[:, 1:], ref
+            return out[:, :1], out[:, 1:], src.new_ones(src.shape[0], 1, H // PATCH, W // PATCH)
         err = F.interpolate(err, [H // PATCH, W // PATCH], mode="bilinear", align_corners=False)
         ref = self._select(err)
-        layout = torch.contiguous_format if src.is_contiguous() else torch.channels_last
-        pha, fgr = pha.contiguous(), fgr.contiguous(memory_format=layout)
-        pha = F.interpolate(pha, [H, W], mode="bilinear", align_corners=False)
-        fgr = F.interpolate(fgr, [H, W], mode="bilinear", align_corners=False)
         side, tiles = self._tile(ref)
-        if not self.traceable and tiles.shape[0] == 0:
-            return pha, fgr, ref
-        tiles, refined = self._refine_tiles(src, bgr, coarse, side, tiles)
-        if self.adding and not self.traceable:
-            added = _lay_tiles(tiles, refined, ref)
-            return pha.add_(added[:, :1]), fgr.add_(added[:, 1:]), ref
-        tiles, patches = _take_patches(tiles, refined, side, ref)
-        b, i, j = tiles.unbind(1)
-        if self.adding:
-            before = [image.view(B, -1, H // PATCH, PATCH, W // PATCH, PATCH)[b, :, i, :, j] for image in (pha, fgr)]
-            patches = patches + torch.cat(before, dim=1)
-        pha = replace_windows(pha, b, i, j, patches[:, :1], self.traceable)
-        fgr = replace_windows(fgr, b, i, j, patches[:, 1:], self.traceable)
+        frames = [upsampled(image.float(), H, W, side * PATCH, self.traceable) for image in (pha, fgr)]
+        if self.traceable or tiles.shape[0] > 0:
+            frames = self._refine_tiles(src, bgr, coarse, frames, ref, side, tiles)
+        pha, fgr = (frame[:, :H, :W].permute(0, 3, 1, 2) for frame in frames)
         return pha, fgr, ref
 
     def _select(self, err: Tensor) -> Tensor:
@@ -134,52 +101,59 @@ class Refiner(nn.Module):
         return ref * (err > 0) if self.prevent_oversampling else ref
 
     def _refine_everywhere(self, images: Tensor, coarse: Tensor) -> Tensor:
-        """images (B, 6, H, W), coarse (B, 36, h, w) -> alpha and foreground residual (B, 4, H, W)."""
-        mode, margin = "replicate" if self.replicate else "constant", self.half_margin
+        """images (B, 6, H, W), coarse (B, C, h, w) -> alpha and foreground residual (B, 4, H, W)."""
+        margin = self.half_margin
         coarse = F.interpolate(coarse, [n // 2 for n in images.shape[2:]], mode="bilinear", align_corners=False)
-        return self.refine_windows(F.pad(images, [2 * margin] * 4, mode), F.pad(coarse, [margin] * 4, mode))
+        src, bgr = F.pad(images, [2 * margin] * 4).chunk(2, dim=1)
+        return self.refine_windows(src, bgr, F.pad(coarse, [margin] * 4), None)
 
-    def refine_windows(self, images: Tensor, coarse: Tensor) -> Tensor:
-        """Refine windows that were cut out together with the margin that the convolutions consume.
+    def refine_windows(self, src: Tensor, bgr: Tensor, guides: Tensor, before: Tensor | None) -> Tensor:
+        """Refine windows that were cut out together with the margin that the network consumes.
 
         Args:
-            images: (N, 6, S + 4 m, S + 4 m) source and plate, m = `half_margin`.
-            coarse: (N, hidden_channels + 4, S / 2 + 2 m, S / 2 + 2 m) what `forward` is given, joined and upsampled.
+            src, bgr: (N, 3, S + 4 m, S + 4 m), m = `half_margin`.
+            guides: (N, C, S / 2 + 2 m, S / 2 + 2 m) hidden features, alpha and foreground residual, upsampled.
+            before: (N, 4, S, S) upsampled alpha and foreground residual; None for a network that does without.
 
         Returns:
-            (N, 4, S, S) alpha and foreground residual, or what is to be added to them.
+            (N, 4, S, S) alpha and foreground residual.
         """
-        half = F.interpolate(images, scale_factor=0.5, mode="bilinear", align_corners=False)
-        inside = slice(self.crop, -self.crop or None)
-        return self._convolve([coarse, half], [images[:, :, inside, inside]])
+        raise NotImplementedError
 
     def _refine_tiles(
-        self, src: Tensor, bgr: Tensor, coarse: Tensor, side: int, tiles: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Refine tiles (N, 3): frame, row and column of each.
+        self, src: Tensor, bgr: Tensor, coarse: Tensor, frames: list[Tensor], ref: Tensor, side: int, tiles: Tensor
+    ) -> list[Tensor]:
+        """Replace alpha and foreground residual where a patch was chosen.
 
-        Returns:
-            The tiles in another order, and alpha and foreground residual (N, 4, side * 4, side * 4) of each.
+        Args:
+            src, bgr: (B, 3, H, W).
+            coarse: (B, C, h, w) of which the guides are cut.
+            frames: (B, H, W, 1 and 3), rounded up to tiles; refined in place, unless traceable.
+            ref: (B, 1, H/4, W/4), 1 where a patch is chosen.
+            side: of a tile, in patches.
+            tiles: (N, 3) frame, row and column of each.
         """
         H, W = src.shape[2], src.shape[3]
         size = 2 * (side + self.half_margin)  # of a tile with its margins, at half resolution
         features = coarse.permute(0, 2, 3, 1).contiguous()
         taps = upsampling_taps(features, H // 2, W // 2, size, self.half_margin, self.replicate)
-        parts = self._split(tiles, side, size, H, W)
-        refined: list[Tensor] = []
-        for part, cut in parts:
+        chosen = F.pad(ref[:, 0], (0, -ref.shape[3] % side, 0, -ref.shape[2] % side)).bool()
+        for part, cut in self._split(tiles, side, size, H, W):
             b, i, j = part.unbind(1)
             y, x = 2 * side * i, 2 * side * j  # counted from the margin before the frame
-            hidden = cut_upsampled_windows(features, taps, b, y, x, size, self.traceable).permute(0, 3, 1, 2)
+            guides = cut_upsampled_windows(features, taps, b, y, x, size, self.traceable).permute(0, 3, 1, 2)
             y, x = 2 * (y - self.half_margin), 2 * (x - self.half_margin)
-            full = [
-                cut(image, b, y, x, 2 * size).to(features.dtype, memory_format=torch.channels_last)
-                for image in (src, bgr)
-            ]
-            half = [F.interpolate(image, [size, size], mode="bilinear", align_corners=False) for image in full]
-            full = [image[:, :, self.crop : 2 * size - self.crop, self.crop : 2 * size - self.crop] for image in full]
-            refined.append(self._convolve([hidden, *half], full))
-        return torch.cat([part for part, _ in parts]), torch.cat(refined).to(src.dtype)
+            wide_src, wide_bgr = (cut(image, b, y, x, 2 * size).to(features.dtype) for image in (src, bgr))
+            before = torch.cat([take_tiles(frame, b, i, j, side * PATCH) for frame in frames], dim=3)
+            refined = self.refine_windows(wide_src, wide_bgr, guides, before.permute(0, 3, 1, 2))
+            refined = refined.permute(0, 2, 3, 1).to(before.dtype)
+            if side > 1:
+                mask = chosen.unfold(1, side, side).unfold(2, side, side)[b, i, j]
+                mask = mask.repeat_interleave(PATCH, 1).repeat_interleave(PATCH, 2)[..., None]
+                refined = torch.where(mask, refined, before)
+            parts = refined.tensor_split([1], dim=3)
+            frames = [put_tiles(*pair, b, i, j, self.traceable) for pair in zip(frames, parts, strict=True)]
+        return frames
 
     def _split(self, tiles: Tensor, side: int, size: int, height: int, width: int) -> list[tuple[Tensor, Cut]]:
         """Tiles in portions that suit a cache, each with the function that cuts its windows out of the frame."""
@@ -211,113 +185,125 @@ class Refiner(nn.Module):
                     best_side, best, least = side, covered, reading
         return best_side, torch.nonzero(best[:, 0])
 
-    def _convolve(self, half: list[Tensor], full: list[Tensor]) -> Tensor:
-        """Half-resolution features and images (N, 42, s, s), images (N, 6, S, S) -> (N, 4, S - 4, S - 4).
 
-        Both come in parts, to be joined along their channels.
-        """
-        x = self._blend_half(half)
+class Refiner(WindowRefiner):
+    """The paper's network: alpha and foreground residual anew.
+
+    Args:
+        kernel_size: 3, or 1 for a network that looks at each pixel alone; the others are those of `WindowRefiner`.
+    """
+
+    def __init__(
+        self,
+        mode: str,
+        sample_pixels: int,
+        threshold: float,
+        kernel_size: int = 3,
+        prevent_oversampling: bool = True,
+    ) -> None:
+        super().__init__(mode, sample_pixels, threshold, prevent_oversampling)
+        self.half_margin, self.crop = (3, 4) if kernel_size == 3 else (0, 0)
+        self.conv1 = nn.Conv2d(32 + 1 + 3 + 6, 24, kernel_size, bias=False)
+        self.bn1 = nn.BatchNorm2d(24)
+        self.conv2 = nn.Conv2d(24, 16, kernel_size, bias=False)
+        self.bn2 = nn.BatchNorm2d(16)
+        self.conv3 = nn.Conv2d(16 + 6, 12, kernel_size, bias=False)
+        self.bn3 = nn.BatchNorm2d(12)
+        self.conv4 = nn.Conv2d(12, 4, kernel_size)
+        self.relu = nn.ReLU(inplace=True)
+
+    def refine_windows(self, src: Tensor, bgr: Tensor, guides: Tensor, before: Tensor | None) -> Tensor:
+        full = torch.cat([src, bgr], dim=1).contiguous(memory_format=torch.channels_last)
+        half = F.interpolate(full, scale_factor=0.5, mode="bilinear", align_corners=False)
+        x = self.relu(self.bn1(self.conv1(torch.cat([guides, half], dim=1))))
+        x = self.relu(self.bn2(self.conv2(x)))
         x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-        return self._predict(torch.cat([x, *full], dim=1))
-
-    def _blend_half(self, half: list[Tensor]) -> Tensor:
-        x: Tensor = self.relu(self.bn1(self.conv1(torch.cat(half, dim=1))))
-        return self.relu(self.bn2(self.conv2(x)))  # type: ignore[no-any-return]
-
-    def _predict(self, full: Tensor) -> Tensor:
-        out: Tensor = self.conv4(self.relu(self.bn3(self.conv3(full))))
-        return out
+        inside = slice(self.crop, -self.crop or None)
+        x = self.relu(self.bn3(self.conv3(torch.cat([x, full[:, :, inside, inside]], dim=1))))
+        return self.conv4(x)  # type: ignore[no-any-return]
 
 
-class SolvingRefiner(Refiner):
+class SolvingRefiner(WindowRefiner):
     """A refinement that knows the compositing equation.
 
     The hidden features end in the straight foreground. The network sees at both resolutions what alpha would be if that
     were right, corrects it in between, and says at each pixel how far to go from the coarse alpha to the solved one.
-    (The paper's, which has to learn such a product from convolutions, hardly moved in as many steps.) Both this and
-    what it predicts besides is added to the upsampled coarse result; before training that is nothing.
+    (The paper's, which has to learn such a product from convolutions, hardly moved in as many steps.) What it predicts
+    besides is added; before training that is nothing.
+
+    All is computed at half resolution: each 2 x 2 pixels of the full one are one with four times the channels, which
+    leaves a processor less to do besides the arithmetic.
 
     Args:
-        threshold, hidden_channels: as of `Refiner`.
+        threshold, hidden_channels: as of `WindowRefiner`, and of the base network's features.
     """
 
-    adding = replicate = True
-    solved_channels, out_channels = _SOLVED, 5
+    replicate = True
+    half_margin = 4
 
     def __init__(self, threshold: float, hidden_channels: int) -> None:
-        super().__init__("thresholding", 0, threshold, hidden_channels=hidden_channels)
-        self.correct = nn.Conv2d(16, 3, 1)
-        for layer in (self.correct, self.conv4):
+        super().__init__("thresholding", threshold=threshold)
+        channels = 16  # neither 24 nor 32 found more
+        self.trunk = nn.Sequential(*_block(hidden_channels + 4 + 6 + 3, channels), *_block(channels, channels))
+        self.correct = nn.Conv2d(channels, 3, 1)
+        self.head = nn.Sequential(*_block(channels + 4 * (6 + 3), channels))
+        self.predict = nn.Conv2d(channels, 4 * (4 + 1), 3)
+        for layer in (self.correct, self.predict):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
-    def _convolve(self, half: list[Tensor], full: list[Tensor]) -> Tensor:
-        guess = half[0][:, -7:-3]  # foreground and alpha; behind them the foreground residual
-        x = self._blend_half([*half, solve_alpha(guess, half[1:])])
-        correction = self.correct(x)
-        x, correction = (F.interpolate(y, scale_factor=2.0, mode="nearest") for y in (x, correction))
-        guess = F.interpolate(guess, scale_factor=2.0, mode="bilinear", align_corners=False)
-        guess = guess[:, :, self.crop : -self.crop, self.crop : -self.crop]
-        guess = torch.cat([guess[:, :3] + correction, guess[:, 3:]], dim=1)
-        solved = solve_alpha(guess, full)
-        out = self._predict(torch.cat([x, *full, solved], dim=1))
-        margin = slice(self.full_margin, -self.full_margin)
-        solved, correction = (y[:, :, margin, margin] for y in (solved, correction))
-        pha = out[:, :1] + torch.tanh(out[:, 4:]) * (solved[:, :1] - solved[:, 3:])
-        return torch.cat([pha, out[:, 1:4] + correction], dim=1)
+    def refine_windows(self, src: Tensor, bgr: Tensor, guides: Tensor, before: Tensor | None) -> Tensor:
+        assert before is not None
+        src, bgr = _quartered(src), _quartered(bgr)
+        fgr = guides[:, -7:-4]  # behind it alpha and the foreground residual
+        half_src, half_bgr = src.mean(2), bgr.mean(2)
+        solved = torch.stack(solve_alpha(fgr, half_src, half_bgr), dim=1)
+        x = self.trunk(_joined(guides, half_src, half_bgr, solved))
+        correction = self.correct(x).float()
+        src, bgr, fgr = _shorn(src, 2), _shorn(bgr, 2), _shorn(fgr, 2) + correction
+        found = solve_alpha(fgr[:, :, None], src, bgr)
+        out = self.predict(self.head(_joined(x, src.flatten(1, 2), bgr.flatten(1, 2), *found))).float()
+        gate, added = torch.tanh(out[:, :4]), out[:, 4:]
+        solved, correction = _shorn(found[0], 2), _shorn(correction, 2)
+        pha, residual = _quartered(before[:, :1])[:, 0], _quartered(before[:, 1:])
+        pha = pha + gate * (solved - pha) + added[:, :4]
+        residual = residual + added[:, 4:].unflatten(1, (3, 4)) + correction[:, :, None]
+        return F.pixel_shuffle(torch.cat([pha, residual.flatten(1, 2)], dim=1), 2)
 
 
-def solve_alpha(guess: Tensor, images: list[Tensor]) -> Tensor:
+def _block(in_channels: int, channels: int) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(in_channels, channels, 3, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
+
+
+def _quartered(windows: Tensor) -> Tensor:
+    """(N, C, 2 s, 2 s) -> (N, C, 4, s, s), contiguous: sums over channels then run along whole rows."""
+    parts = F.pixel_unshuffle(windows, 2).contiguous()
+    return parts.view(*windows.shape[:2], 4, *parts.shape[2:])
+
+
+def _joined(*parts: Tensor) -> Tensor:
+    """Along their channels, in the layout that convolutions want, and in the precision that autocast gives them."""
+    device = parts[-1].device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else parts[-1].dtype
+    return torch.cat([part.to(dtype) for part in parts], dim=1).contiguous(memory_format=torch.channels_last)
+
+
+def _shorn(x: Tensor, margin: int) -> Tensor:
+    return x[..., margin:-margin, margin:-margin]
+
+
+def solve_alpha(fgr: Tensor, src: Tensor, bgr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Solve the compositing equation for alpha.
 
     Args:
-        guess: (N, 4, s, s) straight foreground and alpha, upsampled.
-        images: (N, 6, s, s) source and plate, joined or as two.
+        fgr, src, bgr: (N, 3, ...) straight foreground, source and plate.
 
     Returns:
-        (N, 4, s, s): the alpha of least squares, how far the foreground is from the plate, how far the source is from
-        the line between both, and the alpha that was guessed.
+        Each (N, ...): the alpha of least squares, how far the foreground is from the plate, and how far the source is
+        from the line between both.
     """
-    with torch.autocast(guess.device.type, enabled=False):
-        src, bgr = torch.cat(images, dim=1).float().chunk(2, dim=1)
-        across, seen = guess[:, :3].float() - bgr, src - bgr
-        length = across.square().sum(1, keepdim=True)
-        alpha = ((across * seen).sum(1, keepdim=True) / (length + 1e-3)).clamp(-0.5, 1.5)
-        astray = (seen - alpha * across).square().sum(1, keepdim=True)
-        found = torch.cat([alpha, (length + 1e-6).sqrt(), (astray + 1e-6).sqrt()], dim=1)
-    return torch.cat([found.to(guess.dtype), guess[:, 3:]], dim=1)
-
-
-def _lay_tiles(tiles: Tensor, refined: Tensor, ref: Tensor) -> Tensor:
-    """Lay what was found in tiles, see `_take_patches`, into a frame (B, C, H, W): 0 where no patch was chosen."""
-    B, _, h, w = ref.shape
-    size = refined.shape[2]
-    side, rows, columns = size // PATCH, -(-h * PATCH // size), -(-w * PATCH // size)
-    b, i, j = tiles.unbind(1)
-    chosen = F.pad(ref, (0, columns * side - w, 0, rows * side - h)).view(B, rows, side, columns, side)
-    chosen = chosen.permute(0, 1, 3, 2, 4)[b, i, j].repeat_interleave(PATCH, 1).repeat_interleave(PATCH, 2)
-    canvas = refined.new_zeros(B, rows, size, columns, size, refined.shape[1])
-    canvas.permute(0, 1, 3, 2, 4, 5)[b, i, j] = refined.permute(0, 2, 3, 1) * chosen[..., None]
-    return canvas.view(B, rows * size, columns * size, -1)[:, : h * PATCH, : w * PATCH].permute(0, 3, 1, 2)
-
-
-def _take_patches(tiles: Tensor, refined: Tensor, side: int, ref: Tensor) -> tuple[Tensor, Tensor]:
-    """Pick the chosen patches out of refined tiles.
-
-    Args:
-        tiles: (N, 3) frame, row and column of each tile.
-        refined: (N, C, side * 4, side * 4).
-        ref: (B, 1, H/4, W/4), not 0 where a patch was chosen.
-
-    Returns:
-        (M, 3) frame, row and column of each patch, and the patches (M, C, 4, 4).
-    """
-    if side == 1:
-        return tiles, refined  # the tiles are the patches
-    chosen = torch.nonzero(ref[:, 0])
-    b, i, j = chosen.unbind(1)
-    size = [ref.shape[0], ref.shape[2] // side + 1, ref.shape[3] // side + 1]
-    order = torch.zeros(size, dtype=torch.long, device=ref.device)
-    order[tiles[:, 0], tiles[:, 1], tiles[:, 2]] = torch.arange(tiles.shape[0], device=ref.device)
-    patches = refined.reshape(-1, refined.shape[1], side, PATCH, side, PATCH)
-    return chosen, patches[order[b, i // side, j // side], :, i % side, :, j % side]
+    across, seen = fgr - bgr, src - bgr
+    square = across.square().sum(1)
+    alpha = ((across * seen).sum(1) / (square + 1e-3)).clamp(-0.5, 1.5)
+    astray = (seen - alpha.unsqueeze(1) * across).square().sum(1)
+    return alpha, (square + 1e-6).sqrt(), (astray + 1e-6).sqrt()

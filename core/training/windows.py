@@ -21,27 +21,28 @@ SIDE = 64  # pixels
 SHARE = 0.3  # of a frame's windows, at most
 CLIPS = 24  # of which one group of windows is cut
 STEPS = 40  # that learn from it
+_HOPELESS = 0.02  # mean error of a window that halves its chance: most of it is not the refinement's to correct
 _FINE = 13  # pixels: an error that is the same so far around is not the refinement's to correct
 
 
 @torch.no_grad()
 def cut_training_windows(model: RecurrentMatting, batch: Batch, ratio: float, seed: list[int]) -> dict[str, Tensor]:
-    """Cut windows, at random but rather where the coarse alpha lacks detail.
+    """Cut windows, at random but rather where the coarse alpha lacks detail, and rather where it lacks little else.
 
     Args:
         batch: clips (B, T, ...) as of `ClipDataset`.
         ratio: below 1, at which the network looks at them.
 
     Returns:
-        images and guides as `Refiner.refine_windows` takes them, the upsampled coarse alpha and foreground residual
-        (N, 4, S, S), src and fgr (N, 3, S, S), pha (N, 1, S, S). Half precision: a group of them is a lot.
+        src, bgr, guides and before as `SolvingRefiner.refine_windows` takes them, the true fgr (N, 3, S, S) and pha
+        (N, 1, S, S). Half precision: a group of them is a lot.
     """
     rng = np.random.default_rng(seed)
     device = next(model.parameters()).device
     margin = model.refiner.half_margin
     src, bgr, pha, residual, _, hid = model.guide_refiner(batch["src"].to(device), batch["bgr"].to(device), ratio)
     height, width = src.shape[2] & -2, src.shape[3] & -2
-    images = F.pad(torch.cat([src, bgr], dim=1), [2 * margin] * 4, "replicate")
+    wide_src, wide_bgr = (F.pad(image, [2 * margin] * 4, "replicate") for image in (src, bgr))
     guides = torch.cat([hid, pha, residual], dim=1)
     half = F.interpolate(guides, [height // 2, width // 2], mode="bilinear", align_corners=False)
     half = F.pad(half, [margin] * 4, "replicate")
@@ -49,18 +50,20 @@ def cut_training_windows(model: RecurrentMatting, batch: Batch, ratio: float, se
     true, fgr = (batch[name].to(device).flatten(0, 1) for name in ("pha", "fgr"))
     error = coarse[:, :1] - true
     fine = (error - F.avg_pool2d(error, _FINE, 1, _FINE // 2, count_include_pad=False)).abs()
-    found: dict[str, list[Tensor]] = {name: [] for name in ("images", "guides", "coarse", "src", "pha", "fgr")}
+    found: dict[str, list[Tensor]] = {name: [] for name in ("src", "bgr", "guides", "before", "pha", "fgr")}
     for t in range(src.shape[0]):
         top, left = (2 * int(n) for n in rng.integers(0, SIDE // 4, 2))
-        chances = F.avg_pool2d(fine[t, :, top:, left:], SIDE).flatten().double().cpu().numpy()
+        lacking, wrong = (F.avg_pool2d(x[t, :, top:, left:], SIDE).flatten() for x in (fine, error.abs()))
+        chances = (lacking / (_HOPELESS + wrong)).double().cpu().numpy()
         count = min(int(np.ceil(SHARE * chances.size)), int((chances > 0).sum()))
         columns = (width - left) // SIDE
         for window in rng.choice(chances.size, count, replace=False, p=chances / chances.sum()) if count else ():
             y, x = top + SIDE * (window // columns), left + SIDE * (window % columns)
             wide, narrow = SIDE + 4 * margin, SIDE // 2 + 2 * margin
-            found["images"].append(images[t, :, y : y + wide, x : x + wide])
+            for name, image in (("src", wide_src), ("bgr", wide_bgr)):
+                found[name].append(image[t, :, y : y + wide, x : x + wide])
             found["guides"].append(half[t, :, y // 2 : y // 2 + narrow, x // 2 : x // 2 + narrow])
-            for name, image in (("coarse", coarse), ("src", src), ("pha", true), ("fgr", fgr)):
+            for name, image in (("before", coarse), ("pha", true), ("fgr", fgr)):
                 found[name].append(image[t, :, y : y + SIDE, x : x + SIDE])
     return {name: torch.stack(windows).half() for name, windows in found.items() if windows}
 
