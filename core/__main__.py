@@ -10,17 +10,18 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import signal
 import sys
 import threading
 from dataclasses import asdict
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: idle threads must not spin on a core others need
+from .threads import wait_briefly
 
-from .errors import JobError, MattingError
-from .job import (
+wait_briefly()
+
+from .errors import JobError, MattingError  # noqa: E402
+from .job import (  # noqa: E402
     DELIVERIES,
     FORMATS,
     PRECISIONS,

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 import resource
 import statistics
 import subprocess
@@ -29,7 +28,9 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from core.threads import wait_briefly  # noqa: E402
+
+wait_briefly()
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402

@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from core.threads import WAITING  # noqa: E402
 from scripts import environments  # noqa: E402
 from scripts.environments import ROOT  # noqa: E402
 
@@ -30,7 +31,7 @@ def main(args: argparse.Namespace, pytest_args: list[str]) -> int:
         "format": [python, "-m", "ruff", "format", "--check"],
         "types": [python, "-m", "mypy"],
     }
-    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = {**WAITING, **os.environ}
     if args.quick:
         pytest_args = ["-m", "not slow and not blender", *pytest_args]
     else:

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from core.threads import wait_briefly  # noqa: E402
+
+wait_briefly()
 
 import av  # noqa: E402
 import numpy as np  # noqa: E402

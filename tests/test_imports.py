@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-STANDARD_LIBRARY_ONLY = ["core/protocol.py", "core/errors.py", "core/__init__.py", "scripts/environments.py"]
+STANDARD_LIBRARY_ONLY = [
+    "core/protocol.py",
+    "core/errors.py",
+    "core/threads.py",
+    "core/__init__.py",
+    "scripts/environments.py",
+]
 
 
 def imported(path: Path) -> set[str]:
