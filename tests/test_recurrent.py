@@ -17,7 +17,7 @@ from torch import Tensor
 from core.checkpoints import half_weights, load_model
 from core.errors import CheckpointError, ShapeError
 from core.models.recurrent import RecurrentMatting, _moments, _relation, clamp_unit
-from core.models.refiner import SolvingRefiner, solve_alpha
+from core.models.refiner import SolvingRefiner, fuse_foreground, solve_alpha
 from scripts.convert_rvm import find_onnx, load_onnx_weights
 
 COARSE = ["753", "754"]  # the published graph's names for its foreground residual and alpha before the guided filter
@@ -171,6 +171,18 @@ def test_the_compositing_equation_solved_for_alpha() -> None:
     assert astray[far].max() < 0.02
     off = torch.linalg.cross(fgr - bgr, torch.ones(2, 3, 1, 1).expand_as(bgr), dim=1)  # a colour that is on no mixture
     torch.testing.assert_close(solve_alpha(fgr, src + 0.2 * off, bgr)[2], 0.2 * off.norm(dim=1), atol=0.02, rtol=0)
+
+
+def test_a_foreground_is_fused_with_what_the_source_shows() -> None:
+    generator = torch.Generator().manual_seed(0)
+    fgr, guess, bgr = (torch.rand(2, 3, 8, 8, generator=generator) for _ in range(3))
+    pha = torch.rand(2, 1, 8, 8, generator=generator)
+    src = torch.lerp(bgr, fgr, pha)
+    torch.testing.assert_close(fuse_foreground(fgr, pha, src, bgr), fgr)  # nothing to mend
+    fused = fuse_foreground(guess, pha, src, bgr)
+    before, after = ((torch.lerp(bgr, f, pha) - src).abs() for f in (guess, fused))
+    torch.testing.assert_close(after, before * (1 - pha**2))
+    torch.testing.assert_close(fuse_foreground(guess, torch.ones_like(pha), src, bgr), src)
 
 
 def _with_threshold(model: RecurrentMatting, threshold: float) -> RecurrentMatting:

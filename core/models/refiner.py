@@ -264,10 +264,11 @@ class SolvingRefiner(WindowRefiner):
         found = solve_alpha(fgr[:, :, None], src, bgr)
         out = self.predict(self.head(_joined(x, src.flatten(1, 2), bgr.flatten(1, 2), *found))).float()
         gate, added = torch.tanh(out[:, :4]), out[:, 4:]
-        solved, correction = _shorn(found[0], 2), _shorn(correction, 2)
+        solved, correction, src, bgr = (_shorn(x, 2) for x in (found[0], correction, src, bgr))
         pha, residual = _quartered(before[:, :1])[:, 0], _quartered(before[:, 1:])
         pha = pha + gate * (solved - pha) + added[:, :4]
         residual = residual + added[:, 4:].unflatten(1, (3, 4)) + correction[:, :, None]
+        residual = fuse_foreground(src + residual, pha[:, None], src, bgr) - src
         return F.pixel_shuffle(torch.cat([pha, residual.flatten(1, 2)], dim=1), 2)
 
 
@@ -307,3 +308,17 @@ def solve_alpha(fgr: Tensor, src: Tensor, bgr: Tensor) -> tuple[Tensor, Tensor, 
     alpha = ((across * seen).sum(1) / (square + 1e-3)).clamp(-0.5, 1.5)
     astray = (seen - alpha.unsqueeze(1) * across).square().sum(1)
     return alpha, (square + 1e-6).sqrt(), (astray + 1e-6).sqrt()
+
+
+def fuse_foreground(fgr: Tensor, pha: Tensor, src: Tensor, bgr: Tensor) -> Tensor:
+    """Bring a foreground closer to the one that gives the source over the plate: the more so the more alpha there is.
+
+    The last step of Forte 2021, "Approximate Fast Foreground Colour Estimation", with the plate for the background that
+    is estimated there: it takes out what shines through, and what is opaque becomes the source's own pixel.
+
+    Args:
+        fgr, src, bgr: (N, 3, ...) straight foreground, source and plate.
+        pha: (N, 1, ...). It and the foreground are clamped to 0 to 1.
+    """
+    fgr, pha = fgr.clamp(0, 1), pha.clamp(0, 1)
+    return fgr + pha * (src - torch.lerp(bgr, fgr, pha))
