@@ -176,6 +176,7 @@ def test_frames_are_upsampled_and_tiled(traceable):
     assert frame.shape == (2, 32, 40, 3) and frame.is_contiguous()
     expected = F.interpolate(image, (30, 37), mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
     torch.testing.assert_close(frame[:, :30, :37], expected, atol=1e-5, rtol=0)
+    frame[:, 30:] = frame[:, :, 37:] = 0.5  # what lies behind is anything
     b, i, j = torch.tensor([0, 1, 1]), torch.tensor([3, 0, 3]), torch.tensor([4, 2, 0])
     tiles = take_tiles(frame, b, i, j, 8)
     assert torch.equal(tiles[1], frame[1, :8, 16:24])
