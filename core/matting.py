@@ -184,7 +184,8 @@ class Matter:
                 return self._matte(src, bgr, valid)
             except torch.OutOfMemoryError as error:
                 words = str(error).splitlines()[0]
-            self._step_down(max(src.shape[:2]), words)  # out here, where the failure no longer holds on to its tensors
+            # Out here, where the failure no longer holds on to its tensors.
+            self._step_down(max(src.shape[:2]), bgr is None, words)
 
     def _matte(self, src: Pixels, bgr: Pixels | None, valid: NDArray[np.bool_] | None) -> Matte:
         source = self._to_tensor(src)
@@ -199,8 +200,10 @@ class Matter:
         results = pha[0, 0], fgr[0].permute(1, 2, 0).contiguous(), err[0, 0].clamp(0, 1)
         return ComingMatte(*(self._transfer.download(result) for result in results))
 
-    def _step_down(self, side: int, words: str) -> None:
+    def _step_down(self, side: int, blind: bool, words: str) -> None:
         """After the device ran out of memory: half the coarse size as often as that leaves 256 pixels, then the CPU.
+
+        `side` is the frame's longer one, `blind` whether there was no plate.
 
         Raises:
             DeviceError: the CPU's memory does not suffice either.
@@ -209,7 +212,7 @@ class Matter:
         self.reset()  # what is remembered has the old size
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        ratio = self._coarse_ratio(side)
+        ratio = self._coarse_ratio(side, blind)
         if ratio * side >= 512:
             self.detail = ratio / 2
             self.on_warning(f"{self.device} is out of memory: going on with half the coarse size ({self.detail:.3g}).")

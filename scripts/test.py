@@ -18,7 +18,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from core.threads import WAITING  # noqa: E402
 from scripts import environments  # noqa: E402
 from scripts.environments import ROOT  # noqa: E402
 
@@ -31,7 +30,7 @@ def main(args: argparse.Namespace, pytest_args: list[str]) -> int:
         "format": [python, "-m", "ruff", "format", "--check"],
         "types": [python, "-m", "mypy"],
     }
-    environment = {**WAITING, **os.environ}
+    environment = dict(os.environ)
     if args.quick:
         pytest_args = ["-m", "not slow and not blender", *pytest_args]
     else:

@@ -144,6 +144,19 @@ def test_out_of_memory_takes_half_the_coarse_size_then_gives_up_in_words(matter,
         matter.matte(src, plate)
 
 
+def test_out_of_memory_without_a_plate_takes_half_of_that_size(matter, frames, monkeypatch):
+    src, run, starved = np.tile(frames[0], (1, 12, 1)), Matter._run, [True]
+
+    def starved_once(self, source, bgr):
+        if starved and starved.pop():
+            raise torch.OutOfMemoryError("out of memory")
+        return run(self, source, bgr)
+
+    monkeypatch.setattr(Matter, "_run", starved_once)
+    matter.matte(src, None)
+    assert matter.detail == 256 / 1152
+
+
 @pytest.mark.parametrize(("able", "dtype"), [({"avx512_bf16": True}, torch.bfloat16), ({}, torch.float32)])
 def test_processors_that_compute_in_bf16_do(able, dtype, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)

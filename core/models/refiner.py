@@ -137,7 +137,7 @@ class WindowRefiner(nn.Module):
         size = 2 * (side + self.half_margin)  # of a tile with its margins, at half resolution
         features = coarse.permute(0, 2, 3, 1).contiguous()
         taps = upsampling_taps(features, H // 2, W // 2, size, self.half_margin, self.replicate)
-        chosen = F.pad(ref[:, 0], (0, -ref.shape[3] % side, 0, -ref.shape[2] % side)).bool()
+        chosen = F.pad(ref, (0, -ref.shape[3] % side, 0, -ref.shape[2] % side)).bool().permute(0, 2, 3, 1).contiguous()
         for part, cut in self._split(tiles, side, size, H, W):
             b, i, j = part.unbind(1)
             y, x = 2 * side * i, 2 * side * j  # counted from the margin before the frame
@@ -148,8 +148,8 @@ class WindowRefiner(nn.Module):
             refined = self.refine_windows(wide_src, wide_bgr, guides, before.permute(0, 3, 1, 2))
             refined = refined.permute(0, 2, 3, 1).to(before.dtype)
             if side > 1:
-                mask = chosen.unfold(1, side, side).unfold(2, side, side)[b, i, j]
-                mask = mask.repeat_interleave(PATCH, 1).repeat_interleave(PATCH, 2)[..., None]
+                mask = take_tiles(chosen, b, i, j, side)
+                mask = mask.repeat_interleave(PATCH, 1).repeat_interleave(PATCH, 2)
                 refined = torch.where(mask, refined, before)
             parts = refined.tensor_split([1], dim=3)
             frames = [put_tiles(*pair, b, i, j, self.traceable) for pair in zip(frames, parts, strict=True)]
