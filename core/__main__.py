@@ -15,6 +15,7 @@ import sys
 import threading
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .threads import wait_briefly
 
@@ -34,6 +35,9 @@ from .job import (  # noqa: E402
     parse_frames,
     read_job,
 )
+
+if TYPE_CHECKING:
+    from .engine import Progress
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -259,33 +263,37 @@ def _interrupted() -> threading.Event:
 
 
 class _Bar:
-    """A progress bar on stderr: frames, frames a second, time left."""
+    """A progress bar on stderr, from the first progress on: frames, frames a second, time left."""
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._bar: Any = None
 
     def __enter__(self) -> _Bar:
-        from tqdm import tqdm
-
-        self._bar = tqdm(unit="frame", desc=self._name, dynamic_ncols=True)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
-    def show(self, progress: object) -> None:
-        total, done = progress.total, progress.done  # type: ignore[attr-defined]
-        if self._bar.total is None:
-            self._bar.reset(total)
-            self._bar.initial = done
-            self._bar.n = done
-        self._bar.update(done - self._bar.n)
+    def show(self, progress: Progress) -> None:
+        bar = self._started(progress.total, progress.done)
+        bar.update(progress.done - bar.n)
 
     def step(self) -> None:
-        self._bar.update()
+        self._started().update()
 
     def warn(self, message: str) -> None:
-        self._bar.write(f"warning: {message}", file=sys.stderr)
+        from tqdm import tqdm
+
+        tqdm.write(f"warning: {message}", file=sys.stderr)
+
+    def _started(self, total: int | None = None, done: int = 0) -> Any:
+        from tqdm import tqdm
+
+        if self._bar is None:
+            self._bar = tqdm(total=total, initial=done, unit="frame", desc=self._name, dynamic_ncols=True)
+        return self._bar
 
 
 if __name__ == "__main__":

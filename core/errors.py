@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class MattingError(Exception):
@@ -84,3 +86,12 @@ def error_in_words(kind: str, words: str) -> MattingError:
     error.expected, error.actual, error.remedy = "", words, ""
     Exception.__init__(error, words)
     return error
+
+
+@contextmanager
+def ending_in_words() -> Iterator[None]:
+    """Around a script: an error of this family ends it with its sentence instead of a traceback."""
+    try:
+        yield
+    except MattingError as error:
+        sys.exit(f"error: {error}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -27,8 +28,8 @@ from .transfer import Coming, transfer_for
 
 log = logging.getLogger(__name__)
 
-COARSE_SIDE = 640  # pixels; long side of the recurrent network's coarse pass
-BLIND_SIDE = 512  # the same without a plate, as RobustVideoMatting's authors recommend
+COARSE_PIXELS = 640 * 360  # of the recurrent network's coarse pass: larger ones leave holes in large subjects
+BLIND_SIDE = 512  # pixels, long side of the same without a plate, as RobustVideoMatting's authors recommend
 PLATE_GRAIN = 0.01  # noise given to the plate: the network knows plates from cameras, and takes rendered ones worse
 BLIND_ERROR = 0.25  # expected error where the plate has nothing to say
 SLIVER = 8  # pixels beside the plate on which its judgement, with its border continued, goes on
@@ -57,6 +58,13 @@ class ComingMatte(Matte):
             raise AttributeError(name)
         object.__setattr__(self, name, coming[name]())
         return vars(self)[name]  # type: ignore[no-any-return]
+
+
+def coarse_ratio(height: int, width: int, blind: bool = False) -> float:
+    """At which share of a frame's size the recurrent network looks at it, with a plate or, `blind`, without one."""
+    if blind:
+        return min(1.0, BLIND_SIDE / max(height, width))
+    return min(1.0, math.sqrt(COARSE_PIXELS / (height * width)))
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -185,7 +193,7 @@ class Matter:
             except torch.OutOfMemoryError as error:
                 words = str(error).splitlines()[0]
             # Out here, where the failure no longer holds on to its tensors.
-            self._step_down(max(src.shape[:2]), bgr is None, words)
+            self._step_down(src.shape[0], src.shape[1], bgr is None, words)
 
     def _matte(self, src: Pixels, bgr: Pixels | None, valid: NDArray[np.bool_] | None) -> Matte:
         source = self._to_tensor(src)
@@ -200,10 +208,10 @@ class Matter:
         results = pha[0, 0], fgr[0].permute(1, 2, 0).contiguous(), err[0, 0].clamp(0, 1)
         return ComingMatte(*(self._transfer.download(result) for result in results))
 
-    def _step_down(self, side: int, blind: bool, words: str) -> None:
+    def _step_down(self, height: int, width: int, blind: bool, words: str) -> None:
         """After the device ran out of memory: half the coarse size as often as that leaves 256 pixels, then the CPU.
 
-        `side` is the frame's longer one, `blind` whether there was no plate.
+        `height` and `width` are the frame's, `blind` is whether there was no plate.
 
         Raises:
             DeviceError: the CPU's memory does not suffice either.
@@ -212,8 +220,8 @@ class Matter:
         self.reset()  # what is remembered has the old size
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        ratio = self._coarse_ratio(side, blind)
-        if ratio * side >= 512:
+        ratio = self._coarse_ratio(height, width, blind)
+        if ratio * max(height, width) >= 512:
             self.detail = ratio / 2
             self.on_warning(f"{self.device} is out of memory: going on with half the coarse size ({self.detail:.3g}).")
         elif self.device.type != "cpu":
@@ -224,13 +232,13 @@ class Matter:
         else:
             raise DeviceError("enough memory for one frame", words, "Close other programs or scale the footage")
 
-    def _coarse_ratio(self, side: int, blind: bool = False) -> float:
-        return self.detail or min(1.0, (BLIND_SIDE if blind else COARSE_SIDE) / side)
+    def _coarse_ratio(self, height: int, width: int, blind: bool) -> float:
+        return self.detail or coarse_ratio(height, width, blind)
 
     def _run(self, source: Tensor, bgr: Pixels | None) -> tuple[Tensor, Tensor, Tensor]:
         """One pass: pha (1, 1, H, W), fgr (1, 3, H, W), err (1, 1, H, W), float32."""
         height, width = source.shape[2:]
-        ratio = self._coarse_ratio(max(height, width), blind=bgr is None)
+        ratio = self._coarse_ratio(height, width, blind=bgr is None)
         name = "blind" if bgr is None else "plate"
         autocast = (
             contextlib.nullcontext()

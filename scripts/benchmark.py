@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from core.errors import ending_in_words  # noqa: E402
 from core.threads import wait_briefly  # noqa: E402
 
 wait_briefly()
@@ -361,4 +362,5 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main(parse_args())
+    with ending_in_words():
+        main(parse_args())

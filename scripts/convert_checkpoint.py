@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from core.checkpoints import load_model, save_model
-from core.errors import JobError, MattingError
+from core.errors import JobError, ending_in_words
 from core.models import MattingBase
 
 
@@ -47,7 +47,5 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with ending_in_words():
         main(parse_args())
-    except MattingError as error:
-        sys.exit(str(error))

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from core.checkpoints import load_model, save_model
-from core.errors import CheckpointError
+from core.errors import CheckpointError, ending_in_words
 from core.models.recurrent import RecurrentMatting
 
 ONNX_NAME = "rvm_mobilenetv3_fp32.onnx"
@@ -117,4 +117,5 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main(parse_args())
+    with ending_in_words():
+        main(parse_args())

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from core.checkpoints import load_model
 from core.color import Floats, Pixels, to_dtype, to_float, to_srgb
-from core.errors import FootageError, ShapeError
+from core.errors import FootageError, ShapeError, ending_in_words
 from core.evaluation import mad, mean_scores, score_frame
 from core.frame_io import IMAGE_EXTENSIONS, read_image, resize, write_image
 from core.matting import BLIND_SIDE, Matter
@@ -280,4 +280,5 @@ def _images_by_name(folder: Path) -> dict[str, Path]:
 
 
 if __name__ == "__main__":
-    main(parse_args())
+    with ending_in_words():
+        main(parse_args())

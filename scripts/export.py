@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from core.checkpoints import load_model
-from core.errors import JobError, MattingError
-from core.matting import COARSE_SIDE
+from core.errors import JobError, ending_in_words
+from core.matting import COARSE_PIXELS, coarse_ratio
 from core.models import MattingRefine, RecurrentMatting
 from core.models.fusing import fused
 from core.models.refiner import PATCH
@@ -60,7 +60,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--refine_sample_pixels", type=int)
     parser.add_argument("--refine_threshold", type=float)
     parser.add_argument(
-        "--downsample_ratio", type=float, help=f"recurrent: scale of the coarse pass ({COARSE_SIDE} pixels if left out)"
+        "--downsample_ratio",
+        type=float,
+        help=f"recurrent: scale of the coarse pass ({COARSE_PIXELS} pixels if left out)",
     )
     return parser.parse_args(argv)
 
@@ -90,7 +92,7 @@ def main(args: argparse.Namespace) -> None:
     inputs = [torch.rand(1, 3, height, width), torch.rand(1, 3, height, width)]
     names = ["src", "bgr"]
     if isinstance(model, RecurrentMatting):
-        ratio = args.downsample_ratio or min(1.0, COARSE_SIDE / max(width, height))
+        ratio = args.downsample_ratio or coarse_ratio(height, width)
         with torch.inference_mode():
             rec = model(*inputs, None, ratio).rec
         model = RecurrentStep(model, ratio).eval()
@@ -123,7 +125,5 @@ def write(model: nn.Module, path: Path, inputs: list[Tensor], names: list[str], 
 
 
 if __name__ == "__main__":
-    try:
+    with ending_in_words():
         main(parse_args())
-    except MattingError as error:
-        sys.exit(str(error))

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from core.data.split import family, split_of
-from core.errors import FootageError
+from core.errors import FootageError, ending_in_words
 
 log = logging.getLogger(__name__)
 
@@ -245,4 +245,5 @@ def main(args: argparse.Namespace) -> dict[str, int]:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
-    main(parse_args())
+    with ending_in_words():
+        main(parse_args())

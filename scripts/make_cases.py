@@ -28,6 +28,7 @@ from core.data import procedural
 from core.data.augmentation import Floats, Matrix, add_noise, affine, blur, cast_shadow, compress, to_bytes, warp
 from core.data.compositing import Layer, compose, over, place
 from core.data.pool import Bytes, Pool
+from core.errors import ending_in_words
 
 MARGIN = 32  # pixels of background around the frame, so that a plate that is off has something to show
 
@@ -336,4 +337,5 @@ def main(args: argparse.Namespace) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    main(parse_args())
+    with ending_in_words():
+        main(parse_args())

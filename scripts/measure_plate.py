@@ -27,6 +27,7 @@ import torch  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from core import color, evaluation  # noqa: E402
+from core.errors import ending_in_words  # noqa: E402
 from core.plate import FittedPlate, ShotPlate, plate_from_clip  # noqa: E402
 from core.plate.alignment import PlateAligner  # noqa: E402
 from core.plate.doctor import Diagnosis, diagnose  # noqa: E402
@@ -622,4 +623,5 @@ def main(args: argparse.Namespace) -> dict[str, dict[str, float]]:
 
 
 if __name__ == "__main__":
-    main(parse_args())
+    with ending_in_words():
+        main(parse_args())

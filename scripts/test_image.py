@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from core.checkpoints import load_model
 from core.color import Floats, Pixels, to_dtype, to_float, to_srgb
-from core.errors import FootageError, JobError, MattingError
+from core.errors import FootageError, JobError, ending_in_words
 from core.frame_io import IMAGE_EXTENSIONS, read_image, write_image
 from core.matting import Matter
 from core.models import MattingRefine
@@ -146,7 +146,5 @@ class RefinedWhere:
 
 
 if __name__ == "__main__":
-    try:
+    with ending_in_words():
         main(parse_args())
-    except MattingError as error:
-        sys.exit(str(error))

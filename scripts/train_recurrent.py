@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from core.checkpoints import load_model, save_model
-from core.errors import JobError
+from core.errors import JobError, ending_in_words
 from core.evaluation import mean_scores, score_clip
 from core.models import RecurrentMatting
 from core.models.recurrent import average, clamp_unit
@@ -263,4 +263,5 @@ def validate(model: nn.Module, clips: Dataset[dict[str, Any]], args: argparse.Na
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
-    main(parse_args())
+    with ending_in_words():
+        main(parse_args())

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from core.checkpoints import initialise_model
-from core.errors import CheckpointError
+from core.errors import CheckpointError, ending_in_words
 from core.models import MattingRefine
 from core.models.matting_base import BACKBONES
 from core.training import losses, paper
@@ -81,4 +81,5 @@ def main(args: argparse.Namespace) -> dict[str, float]:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
-    main(parse_args())
+    with ending_in_words():
+        main(parse_args())

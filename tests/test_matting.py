@@ -7,7 +7,7 @@ import torch
 
 from core.checkpoints import load_model
 from core.errors import DeviceError, ShapeError
-from core.matting import BLIND_ERROR, PLATE_GRAIN, SLIVER, Matter, _missed, choose_device
+from core.matting import BLIND_ERROR, PLATE_GRAIN, SLIVER, Matter, _missed, choose_device, coarse_ratio
 from core.models import MattingBase, MattingRefine
 
 
@@ -120,21 +120,28 @@ def test_devices():
         choose_device("tpu")
 
 
+def test_upright_and_square_frames_are_looked_at_with_as_many_pixels():
+    assert coarse_ratio(1080, 1920) == coarse_ratio(1920, 1080) == pytest.approx(1 / 3)
+    assert coarse_ratio(960, 960) == pytest.approx(0.5)
+    assert coarse_ratio(360, 480) == 1
+    assert coarse_ratio(1080, 1920, blind=True) == coarse_ratio(1920, 1920, blind=True) == 512 / 1920
+
+
 def test_out_of_memory_takes_half_the_coarse_size_then_gives_up_in_words(matter, frames, monkeypatch):
-    src, plate = (np.tile(picture, (1, 12, 1)) for picture in frames)  # 1152 pixels wide
+    src, plate = (np.tile(picture, (9, 12, 1)) for picture in frames)
     ratios, warnings = [], []
     run = Matter._run
 
     def starved(self, source, bgr):
-        ratios.append(self._coarse_ratio(1152))
+        ratios.append(self._coarse_ratio(576, 1152, bgr is None))
         if len(ratios) < 2:
             raise torch.OutOfMemoryError("out of memory")
         return run(self, source, bgr)
 
     matter.on_warning = warnings.append
     monkeypatch.setattr(Matter, "_run", starved)
-    assert matter.matte(src, plate).pha.shape == (64, 1152)
-    assert ratios == [640 / 1152, 320 / 1152] and "half the coarse size" in warnings[0]
+    assert matter.matte(src, plate).pha.shape == (576, 1152)
+    assert ratios == [coarse_ratio(576, 1152), coarse_ratio(576, 1152) / 2] and "half the coarse size" in warnings[0]
 
     def always(self, source, bgr):
         raise torch.OutOfMemoryError("tried to allocate 7 GB")

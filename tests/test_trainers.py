@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,14 @@ def test_the_seeds_flags_have_the_seeds_defaults(trainer: Any, defaults: dict[st
     assert {name: str(args[name]) for name in defaults} == {name: str(value) for name, value in defaults.items()}
     with pytest.raises(SystemExit):
         trainer.parse_args([])
+
+
+def test_a_wrong_pool_ends_the_script_with_one_sentence(tmp_path: Path) -> None:
+    command = [sys.executable, train_recurrent.__file__, "--pool", str(tmp_path / "nowhere")]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 1
+    said = [line for line in run.stderr.splitlines() if "warn" not in line.lower()]
+    assert len(said) == 1 and said[0].startswith("error: Expected subjects"), run.stderr
 
 
 def test_random_crop_keeps_the_images_together() -> None:
