@@ -33,7 +33,6 @@ BLIND_SIDE = 512  # pixels, long side of the same without a plate, as RobustVide
 PLATE_GRAIN = 0.01  # noise given to the plate: the network knows plates from cameras, and takes rendered ones worse
 BLIND_ERROR = 0.25  # expected error where the plate has nothing to say
 SLIVER = 8  # pixels beside the plate on which its judgement, with its border continued, goes on
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -95,6 +94,16 @@ def choose_devices(name: str = "auto") -> list[str]:
     return [str(choose_device(part.strip())) for part in name.split(",")]
 
 
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """ "auto" is fp16 on CUDA, bf16 on processors that compute in it, else fp32."""
+    if name != "auto":
+        return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[name]
+    if device.type == "cuda":
+        return torch.float16
+    able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
+
+
 def list_devices() -> list[dict[str, Any]]:
     """Every device the engine can run on: its id, its name, its memory in bytes (0 where shared with the system)."""
     devices: list[dict[str, Any]] = []
@@ -136,7 +145,9 @@ class Matter:
         self.refine_pixels = refine_pixels
         self._transfer = transfer_for(self.device)
         self.model = fused(model).to(self.device)
-        self.dtype = _fastest_dtype(self.device, self.is_recurrent) if precision == "auto" else _DTYPES[precision]
+        if precision == "auto" and self.device.type == "cpu" and not self.is_recurrent:
+            precision = "fp32"
+        self.dtype = choose_precision(precision, self.device)
         if not self.is_recurrent:  # computes in its weights' precision, and takes and gives float32
             self.model = self.model.to(self.dtype)
         elif self.dtype != torch.float32:
@@ -286,14 +297,6 @@ class Matter:
         if tensor.is_floating_point():
             return tensor.float()
         return tensor.float().mul_(1 / torch.iinfo(tensor.dtype).max)
-
-
-def _fastest_dtype(device: torch.device, recurrent: bool) -> torch.dtype:
-    if device.type == "cuda":
-        return torch.float16
-    able = torch.cpu.get_capabilities()
-    native = device.type == "cpu" and (able.get("avx512_bf16") or able.get("amx_bf16"))
-    return torch.bfloat16 if native and recurrent else torch.float32
 
 
 def _with_grain(plate: Tensor) -> Tensor:

@@ -7,7 +7,16 @@ import torch
 
 from core.checkpoints import load_model
 from core.errors import DeviceError, ShapeError
-from core.matting import BLIND_ERROR, PLATE_GRAIN, SLIVER, Matter, _missed, choose_device, coarse_ratio
+from core.matting import (
+    BLIND_ERROR,
+    PLATE_GRAIN,
+    SLIVER,
+    Matter,
+    _missed,
+    choose_device,
+    choose_precision,
+    coarse_ratio,
+)
 from core.models import MattingBase, MattingRefine
 
 
@@ -118,6 +127,19 @@ def test_devices():
     assert choose_device("cpu").type == "cpu"
     with pytest.raises(DeviceError, match="tpu"):
         choose_device("tpu")
+
+
+def test_precision_is_what_the_device_computes_in(monkeypatch):
+    for able, dtype in (
+        ({}, torch.float32),
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able)
+        assert choose_precision("auto", torch.device("cpu")) == dtype
+    assert choose_precision("auto", torch.device("cuda")) == torch.float16
+    assert choose_precision("fp32", torch.device("cuda")) == torch.float32
+    assert Matter(MattingRefine("mobilenetv2").eval(), "cpu").dtype == torch.float32
 
 
 def test_upright_and_square_frames_are_looked_at_with_as_many_pixels():

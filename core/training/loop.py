@@ -26,7 +26,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from core.errors import CheckpointError, MattingError
-from core.matting import choose_device
+from core.matting import choose_device, choose_precision
 
 log = logging.getLogger(__name__)
 
@@ -88,16 +88,6 @@ def join_processes() -> Process:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         atexit.register(dist.destroy_process_group)
     return Process(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
-
-
-def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The autocast type; `auto` is fp16 on CUDA, bf16 on CPUs that compute in it, else fp32."""
-    if name == "auto":
-        if device.type == "cuda":
-            return torch.float16
-        fast = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        return torch.bfloat16 if fast else torch.float32
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
 
 
 def sample_order(length: int, seed: int, start: int, process: Process) -> Iterator[int]:
