@@ -219,8 +219,8 @@ def thin_out(image: Bytes, rng: np.random.Generator) -> Bytes:
 DRAWN: dict[str, tuple[Callable[[Bytes, np.random.Generator], Bytes], float]] = {  # and how often
     "blob": (blob, 0.36),
     "strands": (strands, 0.14),
-    "veil": (veil, 0.13),
-    "glass": (glass, 0.14),
+    "veil": (veil, 0.2),
+    "glass": (glass, 0.2),
     "wires": (wires, 0.08),
     "mesh": (mesh, 0.06),
     "grass": (grass, 0.06),
