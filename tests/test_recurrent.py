@@ -12,10 +12,11 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.checkpoints import half_weights, load_model
 from core.errors import CheckpointError, ShapeError
+from core.models.mobilenetv3 import MobileNetV3Encoder
 from core.models.recurrent import RecurrentMatting, _moments, _relation, clamp_unit
 from core.models.refiner import SolvingRefiner, fuse_foreground, solve_alpha
 from scripts.convert_rvm import find_onnx, load_onnx_weights
@@ -315,3 +316,13 @@ def test_default_weights_load() -> None:
     assert isinstance(model, RecurrentMatting)
     assert not model.training
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_depthwise_convolutions_are_trained_in_fp32():
+    conv = MobileNetV3Encoder().blocks[1].filter
+    x = torch.rand(1, conv.in_channels, 16, 16).bfloat16()
+    exact = nn.Conv2d.forward(conv, x.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        trained, run = conv.train()(x), conv.eval()(x)
+    assert trained.dtype == run.dtype == torch.bfloat16
+    assert torch.equal(trained, exact.bfloat16()) and not torch.equal(run, trained)
