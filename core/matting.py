@@ -338,7 +338,7 @@ def _missed(pha: Tensor, blind_pha: Tensor, inside: Tensor) -> Tensor:
         (1, 1, H, W), 0 to 1; 0 for regions that lie outside altogether.
     """
     height, width = pha.shape[2:]
-    scale = min(1.0, BLIND_SIDE / max(height, width))
+    scale = coarse_ratio(height, width, blind=True)
     size = max(1, round(height * scale)), max(1, round(width * scale))
     small = F.interpolate(torch.cat([pha, blind_pha, inside], dim=1), size, mode="area")
     with_plate, without, weight = small[0].cpu().numpy()

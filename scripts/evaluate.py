@@ -29,7 +29,7 @@ from core.color import Floats, Pixels, to_dtype, to_float, to_srgb
 from core.errors import FootageError, ShapeError, ending_in_words
 from core.evaluation import mad, mean_scores, score_frame
 from core.frame_io import IMAGE_EXTENSIONS, read_image, resize, write_image
-from core.matting import BLIND_SIDE, Matter
+from core.matting import Matter, coarse_ratio
 from core.plate.shot import ShotPlate
 
 SHEET_ROWS = 12
@@ -101,7 +101,7 @@ class RobustVideoMatting:
     def predict(self, src: Pixels, bgr: Pixels | None, true_pha: Floats) -> tuple[Floats, Floats]:
         image = np.ascontiguousarray(to_float(src).transpose(2, 0, 1)[None])
         inputs = {f"r{i}i": state for i, state in enumerate(self._rec, start=1)}
-        ratio = np.array([min(1.0, BLIND_SIDE / max(src.shape[:2]))], np.float32)
+        ratio = np.array([coarse_ratio(src.shape[0], src.shape[1], blind=True)], np.float32)
         fgr, pha, *self._rec = self._session.run(None, {"src": image, "downsample_ratio": ratio} | inputs)
         return pha[0, 0].clip(0, 1), fgr[0].transpose(1, 2, 0).clip(0, 1)
 

@@ -129,19 +129,6 @@ def test_devices():
         choose_device("tpu")
 
 
-def test_precision_is_what_the_device_computes_in(monkeypatch):
-    for able, dtype in (
-        ({}, torch.float32),
-        ({"avx512_bf16": True}, torch.bfloat16),
-        ({"amx_bf16": True}, torch.bfloat16),
-    ):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able)
-        assert choose_precision("auto", torch.device("cpu")) == dtype
-    assert choose_precision("auto", torch.device("cuda")) == torch.float16
-    assert choose_precision("fp32", torch.device("cuda")) == torch.float32
-    assert Matter(MattingRefine("mobilenetv2").eval(), "cpu").dtype == torch.float32
-
-
 def test_upright_and_square_frames_are_looked_at_with_as_many_pixels():
     assert coarse_ratio(1080, 1920) == coarse_ratio(1920, 1080) == pytest.approx(1 / 3)
     assert coarse_ratio(960, 960) == pytest.approx(0.5)
@@ -186,9 +173,15 @@ def test_out_of_memory_without_a_plate_takes_half_of_that_size(matter, frames, m
     assert matter.detail == 256 / 1152
 
 
-@pytest.mark.parametrize(("able", "dtype"), [({"avx512_bf16": True}, torch.bfloat16), ({}, torch.float32)])
+@pytest.mark.parametrize(
+    ("able", "dtype"),
+    [({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16), ({}, torch.float32)],
+)
 def test_processors_that_compute_in_bf16_do(able, dtype, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert choose_precision("auto", torch.device("cpu")) == dtype
+    assert choose_precision("auto", torch.device("cuda")) == torch.float16
+    assert choose_precision("fp32", torch.device("cuda")) == torch.float32
     assert Matter(load_model(), "cpu").dtype == dtype
     assert Matter(load_model(), "cpu", "fp32").dtype == torch.float32
     assert Matter(MattingRefine("mobilenetv2").eval(), "cpu").dtype == torch.float32  # whose outputs are the published
