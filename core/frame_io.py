@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ MOVIE_EXTENSIONS = {".avi", ".mkv", ".mov", ".mp4", ".m4v", ".mxf", ".webm", ".m
 IMAGE_EXTENSIONS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".exr", ".dpx", ".cin", ".bmp", ".tga", ".webp", ".hdr"}
 MAX_SIDE = 32768  # pixels; a larger claim is refused before anything is allocated
 MAX_PIXELS = 1 << 27  # 15360 x 8640 is the largest frame that cameras give
+NEAR = 4  # frames on, at most, that are decoded on the way rather than sought: a key frame may be far before
 MAX_FRAMES = 1 << 21  # a day at 24 frames a second
 MAX_PARTS = 64  # of a multipart EXR that are searched for colour
 MAX_SPAN = 8  # channels that are decoded at once to get at R, G and B among them
@@ -177,36 +179,58 @@ class MovieFootage:
         self._size = (context.width, context.height)
         self.width, self.height = self._size[::-1] if rotation in (90, 270) else self._size
         self._identity = file_identity(path)
+        self._lock = threading.Lock()
+        self._kept: tuple[Any, int, Iterator[tuple[int, Frame]]] | None = None  # container, next frame's number, frames
 
     def frames(self, numbers: list[int]) -> Iterator[tuple[int, Frame]]:
-        if not numbers:
-            return
+        if len(numbers) == 1:
+            yield numbers[0], self._frame(numbers[0])
+        elif numbers:
+            with self._open() as container:
+                container.streams.video[0].thread_type = "AUTO"
+                yield from self._decode(container, numbers)
+
+    def _frame(self, number: int) -> Frame:
+        """One frame by itself, as previews ask for it.
+
+        The file stays open, which at 4K takes as long to open as a frame to decode, and a frame soon after the one
+        before is reached from there, not from the last key frame, which may be hundreds of frames back.
+        """
+        with self._lock:
+            kept, self._kept = self._kept, None  # not again what failed
+            if kept is None or self._pts[number - 1] == self._pts[0]:  # which is not sought: not all files can be
+                kept = self._open(), -NEAR, iter(())
+            container, following, frames = kept
+            if not following <= number < following + NEAR:
+                frames = self._decode(container, self.numbers[number - 1 :])
+            frame = next(frame for found, frame in frames if found == number)
+            self._kept = container, number + 1, frames
+        return frame
+
+    def _decode(self, container: Any, numbers: list[int]) -> Iterator[tuple[int, Frame]]:
+        stream = container.streams.video[0]
         wanted = iter(numbers)
         number = next(wanted)
         shown: tuple[int, Frame] | None = None  # the time and picture last decoded
-        with self._open() as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+        try:
             if self._pts[number - 1] != self._pts[0]:
                 container.seek(self._pts[number - 1], stream=stream, backward=True)
-            try:
-                for picture in container.decode(stream):
-                    if picture.pts is None:
-                        picture.pts = picture.dts
-                    if picture.pts is None or picture.pts < self._pts[number - 1]:
-                        continue
-                    if (picture.width, picture.height) != self._size:
-                        raise self._error(f"frame {number} of another size, {picture.width} x {picture.height}")
-                    shown = picture.pts, Frame(_picture_to_rgb(picture), self.color_space)
-                    while self._pts[number - 1] <= shown[0]:
-                        yield number, shown[1]
-                        following = next(wanted, None)
-                        if following is None:
-                            return
-                        number = following
-            except (av.error.FFmpegError, ValueError) as error:
-                raise self._error(f"an error at frame {number}: {error}") from None
+            for picture in container.decode(stream):
+                if picture.pts is None:
+                    picture.pts = picture.dts
+                if picture.pts is None or picture.pts < self._pts[number - 1]:
+                    continue
+                if (picture.width, picture.height) != self._size:
+                    raise self._error(f"frame {number} of another size, {picture.width} x {picture.height}")
+                shown = picture.pts, Frame(_picture_to_rgb(picture), self.color_space)
+                while self._pts[number - 1] <= shown[0]:
+                    yield number, shown[1]
+                    following = next(wanted, None)
+                    if following is None:
+                        return
+                    number = following
+        except (av.error.FFmpegError, ValueError) as error:
+            raise self._error(f"an error at frame {number}: {error}") from None
         raise FootageError(
             f"{len(self._pts)} frames in {self.path}, as its header says",
             f"nothing decodable from frame {number} on",
@@ -250,6 +274,7 @@ class MovieFootage:
             if not container.streams.video or container.streams.video[0].codec_context is None:
                 container.close()
                 raise self._error("no video in it, or none of a known codec")
+            container.streams.video[0].codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             return container
         except av.error.FFmpegError as error:
             raise self._error(str(error)) from None

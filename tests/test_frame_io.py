@@ -61,6 +61,19 @@ def test_an_index_tells_when_pictures_are_shown(tmp_path, monkeypatch, name, cod
     assert indexed._pts == frame_io.MovieFootage(tmp_path / name)._pts
 
 
+def test_single_frames_in_any_order_are_those_of_a_run(shot, tmp_path, monkeypatch):
+    path = shot.write_movie(tmp_path / "a.mp4", 30)
+    footage = frame_io.open_footage(path)
+    run = read_all(footage)
+    opened, opening = [], frame_io.MovieFootage._open
+    monkeypatch.setattr(frame_io.MovieFootage, "_open", lambda self: opened.append(1) or opening(self))
+    for number in (7, 8, 9, 9, 12, 30, 2, 1, 1, 3, 29):
+        ((found, frame),) = footage.frames([number])
+        assert found == number
+        assert np.array_equal(frame.pixels, run[number].pixels)
+    assert len(opened) == 3  # for the first of them, and each time for the movie's first
+
+
 def test_truncated_movie_says_where_and_keeps_what_is_whole(shot, tmp_path):
     path = shot.write_movie(tmp_path / "a.mkv", 20)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
