@@ -52,7 +52,7 @@ from .plate.photometric import PhotometricFit
 
 SEGMENT = 200  # frames between two fresh starts of a recurrent network
 PREROLL = 12  # frames run before a segment to settle the plate, and the memory where none is stored
-VERSION = 5  # raise when the same job gives other pixels: finished frames are then redone
+VERSION = 6  # raise when the same job gives other pixels: finished frames are then redone
 DOCTOR_FRAMES = 6  # frames that the plate doctor looks at
 READ_AHEAD = 4  # frames decoded before the network asks
 WRITERS = min(8, max(2, (os.cpu_count() or 2) // 2))  # threads that encode: a card gives them more than two can do

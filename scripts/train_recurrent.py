@@ -44,10 +44,11 @@ class Stage:
     frames: int = 2
     batch: int = 6  # clips, or windows, per step of one process
     downsample_ratio: float | tuple[float, float] = 1.0  # at which the network looks; a range is drawn from
-    part: str = "coarse"  # what learns; or "refiner", whose batch is windows out of clips, at a ratio below 1
+    part: str = "coarse"  # what learns; "review" is the last of it by itself, "refiner" learns from windows of clips
 
 
 PROTOTYPE = Stage(steps=2000)
+PARTS = {"coarse": "", "review": "plate_review", "refiner": "refiner"}  # what learns: modules whose names begin so
 ERROR_WEIGHT = 0.1
 WINDOW_WEIGHTS = {"pha_l1": 1.0, "pha_gradient": 2.0, "fgr_l1": 0.5}
 
@@ -88,8 +89,8 @@ def make_stages(described: Sequence[dict[str, Any]] | None, steps: int | None) -
         fields = ", ".join(field.name for field in dataclasses.fields(Stage))
         raise JobError(f"stages of {fields}", f"{described} ({error})", "Correct --stages") from error
     for stage in stages:
-        if stage.part not in ("coarse", "refiner"):
-            raise JobError("stages whose part is coarse or refiner", stage.part, "Correct --stages")
+        if stage.part not in PARTS:
+            raise JobError(f"stages whose part is {', '.join(PARTS)}", stage.part, "Correct --stages")
         least = windows.SIDE + windows.SIDE // 2  # a window, and how far the first may lie inside
         if stage.part == "refiner" and (stage.size % PATCH or stage.size < least):
             raise JobError(
@@ -121,9 +122,9 @@ def stage_batches(
             clips = make_clips("train", stage.size, stage.frames)
             load = functools.partial(_load, clips, workers, seed + 1000 * number, process)
             draw = functools.partial(_draw_ratio, stage.downsample_ratio)
-            if stage.part == "coarse":
+            if stage.part != "refiner":
                 for step, batch in enumerate(load(stage.batch, first, stage.steps), begin + first):
-                    yield _smaller(batch, draw(seed + step))
+                    yield _smaller(batch, draw(seed + step)) | {"part": stage.part}
             else:
                 entered, end = first // windows.STEPS, -(-stage.steps // windows.STEPS)
                 groups = enumerate(load(windows.CLIPS, entered, end), entered + 1000 * number)
@@ -160,13 +161,14 @@ def compute_losses(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         batch: src, bgr, fgr (B, T, 3, H, W), pha (B, T, 1, H, W), has_plate (B,) bool: those with a plate and those
             without go through the network in a pass of their own. Or what `cut_training_windows` found.
     """
-    learning = "refiner" if "guides" in batch else ""
+    part = "refiner" if "guides" in batch else batch.get("part", "coarse")
     for name, child in model.named_children():
-        child.train(name.startswith(learning)).requires_grad_(name.startswith(learning))
-    if learning:
+        child.train(name.startswith(PARTS[part])).requires_grad_(name.startswith(PARTS[part]))
+    if part == "refiner":
         return _window_losses(model, batch)
     total: dict[str, Tensor] = {}
-    for chosen, plate in ((batch["has_plate"], True), (~batch["has_plate"], False)):
+    has_plate = batch["has_plate"] | (part == "review")  # which does nothing without
+    for chosen, plate in ((has_plate, True), (~has_plate, False)):
         if chosen.any():
             src, bgr, pha, fgr = (batch[name][chosen] for name in ("src", "bgr", "pha", "fgr"))
             pred = model(src, bgr if plate else None)

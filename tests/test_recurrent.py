@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from core.checkpoints import half_weights, load_model
 from core.errors import CheckpointError, ShapeError
 from core.models.mobilenetv3 import MobileNetV3Encoder
-from core.models.recurrent import RecurrentMatting, _moments, _relation, clamp_unit
+from core.models.recurrent import RecurrentMatting, _moments, _relate, clamp_unit
 from core.models.refiner import SolvingRefiner, fuse_foreground, solve_alpha
 from scripts.convert_rvm import find_onnx, load_onnx_weights
 
@@ -236,8 +236,7 @@ def test_every_plate_parameter_matters(ratio: float) -> None:
         output = model(src, src.flip(-1), downsample_ratio=ratio)
         (output.pha.sum() + output.err.sum()).backward()
     silent = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().any()}
-    # The filter is for shots without a plate; the refiner takes the coarse alpha as it is.
-    parts = ("filter.", "refiner.") if ratio == 1 else ("filter.", "project.")
+    parts = ("filter.", "refiner.") if ratio == 1 else "filter."  # the filter is for shots without a plate
     assert silent == {name for name, _ in model.named_parameters() if name.startswith(parts)}
 
 
@@ -247,17 +246,46 @@ def test_every_plate_parameter_matters(ratio: float) -> None:
     ids=["background", "shadow", "glass", "opaque"],
 )
 def test_how_the_source_follows_the_plate(alpha: float, colour: float, found: float, offset: float) -> None:
-    bgr = torch.rand(1, 3, 64, 80, generator=torch.Generator().manual_seed(0))
+    bgr = torch.rand(1, 3, 80, 96, generator=torch.Generator().manual_seed(0))
     src = alpha * colour + (1 - alpha) * bgr
-    relation = _relation(src, bgr, _moments(bgr))
-    assert relation.shape == (1, 4, 32, 40)
-    assert (relation[:, :1] - found).abs().max() < 0.03  # the share that counts as blank
-    assert (relation[:, 1:] - offset).abs().max() < 0.03
+    relations = _relate(src, bgr, _moments(bgr))
+    assert [relation.shape for relation in relations] == [(1, 9, 160 // n, 192 // n) for n in (2, 4, 8, 16)]
+    for relation, close in zip(relations, (0.03, 0.05, 0.2, 0.5), strict=True):  # the share that counts as blank:
+        assert (relation[:, :1] - found).abs().max() < close  # halved noise has a quarter of the variance
+        assert (relation[:, 1:4] - offset).abs().max() < close
+        assert relation[:, 4].max() < 4 * 0.03  # nothing is left over
     blank = torch.full_like(bgr, 0.6)
     src = alpha * colour + (1 - alpha) * blank
-    relation = _relation(src, blank, _moments(blank))
+    relation = _relate(src, blank, _moments(blank))[0]
     assert relation[:, :1].abs().max() < 1e-3
-    torch.testing.assert_close(relation[:, 1:], (src - blank)[..., ::2, ::2], atol=1e-3, rtol=0)
+    torch.testing.assert_close(relation[:, 1:4], src - blank, atol=1e-3, rtol=0)
+
+
+def test_what_a_relation_leaves_over_is_what_the_plate_does_not_explain() -> None:
+    noise = torch.Generator().manual_seed(0)
+    bgr, own = (torch.rand(1, 3, 64, 80, generator=noise) for _ in range(2))
+    relation = _relate(own, bgr, _moments(bgr))[0]
+    within = own.var(dim=(2, 3)).sum().sqrt()  # of the three channels
+    assert abs(float(relation[:, 4].mean() / 4 - within)) < 0.1 * within
+    assert abs(float(relation[:, 6].mean()) - 0.5) < 0.05  # both have as much texture
+
+
+@pytest.mark.parametrize(("gate", "alpha"), [(0, 0.4), (3, 0.4), (4, 0.0), (5, 1.0)])
+def test_the_review_goes_from_its_alpha_to_what_the_plate_shows(gate: int, alpha: float) -> None:
+    """Behind a pane that lets through 0.6; the gates of the smallest and widest neighbourhood, of 0 and of 1."""
+    model = warm_started()
+    bgr = F.interpolate(torch.rand(1, 3, 40, 48, generator=torch.Generator().manual_seed(0)), scale_factor=4)
+    src = 0.4 * 0.5 + 0.6 * bgr
+    with torch.no_grad():
+        model.project.weight[3] = 0.0
+        model.project.bias[3] = 0.7
+        before = model(src, bgr)
+        model.plate_review.gates.bias[gate] = 9.0  # wide open
+        model.plate_review.gates.bias[6] = 0.5
+    after = model(src, bgr)
+    assert (before.pha - 0.7).abs().max() < 1e-6
+    assert (after.pha - alpha).abs().mean() < 0.03
+    torch.testing.assert_close(torch.logit(after.err), torch.logit(before.err) + 0.5, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.5])

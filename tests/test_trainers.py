@@ -326,6 +326,15 @@ def test_windows_teach_the_refiner_alone() -> None:
     assert model.encoder.training and model.refiner.training
 
 
+def test_the_review_learns_alone() -> None:
+    torch.manual_seed(0)
+    model = RecurrentMatting()
+    stage = train_recurrent.Stage(1, size=32, batch=3, part="review")
+    batch = next(iter(train_recurrent.stage_batches(0, [stage], Clips, 0, 0, Process(), model)))
+    sum(train_recurrent.compute_losses(model, batch).values()).backward()
+    assert {name.partition(".")[0] for name, p in model.named_parameters() if p.grad is not None} == {"plate_review"}
+
+
 def test_windows_are_what_the_network_sees_there() -> None:
     """What the refiner makes of windows is what the network gives at full size; they lie where edges are."""
     torch.manual_seed(0)

@@ -22,7 +22,8 @@ from core.models.refiner import PATCH, SolvingRefiner
 State: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 
 _IMAGES = 3 + 3  # channels: the plate, and its absolute difference from the source
-_RELATION = 1 + 3  # channels of `_relation`
+_RELATION = 1 + 3  # channels of `_relate` that the decoder sees
+_SCALES = 4  # at which `_relate` looks
 
 
 class RecurrentOutput(NamedTuple):
@@ -39,7 +40,7 @@ class PlateFeatures(NamedTuple):
 
     bgr: Tensor  # (B, T, 3, H, W)
     bgr_sm: Tensor  # (B, T, 3, h, w), at the coarse size
-    moments: Tensor  # (B, T, 4, h/2, w/2) local mean and variance
+    moments: tuple[Tensor, ...]  # (B, T, 4, h/2, w/2) down to (B, T, 4, h/16, w/16) local mean and variance
     features: tuple[Tensor, ...]  # (B, T, C, h/2, w/2) down to (B, T, C, h/16, w/16)
 
 
@@ -159,9 +160,9 @@ class _Decoder(nn.Module):
     def forward(
         self,
         features: tuple[Tensor, ...],
-        src: Tensor,
-        images: Tensor | None,
-        relation: Tensor | None,
+        srcs: tuple[Tensor, ...],
+        images: tuple[Tensor, ...],
+        relations: list[Tensor],
         changes: tuple[Tensor, ...],
         frames: int,
         rec: State | None,
@@ -169,17 +170,17 @@ class _Decoder(nn.Module):
         """Features (B * frames, C, ...) at four scales -> hidden features (B * frames, 16, h, w) and the next state.
 
         Args:
-            src: (B * frames, 3, h, w) coarse source.
-            images: (B * frames, 6, h, w) plate and absolute difference, or None without a plate.
-            relation: (B * frames, 4, h/2, w/2) what `_relation` finds, or None without a plate.
+            srcs: (B * frames, 3, ...) the source at the coarse size, 1/2, 1/4 and 1/8.
+            images: (B * frames, 6, ...) plate and absolute difference at the same sizes; empty without a plate.
+            relations: what `_relate` finds; empty without a plate.
             changes: absolute differences of the encoder's features, finest first; empty without a plate.
         """
-        srcs = _pyramid(src)
         plates: list[tuple[Tensor, ...]] = [()] * 4
-        if images is not None and relation is not None:
-            finest, *coarser = _pyramid(images)
-            relations = [relation, half := _halved(relation), _halved(half)]
-            plates = [(finest,), *zip(changes[:3], coarser, relations, strict=True)]
+        if relations:
+            finest, *coarser = images
+            relation = relations[0][:, :_RELATION]
+            half = _halved(relation)
+            plates = [(finest,), *zip(changes[:3], coarser, (relation, half, _halved(half)), strict=True)]
         r1, r2, r3, r4 = rec if rec is not None else (None, None, None, None)
         x = features[3]
         if changes:
@@ -188,8 +189,59 @@ class _Decoder(nn.Module):
         x, r3 = self.up8(x, features[2], srcs[3], plates[3], frames, r3)
         x, r2 = self.up4(x, features[1], srcs[2], plates[2], frames, r2)
         x, r1 = self.up2(x, features[0], srcs[1], plates[1], frames, r1)
-        x = F.relu(self.conv0(_double(x, src), src, plate=plates[0]), inplace=True)
+        x = F.relu(self.conv0(_double(x, srcs[0]), srcs[0], plate=plates[0]), inplace=True)
         return F.relu(self.conv1(x), inplace=True), (r1, r2, r3, r4)
+
+
+class _Review(nn.Module):
+    """Corrects the decoder's alpha by what the relation of source and plate shows of each neighbourhood.
+
+    The decoder is told of that relation, but would have to build a product out of convolutions to act upon it, and
+    left glass and veils at half of what their background plainly showed. Here it says how far to go from its alpha to
+    the one that is found in neighbourhoods of each size, to 0 (behind a shadow) and to 1 (in a hole).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        seen, channels = 9 + 16 + 1 + 3, 24
+        self.conv16a = nn.Conv2d(seen, channels, 3, padding=1)
+        self.conv16b = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv8 = nn.Conv2d(seen + channels, channels, 3, padding=1)
+        self.conv4 = nn.Conv2d(seen + channels, channels, 3, padding=1)
+        self.conv2a = nn.Conv2d(seen + channels, 16, 1)
+        self.conv2b = nn.Conv2d(16, 16, 3, padding=1)
+        self.gates = nn.Conv2d(16, _SCALES + 2 + 1, 1)
+        nn.init.zeros_(self.gates.weight)
+        nn.init.zeros_(self.gates.bias)  # type: ignore[arg-type]
+
+    def forward(self, hid: Tensor, difference: Tensor, relations: list[Tensor], pha: Tensor) -> Tensor:
+        """What is to be done at each coarse pixel.
+
+        Args:
+            hid: (N, 16, h, w) the decoder's features.
+            difference: (N, 3, h/2, w/2) absolute, of source and plate.
+            relations: what `_relate` finds, at 1/2 down to 1/16.
+            pha: (N, 1, h, w) the decoder's alpha, 0 to 1.
+
+        Returns:
+            (N, 3, h, w): how much to add to alpha, what share of it to take away, and what to add to the logit of the
+            expected error.
+        """
+        image = torch.cat([x.to(hid.dtype) for x in (_halved(hid), _halved(pha), difference)], dim=1)
+        image = image.contiguous(memory_format=torch.channels_last)  # which one channel does not tell
+        seen = []
+        for relation in relations:
+            seen.append(torch.cat([relation.to(hid.dtype), image], dim=1))
+            image = _halved(image)
+        x = F.relu(self.conv16b(F.relu(self.conv16a(seen[3]))))
+        for conv, here in ((self.conv8, seen[2]), (self.conv4, seen[1]), (self.conv2a, seen[0])):
+            x = F.relu(conv(torch.cat([here, _double(x, here)], dim=1)))
+        gates = self.gates(F.relu(self.conv2b(x))).float().contiguous()  # of which sums over channels are faster
+        gates, doubt = torch.tanh(gates[:, :-1]), gates[:, -1:]  # to each neighbourhood's alpha, to 0 and to 1
+        size = relations[0].shape[-2:]
+        alphas = [F.interpolate(r[:, :1], size, mode="bilinear", align_corners=False) for r in relations]
+        added = (gates[:, :_SCALES] * torch.cat(alphas, dim=1).clamp(0, 1)).sum(1, keepdim=True) + gates[:, -1:]
+        return _double(torch.cat([added, gates.sum(1, keepdim=True), doubt], dim=1), pha)
 
 
 class _GuidedRefiner(nn.Module):
@@ -252,6 +304,7 @@ class RecurrentMatting(nn.Module):
         self.aspp = _LiteAspp(self.encoder.channels[3], 128)
         self.decoder = _Decoder()
         self.project = nn.Conv2d(16, 4, 1)
+        self.plate_review = _Review()
         self.filter = _GuidedRefiner()
         self.refiner = SolvingRefiner(refine_threshold, hidden_channels=16 + 3)
         self.error = nn.Conv2d(16, 1, 1)
@@ -273,8 +326,8 @@ class RecurrentMatting(nn.Module):
         bgr = _padded(_fold(bgr), downsample_ratio)
         bgr_sm = average(bgr, downsample_ratio)
         features = tuple(_unfold(feature, frames) for feature in self._encode(bgr_sm))
-        bgr, bgr_sm, moments = (_unfold(x, frames) for x in (bgr, bgr_sm, _moments(bgr_sm)))
-        return PlateFeatures(bgr, bgr_sm, moments, features)
+        moments = tuple(_unfold(moment, frames) for moment in _moments(_halved(bgr_sm)))
+        return PlateFeatures(_unfold(bgr, frames), _unfold(bgr_sm, frames), moments, features)
 
     def forward(
         self,
@@ -343,17 +396,25 @@ class RecurrentMatting(nn.Module):
         """Sources (B * frames, 3, H, W), reduced, through encoder and decoder."""
         shrink = _shrink if plate is None else average
         src_sm = shrink(src, ratio).contiguous(memory_format=torch.channels_last)
-        features = self._encode(src_sm)
-        images = relation = None
+        features, srcs = self._encode(src_sm), _pyramid(src_sm)
+        images: tuple[Tensor, ...] = ()
+        relations: list[Tensor] = []
         changes: tuple[Tensor, ...] = ()
         if plate is not None:
             bgr_sm = _repeat(plate.bgr_sm, frames)
-            images = torch.cat([bgr_sm, (src_sm - bgr_sm).abs()], dim=1)
-            relation = _relation(src_sm, bgr_sm, _repeat(plate.moments, frames))
+            images = _pyramid(torch.cat([bgr_sm, (src_sm - bgr_sm).abs()], dim=1))
+            relations = _relate(srcs[1], images[1][:, :3], [_repeat(moment, frames) for moment in plate.moments])
             pairs = zip(features, plate.features, strict=True)
             changes = tuple((feature - _repeat(other, frames)).abs() for feature, other in pairs)
-        hid, rec = self.decoder(features, src_sm, images, relation, changes, frames, rec)
-        return _Seen(src_sm, self.project(hid).to(src.dtype), torch.sigmoid(self.error(hid)), hid, rec)
+        hid, rec = self.decoder(features, srcs, images, relations, changes, frames, rec)
+        coarse, err = self.project(hid).to(src.dtype), self.error(hid)
+        if plate is not None:
+            pha = clamp_unit(coarse[:, 3:])
+            added, taken, doubt = self.plate_review(hid, images[1][:, 3:], relations, pha).chunk(3, dim=1)
+            coarse = torch.cat([coarse[:, :3], pha + added - taken * pha], dim=1)
+            coarse = coarse.contiguous(memory_format=torch.channels_last)
+            err = err + doubt
+        return _Seen(src_sm, coarse, torch.sigmoid(err), hid, rec)
 
     def _encode(self, image: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, h, w) -> features of 16, 24, 40 and 128 channels at 1/2, 1/4, 1/8 and 1/16."""
@@ -444,39 +505,57 @@ def _halved(x: Tensor) -> Tensor:
     return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
 
 
-def _relation(src: Tensor, bgr: Tensor, moments: Tensor) -> Tensor:
-    """How the source follows the plate in each neighbourhood: src = (1 - found) * bgr + offset, by least squares.
+def _relate(src: Tensor, bgr: Tensor, moments: list[Tensor]) -> list[Tensor]:
+    """How the source follows the plate in neighbourhoods of 10, 20, 40 and 80 pixels.
 
-    Where nothing stands before the plate, found and offset are 0; behind a shadow offset is 0; an opaque subject has
-    found 1, and where the subject lets through a part of its background, found is its alpha, as far as the plate has
-    texture to see it by: a blank plate leaves found at 0 and offset at the difference.
+    By least squares, src = (1 - found) * bgr + offset. Where nothing stands before the plate, found and offset are 0;
+    behind a shadow offset is 0; an opaque subject has found 1, and where the subject lets through a part of its
+    background, found is its alpha, as far as the plate has texture to see it by: a blank plate leaves found at 0 and
+    offset at the difference.
 
     Args:
-        src, bgr: (B, 3, h, w), 0 to 1.
-        moments: (B, 4, h/2, w/2) the plate's local mean and variance.
+        src, bgr: (B, 3, h/2, w/2), 0 to 1.
+        moments: what `_moments` says of the plate.
 
     Returns:
-        (B, 4, h/2, w/2) found and offset.
+        At 1/2, 1/4, 1/8 and 1/16 (B, 9, ...): found, offset, four times what the line leaves over and the plate's
+        texture (standard deviations), the share of the first in both, the brightness of what would be before the plate
+        (offset / found) and the plate's.
     """
     blank = 1e-3  # variance of all channels that counts as half of the truth: noise has about that
-    mean_src, product = _local_means(src, bgr)
-    mean_bgr, variance = moments[:, :3], moments[:, 3:]
-    covariance = product - (mean_src * mean_bgr).sum(1, keepdim=True)
-    found = (1 - (covariance + blank) / (variance + blank)).clamp(-1, 2)
-    relation = torch.cat([found, mean_src - (1 - found) * mean_bgr], dim=1)
-    return relation.contiguous(memory_format=torch.channels_last)  # like all that the decoder joins it with
+    relations = []
+    for means, moment in zip(_local_means(src, bgr), moments, strict=True):
+        mean_src, product, square = means.tensor_split([3, 4], dim=1)
+        mean_bgr, variance = moment.tensor_split([3], dim=1)
+        covariance = product - (mean_src * mean_bgr).sum(1, keepdim=True)
+        found = (1 - (covariance + blank) / (variance + blank)).clamp(-1, 2)
+        slope = 1 - found
+        offset = mean_src - slope * mean_bgr
+        left = square - mean_src.square().sum(1, keepdim=True) - 2 * slope * covariance + slope.square() * variance
+        left, texture = ((x.clamp_min(0) + 1e-5).sqrt() for x in (left, variance))
+        brightness = (offset.mean(1, keepdim=True) / (found.abs() + 0.05)).clamp(-1, 2), mean_bgr.mean(1, keepdim=True)
+        relation = torch.cat([found, offset, 4 * left, 4 * texture, left / (left + texture), *brightness], dim=1)
+        relations.append(relation.contiguous(memory_format=torch.channels_last))  # like all that it is joined with
+    return relations
 
 
-def _moments(bgr: Tensor) -> Tensor:
-    """The plate (B, 3, h, w) -> its local mean, and its variance summed over the channels, (B, 4, h/2, w/2)."""
-    mean, square = _local_means(bgr, bgr)
-    return torch.cat([mean, square - mean.square().sum(1, keepdim=True)], dim=1)
+def _moments(bgr: Tensor) -> list[Tensor]:
+    """The plate (B, 3, h/2, w/2) -> local mean, and variance summed over the channels, (B, 4, ...) at each scale."""
+    moments = []
+    for means in _local_means(bgr, bgr):
+        mean, square = means[:, :3], means[:, 3:4]
+        moments.append(torch.cat([mean, square - mean.square().sum(1, keepdim=True)], dim=1))
+    return moments
 
 
-def _local_means(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Means over 10 x 10 pixels of x (B, 3, h, w) and of the sum of x * y over the channels; at half the size."""
+def _local_means(x: Tensor, y: Tensor) -> list[Tensor]:
+    """Means of x (B, 3, h/2, w/2) and of the sums of x * y and x * x over the channels, (B, 5, ...) at each scale."""
+    found = []
     with torch.autocast(x.device.type, enabled=False):
-        stacked = _halved(torch.cat([x, (x * y).sum(1, keepdim=True)], dim=1).float())
-        kernel = stacked.new_full((4, 1, 5, 5), 1 / 25)
-        means = F.conv2d(F.pad(stacked, (2, 2, 2, 2), mode="replicate"), kernel, groups=4)
-    return means[:, :3], means[:, 3:]
+        x, y = x.float(), y.float()
+        stacked = torch.cat([x, (x * y).sum(1, keepdim=True), (x * x).sum(1, keepdim=True)], dim=1)
+        kernel = stacked.new_full((5, 1, 5, 5), 1 / 25)
+        for _ in range(_SCALES):
+            found.append(F.conv2d(F.pad(stacked, (2, 2, 2, 2), mode="replicate"), kernel, groups=5))
+            stacked = _halved(stacked)
+    return found
