@@ -231,11 +231,11 @@ class _Review(nn.Module):
         image = image.contiguous(memory_format=torch.channels_last)  # which one channel does not tell
         seen = []
         for relation in relations:
-            seen.append(torch.cat([relation.to(hid.dtype), image], dim=1))
+            seen.append((relation.to(hid.dtype), image))
             image = _halved(image)
-        x = F.relu(self.conv16b(F.relu(self.conv16a(seen[3]))))
+        x = F.relu(self.conv16b(F.relu(self.conv16a(torch.cat(seen[3], dim=1)))))
         for conv, here in ((self.conv8, seen[2]), (self.conv4, seen[1]), (self.conv2a, seen[0])):
-            x = F.relu(conv(torch.cat([here, _double(x, here)], dim=1)))
+            x = F.relu(conv(torch.cat([*here, _double(x, here[1])], dim=1)))
         gates = self.gates(F.relu(self.conv2b(x))).float().contiguous()  # of which sums over channels are faster
         gates, doubt = torch.tanh(gates[:, :-1]), gates[:, -1:]  # to each neighbourhood's alpha, to 0 and to 1
         size = relations[0].shape[-2:]
