@@ -52,6 +52,7 @@ from .plate.photometric import PhotometricFit
 
 SEGMENT = 200  # frames between two fresh starts of a recurrent network
 PREROLL = 12  # frames run before a segment to settle the plate, and the memory where none is stored
+RIM = 8  # pixels around the subject where the foreground goes on: who scales it down looks beyond the edge
 VERSION = 6  # raise when the same job gives other pixels: finished frames are then redone
 DOCTOR_FRAMES = 6  # frames that the plate doctor looks at
 READ_AHEAD = 4  # frames decoded before the network asks
@@ -747,7 +748,11 @@ class _Results:
             log.write(json.dumps(record) + "\n")
 
     def _pictures(self, frame: Frame, matte: Matte) -> dict[str, color.Pixels]:
-        """The frame's outputs as they go to disk. Where alpha is 1, the foreground is the source pixel itself."""
+        """The frame's outputs as they go to disk.
+
+        Where alpha is 1, the foreground is the source pixel itself; more than `RIM` pixels from where it is above 0,
+        black, which costs nothing to encode.
+        """
         exr = self.extension == ".exr"
         alpha = color.to_dtype(matte.pha, np.dtype(np.float16 if exr else np.uint16))
         pictures: dict[str, color.Pixels] = {"alpha": alpha}
@@ -764,6 +769,8 @@ class _Results:
                 source = color.convert_to(source, frame.color_space, self.color_space, dtype)
         foreground = color.matte_to(matte.fgr, self.color_space, source.dtype)
         foreground = cv2.copyTo(source, (alpha == (1 if exr else 65535)).view(np.uint8), foreground)
+        around = cv2.dilate((alpha > 0).view(np.uint8), np.ones((2 * RIM + 1, 2 * RIM + 1), np.uint8))
+        foreground = cv2.copyTo(foreground, around)
         if "foreground" in wanted:
             pictures["foreground"] = foreground
         if "matte" in wanted:

@@ -60,7 +60,7 @@ def test_what_a_job_writes(shot, job):
 
 
 def test_where_alpha_is_one_the_foreground_is_the_source(shot, job, tmp_path, monkeypatch):
-    """Half of the frame is made opaque; there the source's own pixels come back, elsewhere the network's."""
+    """Half of the frame is made opaque; there the source's own pixels come back, beside it the network's, then none."""
     from core.matting import Matte, Matter
 
     def half(self, src, bgr, valid):
@@ -73,7 +73,7 @@ def test_where_alpha_is_one_the_foreground_is_the_source(shot, job, tmp_path, mo
     foreground = read_png(result["foreground"])[..., ::-1]
     assert foreground.dtype == np.uint8
     assert np.array_equal(foreground[:, :48], shot.frame(0)[:, :48])
-    assert (foreground[:, 48:] == 64).all()
+    assert (foreground[:, 48:56] == 64).all() and (foreground[:, 56:] == 0).all()
 
     light = (np.random.default_rng(0).random((shot.height, shot.width, 3)) * 6).astype(np.float16)
     frame_io.write_image(tmp_path / "light.exr", light)
