@@ -33,7 +33,7 @@ import cv2
 import numpy as np
 import safetensors
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from . import color, delivery, frame_io, plate_files, share
@@ -714,7 +714,8 @@ class _Results:
     def save_memory(self, number: int, memory: dict[str, Tensor]) -> None:
         """Store what the network remembers after this frame, for the segment that follows."""
         path = self._memory_path(number)
-        frame_io.write_whole(path, lambda part: save_file(memory, part, {"key": self.key(number)}))
+        content = save(memory, {"key": self.key(number)})  # safetensors' own writing has no OSError for a full disk
+        frame_io.write_whole(path, lambda part: part.write_bytes(content))
 
     def load_memory(self, number: int) -> dict[str, Tensor]:
         """What was stored after this frame under today's settings and inputs; empty if nothing was."""

@@ -487,7 +487,7 @@ def write_image(path: Path, pixels: Pixels) -> int:
     return write_whole(path, lambda part: write(part, pixels))
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> int:
+def write_whole(path: Path, write: Callable[[Path], object]) -> int:
     """Have `write` make a file under another name (same ending), and give it its name when it is whole and on disk.
 
     Returns:

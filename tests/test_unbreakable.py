@@ -49,7 +49,8 @@ def test_killed_at_fifty_random_moments(shot, tmp_path):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux") or os.geteuid() != 0, reason="mounts a small file system")
-def test_a_full_disk(shot, tmp_path):
+@pytest.mark.parametrize("ballast", [560_000, 640_000], ids=["at the memory", "at a frame"])
+def test_a_full_disk(shot, tmp_path, ballast):
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", disk], capture_output=True)
@@ -57,7 +58,7 @@ def test_a_full_disk(shot, tmp_path):
         pytest.skip("may not mount a file system here")
     try:
         footage = shot.write_movie(tmp_path / "a.mkv", 8)
-        (disk / "ballast").write_bytes(b"x" * 560_000)
+        (disk / "ballast").write_bytes(b"x" * ballast)
         command = [sys.executable, "-m", "core", "matte", "--footage", str(footage), "--output", str(disk / "out")]
         failed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert failed.returncode == 5 and "No space left" in failed.stderr and "Traceback" not in failed.stderr
