@@ -34,10 +34,10 @@ MOVIE_EXTENSIONS = {".avi", ".mkv", ".mov", ".mp4", ".m4v", ".mxf", ".webm", ".m
 IMAGE_EXTENSIONS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".exr", ".dpx", ".cin", ".bmp", ".tga", ".webp", ".hdr"}
 MAX_SIDE = 32768  # pixels; a larger claim is refused before anything is allocated
 MAX_PIXELS = 1 << 27  # 15360 x 8640 is the largest frame that cameras give
-NEAR = 4  # frames on, at most, that are decoded on the way rather than sought: a key frame may be far before
 MAX_FRAMES = 1 << 21  # a day at 24 frames a second
 MAX_PARTS = 64  # of a multipart EXR that are searched for colour
 MAX_SPAN = 8  # channels that are decoded at once to get at R, G and B among them
+NEAR = 4  # frames on, at most, that are decoded on the way rather than sought: a key frame may be far before
 
 # Containers that hold their own pictures: no playlists (HLS, DASH, concat), which name other files and addresses
 _CONTAINERS = "mov,mp4,matroska,webm,avi,mxf,mpeg,mpegts,mpegvideo,m4v,h264,hevc,ivf,ogg,asf,dv"

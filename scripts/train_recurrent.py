@@ -90,7 +90,7 @@ def make_stages(described: Sequence[dict[str, Any]] | None, steps: int | None) -
         raise JobError(f"stages of {fields}", f"{described} ({error})", "Correct --stages") from error
     for stage in stages:
         if stage.part not in PARTS:
-            raise JobError(f"stages whose part is {', '.join(PARTS)}", stage.part, "Correct --stages")
+            raise JobError(f"stages whose part is {' or '.join(PARTS)}", stage.part, "Correct --stages")
         least = windows.SIDE + windows.SIDE // 2  # a window, and how far the first may lie inside
         if stage.part == "refiner" and (stage.size % PATCH or stage.size < least):
             raise JobError(

@@ -246,13 +246,15 @@ def test_every_plate_parameter_matters(ratio: float) -> None:
     ids=["background", "shadow", "glass", "opaque"],
 )
 def test_how_the_source_follows_the_plate(alpha: float, colour: float, found: float, offset: float) -> None:
-    bgr = torch.rand(1, 3, 80, 96, generator=torch.Generator().manual_seed(0))
+    noise = torch.Generator().manual_seed(0)
+    coarse = F.interpolate(torch.rand(1, 3, 10, 12, generator=noise), scale_factor=8)  # what the widest still sees
+    bgr = (torch.rand(1, 3, 80, 96, generator=noise) + coarse) / 2
     src = alpha * colour + (1 - alpha) * bgr
     relations = _relate(src, bgr, _moments(bgr))
     assert [relation.shape for relation in relations] == [(1, 9, 160 // n, 192 // n) for n in (2, 4, 8, 16)]
-    for relation, close in zip(relations, (0.03, 0.05, 0.2, 0.5), strict=True):  # the share that counts as blank:
-        assert (relation[:, :1] - found).abs().max() < close  # halved noise has a quarter of the variance
-        assert (relation[:, 1:4] - offset).abs().max() < close
+    for relation in relations:
+        assert (relation[:, :1] - found).abs().max() < 0.05  # the share that counts as blank
+        assert (relation[:, 1:4] - offset).abs().max() < 0.05
         assert relation[:, 4].max() < 4 * 0.03  # nothing is left over
     blank = torch.full_like(bgr, 0.6)
     src = alpha * colour + (1 - alpha) * blank
