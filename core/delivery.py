@@ -199,18 +199,16 @@ def _write_layers(path: Path, kind: str, finished: Finished, number: int, plate:
     stored, pha = finished.read(number)
     space = finished.color_space if color.is_scene_linear(finished.color_space) else "linear"
     foreground = color.convert(stored, finished.color_space, space)
-    planes, names = [foreground * pha[..., None], pha], ["R", "G", "B", "A"]
+    channels = {"RGBA": np.dstack([foreground * pha[..., None], pha])}
     if kind == "multilayer":
-        planes += [pha, foreground]
-        names += ["alpha.V", "foreground.R", "foreground.G", "foreground.B"]
+        channels |= {"alpha.V": pha, "foreground": foreground}
         if "error" in finished.files[number]:
-            planes.append(color.to_float(frame_io.read_image(finished.files[number]["error"])[..., 0]))
-            names.append("error.V")
+            channels["error.V"] = color.to_float(frame_io.read_image(finished.files[number]["error"])[..., 0])
         if plate is not None:
-            planes.append(plate)
-            names += ["plate.R", "plate.G", "plate.B"]
+            channels["plate"] = plate
     half = stored.dtype in (np.uint8, np.float16)  # which half floats hold exactly
-    frame_io.write_exr(path, np.dstack(planes).astype(np.float16 if half else np.float32), names)
+    kept = np.dtype(np.float16 if half else np.float32)
+    frame_io.write_exr(path, {name: color.to_dtype(values, kept) for name, values in channels.items()})
 
 
 def _read_plate(finished: Finished, plate: PlateSource) -> Floats:

@@ -478,7 +478,7 @@ def test_pairs_of_movies_and_exr(tmp_path: Path):
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())
     (tmp_path / "bgr").mkdir()
-    write_exr(tmp_path / "bgr" / "linear.exr", np.full((64, 64, 3), 0.214, np.float32), ("R", "G", "B"))
+    write_exr(tmp_path / "bgr" / "linear.exr", {"RGB": np.full((64, 64, 3), 0.214, np.float32)})
     data = make_pairs(tmp_path)
     assert len(data) == 3
     found = [

@@ -308,7 +308,8 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     """torchrun, gloo: the weights after three steps equal one process's on the joined batch, batch norm included."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += [str(TOY), str(tmp_path / "two"), "--steps", "3", "--noise", "0", "--optimizer", "SGD"]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
     options = toy_trainer.options(tmp_path / "one", steps=3)
     one = toy_trainer.make_trainer(options, noise=0, optimizer=torch.optim.SGD)
     one.run()
