@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import itertools
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -317,6 +318,26 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     _assert_equal(_state(one), two, tolerance=1e-6)  # steps are 1e-2 times a gradient
     start = toy_trainer.Toy().state_dict()["body.weight"]
     assert (start - two["body.weight"]).abs().max() > 1e-4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+def test_no_thread_of_the_group_is_left_at_the_end() -> None:
+    """One that is aborts the process, at times, when the interpreter ends."""
+    script = """
+import atexit, pathlib, torch, torch.distributed as dist
+from core.training.loop import join_processes
+threads = lambda: {path.read_text().strip() for path in pathlib.Path("/proc/self/task").glob("*/comm")}
+join_processes()
+torch.optim.SGD([torch.nn.Parameter(torch.ones(2))])
+dist.barrier()
+assert any("gloo" in name for name in threads())
+dist.destroy_process_group()
+assert not any("gloo" in name for name in threads()), threads()
+atexit.unregister(dist.destroy_process_group)
+"""
+    environment = dict(os.environ, RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+    run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
 
 
 # Flags

@@ -85,6 +85,10 @@ def join_processes() -> Process:
     if "WORLD_SIZE" not in os.environ:
         return Process()
     if not dist.is_initialized():
+        # As every optimizer does. Imported after the group is made, it would keep the group's threads beyond its end,
+        # and one that asks for the interpreter while that ends aborts the process.
+        import torch._dynamo
+
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         atexit.register(dist.destroy_process_group)
     return Process(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
