@@ -210,8 +210,9 @@ def test_a_file_of_other_weights_is_refused(tmp_path: Path) -> None:
 
 
 def perturbed() -> RecurrentMatting:
-    """A network whose plate inputs matter, and its refiner."""
+    """A network whose plate inputs matter, and its refiner, which has work everywhere."""
     model = warm_started()
+    model.error.bias.zero_()
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
         if "plate" in name or name in ("error.weight", "refiner.predict.weight", "refiner.correct.weight"):
@@ -288,6 +289,17 @@ def test_the_review_goes_from_its_alpha_to_what_the_plate_shows(gate: int, alpha
     assert (before.pha - 0.7).abs().max() < 1e-6
     assert (after.pha - alpha).abs().mean() < 0.03
     torch.testing.assert_close(torch.logit(after.err), torch.logit(before.err) + 0.5, atol=1e-3, rtol=1e-3)
+
+
+def test_the_review_sees_an_outline_from_afar() -> None:
+    """What happens at a frame's left edge reaches the gates 150 pixels away: an outline tells glass from a shadow."""
+    pha = torch.zeros(1, 1, 64, 384, requires_grad=True)
+    relations = [torch.ones(1, 9, 32 // n, 192 // n) for n in (1, 2, 4, 8)]
+    review = perturbed().plate_review
+    with torch.enable_grad():
+        gates = review(torch.ones(1, 16, 64, 384), torch.ones(1, 3, 32, 192), relations, pha)
+        gates[..., 150:].square().sum().backward()
+    assert pha.grad is not None and pha.grad[..., :4].any()
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.5])

@@ -193,23 +193,33 @@ class _Decoder(nn.Module):
         return F.relu(self.conv1(x), inplace=True), (r1, r2, r3, r4)
 
 
+def _conv3(in_channels: int, out_channels: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1)
+
+
 class _Review(nn.Module):
     """Corrects the decoder's alpha by what the relation of source and plate shows of each neighbourhood.
 
     The decoder is told of that relation, but would have to build a product out of convolutions to act upon it, and
     left glass and veils at half of what their background plainly showed. Here it says how far to go from its alpha to
-    the one that is found in neighbourhoods of each size, to 0 (behind a shadow) and to 1 (in a hole).
+    the one that is found in neighbourhoods of each size, to 0 (behind a shadow) and to 1 (in a hole). Dark glass and a
+    shadow differ only in their outlines, which may lie far away: so it looks down to 1/64 and comes back up.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        seen, channels = 9 + 16 + 1 + 3, 24
-        self.conv16a = nn.Conv2d(seen, channels, 3, padding=1)
-        self.conv16b = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv8 = nn.Conv2d(seen + channels, channels, 3, padding=1)
-        self.conv4 = nn.Conv2d(seen + channels, channels, 3, padding=1)
+        seen, channels, deep = 9 + 16 + 1 + 3, 24, 32
+        self.down4 = _conv3(seen, channels)
+        self.down8 = _conv3(seen + channels, channels)
+        self.down16 = _conv3(seen + channels, deep)
+        self.down32 = _conv3(deep, deep)
+        self.down64 = _conv3(deep, deep)
+        self.up32 = _conv3(2 * deep, deep)
+        self.up16 = _conv3(2 * deep, channels)
+        self.up8 = _conv3(2 * channels, channels)
+        self.up4 = _conv3(2 * channels, channels)
         self.conv2a = nn.Conv2d(seen + channels, 16, 1)
-        self.conv2b = nn.Conv2d(16, 16, 3, padding=1)
+        self.conv2b = _conv3(16, 16)
         self.gates = nn.Conv2d(16, _SCALES + 2 + 1, 1)
         nn.init.zeros_(self.gates.weight)
         nn.init.zeros_(self.gates.bias)  # type: ignore[arg-type]
@@ -231,11 +241,16 @@ class _Review(nn.Module):
         image = image.contiguous(memory_format=torch.channels_last)  # which one channel does not tell
         seen = []
         for relation in relations:
-            seen.append((relation.to(hid.dtype), image))
+            seen.append(torch.cat([relation.to(hid.dtype), image], dim=1))
             image = _halved(image)
-        x = F.relu(self.conv16b(F.relu(self.conv16a(torch.cat(seen[3], dim=1)))))
-        for conv, here in ((self.conv8, seen[2]), (self.conv4, seen[1]), (self.conv2a, seen[0])):
-            x = F.relu(conv(torch.cat([*here, _double(x, here[1])], dim=1)))
+        down4 = F.relu(self.down4(seen[1]))
+        down8 = F.relu(self.down8(torch.cat([seen[2], _halved(down4)], dim=1)))
+        down16 = F.relu(self.down16(torch.cat([seen[3], _halved(down8)], dim=1)))
+        down32 = F.relu(self.down32(_halved(down16)))
+        x = F.relu(self.down64(_halved(down32)))
+        for conv, here in ((self.up32, down32), (self.up16, down16), (self.up8, down8), (self.up4, down4)):
+            x = F.relu(conv(torch.cat([here, _double(x, here)], dim=1)))
+        x = F.relu(self.conv2a(torch.cat([seen[0], _double(x, seen[0])], dim=1)))
         gates = self.gates(F.relu(self.conv2b(x))).float().contiguous()  # of which sums over channels are faster
         gates, doubt = torch.tanh(gates[:, :-1]), gates[:, -1:]  # to each neighbourhood's alpha, to 0 and to 1
         size = relations[0].shape[-2:]
