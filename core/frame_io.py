@@ -532,7 +532,7 @@ def _write_png(path: Path, pixels: Pixels) -> None:
 
 
 def _write_exr(path: Path, pixels: Pixels) -> None:
-    write_exr(path, {{2: "Y", 3: "RGB", 4: "RGBA"}[pixels.shape[-1] if pixels.ndim == 3 else 2]: pixels})
+    write_exr(path, {"Y" if pixels.ndim == 2 else "RGBA"[: pixels.shape[2]]: pixels})
 
 
 def write_exr(path: Path, channels: dict[str, Pixels]) -> None:
