@@ -241,16 +241,16 @@ class _Review(nn.Module):
         image = image.contiguous(memory_format=torch.channels_last)  # which one channel does not tell
         seen = []
         for relation in relations:
-            seen.append(torch.cat([relation.to(hid.dtype), image], dim=1))
+            seen.append((relation.to(hid.dtype), image))
             image = _halved(image)
-        down4 = F.relu(self.down4(seen[1]))
-        down8 = F.relu(self.down8(torch.cat([seen[2], _halved(down4)], dim=1)))
-        down16 = F.relu(self.down16(torch.cat([seen[3], _halved(down8)], dim=1)))
+        down4 = F.relu(self.down4(torch.cat(seen[1], dim=1)))
+        down8 = F.relu(self.down8(torch.cat([*seen[2], _halved(down4)], dim=1)))
+        down16 = F.relu(self.down16(torch.cat([*seen[3], _halved(down8)], dim=1)))
         down32 = F.relu(self.down32(_halved(down16)))
         x = F.relu(self.down64(_halved(down32)))
         for conv, here in ((self.up32, down32), (self.up16, down16), (self.up8, down8), (self.up4, down4)):
             x = F.relu(conv(torch.cat([here, _double(x, here)], dim=1)))
-        x = F.relu(self.conv2a(torch.cat([seen[0], _double(x, seen[0])], dim=1)))
+        x = F.relu(self.conv2a(torch.cat([*seen[0], _double(x, seen[0][1])], dim=1)))
         gates = self.gates(F.relu(self.conv2b(x))).float().contiguous()  # of which sums over channels are faster
         gates, doubt = torch.tanh(gates[:, :-1]), gates[:, -1:]  # to each neighbourhood's alpha, to 0 and to 1
         size = relations[0].shape[-2:]
