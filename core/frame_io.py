@@ -16,11 +16,11 @@ import struct
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import av
 import cv2
@@ -149,6 +149,15 @@ class SequenceFootage:
         return file_identity(self._files[number])
 
 
+class _Kept(NamedTuple):
+    """An open movie and where it stands."""
+
+    container: Any
+    pictures: Iterator[Any]  # those to come
+    number: int  # of the frame that `picture` shows
+    picture: Any
+
+
 class MovieFootage:
     """A movie; frame n is what is on screen (n - 1) / fps seconds after the start, as in Blender."""
 
@@ -157,7 +166,8 @@ class MovieFootage:
         self.color_space = "srgb" if color_space == "auto" else color_space
         self.warnings: list[str] = []
         try:
-            with self._open() as container:
+            with ExitStack() as opened:
+                container = opened.enter_context(self._open())
                 stream = container.streams.video[0]
                 context = stream.codec_context
                 rate = stream.average_rate or stream.guessed_rate
@@ -166,23 +176,27 @@ class MovieFootage:
                 _check_size(context.width, context.height, path)
                 self.fps = float(rate)
                 self.is_float = "f32" in (context.pix_fmt or "")
-                rotation = _first_rotation(container, stream)
-                self._pts = self._presentation_times(
-                    _indexed_times(container, stream) or self._read_times(), stream, rate
-                )
+                indexed = _indexed_times(container, stream)
+                self._pts = self._presentation_times(indexed or self._read_times(), stream, rate)
+                if not self._pts:
+                    raise self._error("no frames in it")
                 curve = _HDR_CURVES.get(context.color_trc)
+                if indexed:
+                    container.seek(indexed[0], stream=stream)
+                pictures = _decode(container)
+                first = _first(pictures)
+                opened.pop_all()
         except av.error.FFmpegError as error:
             raise self._error(str(error)) from None
-        if not self._pts:
-            raise self._error("no frames in it")
         if curve and color_space == "auto":
             self.warnings.append(f"{path.name} is tagged {curve}, but read as sRGB. Name its colour space.")
         self.numbers = list(range(1, len(self._pts) + 1))
         self._size = (context.width, context.height)
-        self.width, self.height = self._size[::-1] if rotation in (90, 270) else self._size
+        turned = first is not None and int(first.rotation) % 360 in (90, 270)
+        self.width, self.height = self._size[::-1] if turned else self._size
         self._identity = file_identity(path)
         self._lock = threading.Lock()
-        self._kept: tuple[Any, int, Iterator[tuple[int, Frame]]] | None = None  # container, next frame's number, frames
+        self._kept: _Kept | None = None if first is None else _Kept(container, pictures, 1, first)
 
     def frames(self, numbers: list[int]) -> Iterator[tuple[int, Frame]]:
         if len(numbers) == 1:
@@ -190,7 +204,12 @@ class MovieFootage:
         elif numbers:
             with self._open() as container:
                 container.streams.video[0].thread_type = "AUTO"
-                yield from self._decode(container, numbers)
+                pictures, shown = self._seek(container, numbers[0]), None
+                for number in numbers:
+                    picture = self._picture(pictures, number, shown)
+                    if picture is not shown:
+                        shown, frame = picture, self._convert(picture, number)
+                    yield number, frame
 
     def _frame(self, number: int) -> Frame:
         """One frame by itself, as previews ask for it.
@@ -200,44 +219,46 @@ class MovieFootage:
         """
         with self._lock:
             kept, self._kept = self._kept, None  # not again what failed
-            if kept is None or self._pts[number - 1] == self._pts[0]:  # which is not sought: not all files can be
-                kept = self._open(), -NEAR, iter(())
-            container, following, frames = kept
-            if not following <= number < following + NEAR:
-                frames = self._decode(container, self.numbers[number - 1 :])
-            frame = next(frame for found, frame in frames if found == number)
-            self._kept = container, number + 1, frames
-        return frame
+            if kept and kept.number <= number < kept.number + NEAR:
+                container, pictures, shown = kept.container, kept.pictures, kept.picture
+            else:  # the first is not sought: not all files can be
+                container = kept.container if kept and self._pts[number - 1] != self._pts[0] else self._open()
+                pictures, shown = self._seek(container, number), None
+            picture = self._picture(pictures, number, shown)
+            self._kept = _Kept(container, pictures, number, picture)
+        return self._convert(picture, number)
 
-    def _decode(self, container: Any, numbers: list[int]) -> Iterator[tuple[int, Frame]]:
-        stream = container.streams.video[0]
-        wanted = iter(numbers)
-        number = next(wanted)
-        shown: tuple[int, Frame] | None = None  # the time and picture last decoded
+    def _seek(self, container: Any, number: int) -> Iterator[Any]:
+        """The pictures from the last key frame before this one on."""
+        if self._pts[number - 1] != self._pts[0]:
+            try:
+                container.seek(self._pts[number - 1], stream=container.streams.video[0], backward=True)
+            except av.error.FFmpegError as error:
+                raise self._error(f"an error at frame {number}: {error}") from None
+        return _decode(container)
+
+    def _picture(self, pictures: Iterator[Any], number: int, picture: Any) -> Any:
+        """What is on screen at this frame: the last picture, or one of those to come."""
         try:
-            if self._pts[number - 1] != self._pts[0]:
-                container.seek(self._pts[number - 1], stream=stream, backward=True)
-            for picture in container.decode(stream):
-                if picture.pts is None:
-                    picture.pts = picture.dts
-                if picture.pts is None or picture.pts < self._pts[number - 1]:
-                    continue
-                if (picture.width, picture.height) != self._size:
-                    raise self._error(f"frame {number} of another size, {picture.width} x {picture.height}")
-                shown = picture.pts, Frame(_picture_to_rgb(picture), self.color_space)
-                while self._pts[number - 1] <= shown[0]:
-                    yield number, shown[1]
-                    following = next(wanted, None)
-                    if following is None:
-                        return
-                    number = following
+            while picture is None or picture.pts < self._pts[number - 1]:
+                picture = next(pictures)
         except (av.error.FFmpegError, ValueError) as error:
             raise self._error(f"an error at frame {number}: {error}") from None
-        raise FootageError(
-            f"{len(self._pts)} frames in {self.path}, as its header says",
-            f"nothing decodable from frame {number} on",
-            f"Re-export the movie, or matte only frames up to {number - 1}",
-        )
+        except StopIteration:
+            raise FootageError(
+                f"{len(self._pts)} frames in {self.path}, as its header says",
+                f"nothing decodable from frame {number} on",
+                f"Re-export the movie, or matte only frames up to {number - 1}",
+            ) from None
+        if (picture.width, picture.height) != self._size:
+            raise self._error(f"frame {number} of another size, {picture.width} x {picture.height}")
+        return picture
+
+    def _convert(self, picture: Any, number: int) -> Frame:
+        try:
+            return Frame(_picture_to_rgb(picture), self.color_space)
+        except (av.error.FFmpegError, ValueError) as error:
+            raise self._error(f"an error at frame {number}: {error}") from None
 
     def identity(self, number: int) -> str:
         return self._identity
@@ -314,13 +335,20 @@ def _indexed_times(container: Any, stream: Any) -> list[int] | None:
     return [time + first - times[0] for time in times]
 
 
-def _first_rotation(container: Any, stream: Any) -> int:
-    container.seek(0)
+def _decode(container: Any) -> Iterator[Any]:
+    """The pictures from where the container stands, each with the time when it is on screen."""
+    for picture in container.decode(video=0):
+        picture.pts = picture.dts if picture.pts is None else picture.pts
+        if picture.pts is not None:
+            yield picture
+
+
+def _first(pictures: Iterator[Any]) -> Any:
+    """The first of them, or None: the reader says which frame is broken when it comes to it."""
     try:
-        picture = next(container.decode(stream), None)
+        return next(pictures, None)
     except av.error.FFmpegError:
-        return 0  # the reader says which frame is broken when it comes to it
-    return 0 if picture is None else int(picture.rotation) % 360
+        return None
 
 
 def _picture_to_rgb(picture: Any) -> Pixels:

@@ -71,7 +71,18 @@ def test_single_frames_in_any_order_are_those_of_a_run(shot, tmp_path, monkeypat
         ((found, frame),) = footage.frames([number])
         assert found == number
         assert np.array_equal(frame.pixels, run[number].pixels)
-    assert len(opened) == 3  # for the first of them, and each time for the movie's first
+    assert len(opened) == 1  # to get back to the movie's first: not all files can be sought
+
+
+@pytest.mark.parametrize("number", [1, 7])
+@pytest.mark.parametrize(("name", "openings"), [("a.mp4", 1), ("a.mkv", 2)])  # where no index tells the times
+def test_a_movies_first_frame_is_read_where_its_opening_ended(shot, tmp_path, monkeypatch, name, openings, number):
+    run = read_all(frame_io.open_footage(shot.write_movie(tmp_path / name, 30)))
+    opened, opening = [], frame_io.MovieFootage._open
+    monkeypatch.setattr(frame_io.MovieFootage, "_open", lambda self: opened.append(1) or opening(self))
+    ((_, frame),) = frame_io.open_footage(tmp_path / name).frames([number])
+    assert np.array_equal(frame.pixels, run[number].pixels)
+    assert len(opened) == openings
 
 
 def test_truncated_movie_says_where_and_keeps_what_is_whole(shot, tmp_path):
