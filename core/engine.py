@@ -22,7 +22,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache, partial
 from itertools import count
@@ -123,7 +123,7 @@ def run_job(
     rate = _Rate(len(numbers), skipped, listener)
     if matter is not None:
         matter.on_warning = on_warning
-        _run_segments(footage, segments, todo, plate, masks, matter, results, rate, listener)
+        _Run(footage, plate, masks, matter, results, rate, listener).run(segments, todo)
     else:
         share.run_on_devices(
             devices,
@@ -140,42 +140,6 @@ def run_job(
     if job.output.deliver and not cancelled():
         summary["deliveries"] = _deliver(job, _select(footage, job.frames), results, rate, listener)
     return {**summary, "skipped": skipped, "cancelled": cancelled()}
-
-
-def _run_segments(
-    footage: Footage,
-    segments: list[list[int]],
-    todo: set[int],
-    plate: _Plate,
-    masks: MaskReader,
-    matter: Matter,
-    results: _Results,
-    rate: _Rate,
-    listener: _Listener,
-) -> None:
-    """Claim and run one segment after another until all are done, by this engine or others on the folder."""
-    claims, waiting = Claims(results.folder / "claims"), list(segments)
-    try:
-        while waiting and not listener.cancelled():
-            for segment in list(waiting):
-                if not todo.isdisjoint(segment) and not claims.take(segment[0], segment[-1]):
-                    continue  # another engine is on it
-                missing = [n for n in segment if n in todo]
-                fresh = results.up_to_date(missing)  # by another engine, while this one was elsewhere
-                missing = [n for n in missing if n not in fresh]
-                if missing:
-                    _run_segment(footage, segment, missing, plate, masks, matter, results, rate, listener)
-                rate.note_up_to_date(sum(n in todo for n in segment) - len(missing))
-                todo.difference_update(segment)
-                claims.release()
-                waiting.remove(segment)
-                if listener.cancelled():
-                    break
-            else:
-                if waiting:
-                    time.sleep(random.uniform(0.2, 1.0))  # another engine is at work; its claim ends or expires
-    finally:
-        claims.release()
 
 
 def _deliver(job: Job, numbers: list[int], results: _Results, rate: _Rate, listener: _Listener) -> dict[str, str]:
@@ -204,10 +168,12 @@ def preview_frame(job: Job, frame_number: int, folder: Path) -> dict[str, Any]:
     Raises:
         MattingError: any member.
     """
-    footage = _open_footage(job.footage)
-    numbers = _select(footage, (frame_number, frame_number))
-    with ThreadPoolExecutor(1) as reader:  # while the plate is read
-        coming = reader.submit(_read_frame, job.footage, frame_number, footage.identity(frame_number))
+    with ThreadPoolExecutor(2) as readers:
+        plate_read = readers.submit(_read_plate_early, job)
+        footage = _open_footage(job.footage)
+        numbers = _select(footage, (frame_number, frame_number))
+        coming = readers.submit(_read_frame, job.footage, frame_number, footage.identity(frame_number))
+        wait([plate_read])
         plate = _Plate(job, footage, lambda message: None)
         matter = _warm_matter(job)
         masks = MaskReader(job.masks, footage, numbers)
@@ -341,47 +307,75 @@ class FootageReader:
         return color.to_srgb(frame_io.resize(frame.pixels, *self._size), frame.color_space)
 
 
-def _run_segment(
-    footage: Footage,
-    segment: list[int],
-    missing: list[int],
-    plate: _Plate,
-    masks: MaskReader,
-    matter: Matter,
-    results: _Results,
-    rate: _Rate,
-    listener: _Listener,
-) -> None:
-    """Run a segment's frames up to the last missing one through network; write the missing ones."""
-    results.sweep(missing)
-    matter.reset()
-    plate.reset()
-    first = bisect_left(footage.numbers, segment[0])
-    memory = results.load_memory(footage.numbers[first - 1]) if first and matter.is_recurrent else {}
-    settle = plate.settles or (matter.is_recurrent and not memory)
-    before = footage.numbers[max(0, first - PREROLL) : first] if settle else []
-    needs_all = matter.is_recurrent or plate.settles
-    wanted = set(missing)
-    numbers = [n for n in segment if n <= missing[-1]] if needs_all else missing
-    with (
-        _ReadAhead(footage, before + numbers) as frames,
-        _WriteBehind() as writer,
-        ThreadPoolExecutor(1) as layer,
-    ):
-        for number, frame, laid in _lay_ahead(frames, plate, layer):
-            if listener.cancelled():
-                return
-            if number == segment[0] and memory:
-                matter.remember(memory)
-            start = time.perf_counter()
-            matte, notes = _matte_frame(matter, laid, masks, number)
-            plate.note_matte(matte)
-            if number == segment[-1] and matter.is_recurrent:  # before its record is: whole segments are not run again
-                results.save_memory(number, matter.memory())
-            if number in wanted:
-                notes["seconds"] = round(time.perf_counter() - start, 4)
-                writer.submit(partial(results.write, number, frame, matte, notes))
-                rate.note_done(number)
+@dataclass(frozen=True)
+class _Run:
+    """What the segments of a job have in common."""
+
+    footage: Footage
+    plate: _Plate
+    masks: MaskReader
+    matter: Matter
+    results: _Results
+    rate: _Rate
+    listener: _Listener
+
+    def run(self, segments: list[list[int]], todo: set[int]) -> None:
+        """Claim and run one segment after another until all are done, by this engine or others on the folder."""
+        claims, waiting = Claims(self.results.folder / "claims"), list(segments)
+        try:
+            while waiting and not self.listener.cancelled():
+                for segment in list(waiting):
+                    if not todo.isdisjoint(segment) and not claims.take(segment[0], segment[-1]):
+                        continue  # another engine is on it
+                    missing = [n for n in segment if n in todo]
+                    fresh = self.results.up_to_date(missing)  # by another engine, while this one was elsewhere
+                    missing = [n for n in missing if n not in fresh]
+                    if missing:
+                        self._run_segment(segment, missing)
+                    self.rate.note_up_to_date(sum(n in todo for n in segment) - len(missing))
+                    todo.difference_update(segment)
+                    claims.release()
+                    waiting.remove(segment)
+                    if self.listener.cancelled():
+                        break
+                else:
+                    if waiting:
+                        time.sleep(random.uniform(0.2, 1.0))  # another engine is at work; its claim ends or expires
+        finally:
+            claims.release()
+
+    def _run_segment(self, segment: list[int], missing: list[int]) -> None:
+        """Run a segment's frames up to the last missing one through network; write the missing ones."""
+        self.results.sweep(missing)
+        self.matter.reset()
+        self.plate.reset()
+        first = bisect_left(self.footage.numbers, segment[0])
+        memory = self.results.load_memory(self.footage.numbers[first - 1]) if first and self.matter.is_recurrent else {}
+        settle = self.plate.settles or (self.matter.is_recurrent and not memory)
+        before = self.footage.numbers[max(0, first - PREROLL) : first] if settle else []
+        needs_all = self.matter.is_recurrent or self.plate.settles
+        wanted = set(missing)
+        numbers = [n for n in segment if n <= missing[-1]] if needs_all else missing
+        with (
+            _ReadAhead(self.footage, before + numbers) as frames,
+            _WriteBehind() as writer,
+            ThreadPoolExecutor(1) as layer,
+        ):
+            for number, frame, laid in _lay_ahead(frames, self.plate, layer):
+                if self.listener.cancelled():
+                    return
+                if number == segment[0] and memory:
+                    self.matter.remember(memory)
+                start = time.perf_counter()
+                matte, notes = _matte_frame(self.matter, laid, self.masks, number)
+                self.plate.note_matte(matte)
+                if number == segment[-1] and self.matter.is_recurrent:
+                    # before its record is: whole segments are not run again
+                    self.results.save_memory(number, self.matter.memory())
+                if number in wanted:
+                    notes["seconds"] = round(time.perf_counter() - start, 4)
+                    writer.submit(partial(self.results.write, number, frame, matte, notes))
+                    self.rate.note_done(number)
 
 
 def _lay_ahead(
@@ -473,8 +467,10 @@ def _warm_matter(job: Job) -> Matter:
 def warm_up() -> None:
     """Bring what most jobs begin with into memory: the default network, on the fastest device, having run once."""
     matter, grey = _warm_matter(Job(Source())), np.full((1080, 1920, 3), 127, np.uint8)
+    subject = grey.copy()
+    subject[400:700, 800:1100] = 200  # for the refinement to have something to do
     for plate in (grey, None):
-        matter.matte(grey, plate)
+        matter.matte(subject, plate)
     matter.reset()
     path = locate_model("default")
     _hash_file(path, path.stat().st_mtime_ns)
@@ -586,7 +582,15 @@ class _Plate:
         return _Laid(src, fitted.bgr, fitted.valid, notes)
 
 
-@lru_cache(maxsize=1)
+def _read_plate_early(job: Job) -> None:
+    """Have a plate in memory that has the footage's size, as most have, while the footage is still being opened."""
+    if job.plate.path and not job.plate.moving:
+        source = frame_io.open_plate(job.plate.path, job.plate.color_space)
+        size = (source.width, source.height)
+        _read_plate(Path(job.plate.path), job.plate.color_space, size, source.identity(source.numbers[0]))
+
+
+@lru_cache(maxsize=2)  # of its own size and of the footage's
 def _read_plate(path: Path, color_space: str, size: tuple[int, int], identity: str) -> color.Pixels:
     """A still plate, sRGB-encoded. The next preview gets the same array, which the network then knows already."""
     source = frame_io.open_plate(path, color_space)

@@ -273,6 +273,22 @@ def test_a_second_preview_of_a_frame_does_not_decode_it_again(shot, job, tmp_pat
     assert decoded == [[1], [2]]
 
 
+@pytest.mark.parametrize(("scale", "reads"), [(1, 1), (2, 2)])  # of another size: as it is, and as it is needed
+def test_previews_read_a_plate_no_further_time(shot, job, tmp_path, monkeypatch, scale, reads):
+    frame_io.write_image(Path(job.plate.path), np.kron(shot.plate, np.ones((scale, scale, 1), np.uint8)))
+    read, reading = [], frame_io.read_image
+    monkeypatch.setattr(frame_io, "read_image", lambda path: read.append(path) or reading(path))
+    for number in (1, 2, 1):
+        engine.preview_frame(job, number, tmp_path / "a")
+    assert len(read) == reads
+
+
+def test_a_preview_says_what_is_wrong_with_its_plate(job, tmp_path):
+    Path(job.plate.path).write_text("no picture")
+    with pytest.raises(FootageError, match="plate.png"):
+        engine.preview_frame(job, 1, tmp_path / "a")
+
+
 def test_preview_is_one_frame_in_its_own_folder(job, tmp_path):
     result = engine.preview_frame(job, 3, tmp_path / "preview")
     assert Path(result["alpha"]) == tmp_path / "preview/alpha/alpha.0003.png" and Path(result["alpha"]).is_file()
