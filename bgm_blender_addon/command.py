@@ -21,7 +21,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--node", help="only the matting node group of this name")
     parser.add_argument("--save", action="store_true", help="save the file with the results wired in")
     args = parser.parse_args(arguments)
-    trees = [tree for tree in settings.matting_trees() if args.node in (None, tree.name)]
+    trees = [tree for tree in settings.matting_trees() if args.node in (None, tree.name) and tree.is_editable]
     if not trees:
         print(f"There is no matting node{' ' + args.node if args.node else ''} in {bpy.data.filepath or 'this file'}.")
         return 1
@@ -29,7 +29,7 @@ def run(arguments: list[str]) -> int:
     for tree in trees:
         name = tree.name
         try:
-            tasks.matte(tree, bpy.context.scene)
+            tasks.matte(tree, _scene_of(tree))
             message = runner.task.message if runner.task is not None else ""
             failures += runner.task is None or runner.task.state != "finished"
         except UserError as error:
@@ -39,6 +39,16 @@ def run(arguments: list[str]) -> int:
     if args.save:
         bpy.ops.wm.save_mainfile()
     return 1 if failures else 0
+
+
+def _scene_of(tree: bpy.types.NodeTree) -> bpy.types.Scene:
+    """The scene whose compositor has a node with the group, the active one first."""
+    active = bpy.context.scene
+    for scene in (active, *bpy.data.scenes):
+        compositor = scene.compositing_node_group if hasattr(scene, "compositing_node_group") else scene.node_tree
+        if compositor and any(node.type == "GROUP" and node.node_tree == tree for node in compositor.nodes):
+            return scene
+    return active
 
 
 def register() -> None:

@@ -35,16 +35,18 @@ INPUT = "Group Input"
 OUTPUT = "Group Output"
 _NODES = {CLIP, FOREGROUND_SOURCE, ALPHA_SOURCE, GARBAGE, CORE, INVERT_GARBAGE, FILL_CORE, CORE_COLOR, OUTPUT}
 
+# One colour space by Blender's name for it and by those of other OpenColorIO configurations
+_SAME_SPACE = {"Linear Rec.709": ("Linear Rec.709", "Linear Rec.709 (sRGB)", "lin_rec709", "Utility - Linear - sRGB")}
+
 # Folder of a result: the node that shows it
 RESULTS = {"foreground": FOREGROUND, "alpha": ALPHA, "error": ERROR}
 
 
 def new_group(clip: bpy.types.MovieClip | None) -> bpy.types.NodeTree:
     """A matting group without results yet, which passes its clip through."""
-    shot = footage.shot_name(settings.file_path(clip), clip.source == "SEQUENCE") if clip else ""
-    tree = bpy.data.node_groups.new(f"Matting {shot}".strip(), "CompositorNodeTree")
+    tree = bpy.data.node_groups.new("Matting", "CompositorNodeTree")
     tree.bgm.is_matting = True
-    tree.bgm.output_folder = f"//matting/{bpy.path.clean_name(tree.name)}/"
+    tree.bgm.output_folder = _own_folder(tree)
     sockets = tree.interface
     background = sockets.new_socket("Background", in_out="INPUT", socket_type="NodeSocketColor")
     background.default_value = (0.0, 0.0, 0.0, 0.0)
@@ -53,8 +55,20 @@ def new_group(clip: bpy.types.MovieClip | None) -> bpy.types.NodeTree:
     sockets.new_socket("Alpha", in_out="OUTPUT", socket_type="NodeSocketFloat")
     sockets.new_socket("Foreground", in_out="OUTPUT", socket_type="NodeSocketColor")
     sockets.new_socket("Error", in_out="OUTPUT", socket_type="NodeSocketFloat")
-    tree.bgm.clip = clip  # which builds the inside
+    tree.bgm.clip = clip  # which names the group and builds the inside
     return tree
+
+
+def name_after_clip(tree: bpy.types.NodeTree) -> None:
+    """Call a group and its folder what its clip is called, as long as it has no results and nobody renamed either."""
+    clip = tree.bgm.clip
+    if clip is not None and ALPHA not in tree.nodes and tree.bgm.output_folder == _own_folder(tree):
+        tree.name = f"Matting {footage.shot_name(settings.file_path(clip), clip.source == 'SEQUENCE')}"
+        tree.bgm.output_folder = _own_folder(tree)
+
+
+def _own_folder(tree: bpy.types.NodeTree) -> str:
+    return f"//matting/{bpy.path.clean_name(tree.name)}/"
 
 
 def add_to_scene(scene: bpy.types.Scene, group: bpy.types.NodeTree) -> bpy.types.Node:
@@ -106,15 +120,22 @@ def output_socket(tree: bpy.types.NodeTree) -> bpy.types.NodeSocket | None:
 
 
 def update_sources(tree: bpy.types.NodeTree) -> None:
-    """Bring the group's clip, frame mapping and links up to date with its settings."""
-    if not _NODES <= set(tree.nodes.keys()):
+    """Bring the group's clip, frame mapping and links up to date with its settings.
+
+    Raises:
+        UserError: as `check_inside`.
+    """
+    if not tree.nodes:
         _build(tree)
+    check_inside(tree)
     nodes, links = tree.nodes, tree.links
     clip = tree.bgm.clip
     nodes[CLIP].clip = clip
     shown = {folder: nodes[name] for folder, name in RESULTS.items() if name in nodes}
     for node in shown.values():
         _follow(node, clip)
+    if tree.bgm.result_clip not in (clip, None):
+        shown = {}  # of the clip that was here before, and may be again
     alpha = shown.get("alpha")
     foreground = shown.get("foreground") if alpha else None
     links.new((foreground or nodes[CLIP]).outputs["Image"], nodes[FOREGROUND_SOURCE].inputs[0])
@@ -131,12 +152,22 @@ def update_sources(tree: bpy.types.NodeTree) -> None:
         _link(tree, core.outputs["Mask"] if core.mask else None, socket)
 
 
+def check_inside(tree: bpy.types.NodeTree) -> None:
+    """Raise UserError where a node that results and masks are linked to has been deleted or renamed."""
+    if missing := ", ".join(sorted(_NODES - set(tree.nodes.keys()))):
+        raise UserError(
+            f"Inside the group {tree.name} the nodes {missing} are missing: deleted, or of another name. Bring them "
+            "back, or add a new matting node."
+        )
+
+
 def wire_results(tree: bpy.types.NodeTree, folder: Path) -> None:
     """Show the images of an output folder in the group.
 
     Raises:
-        UserError: the folder holds no alpha.
+        UserError: the folder holds no alpha; or as `check_inside`.
     """
+    check_inside(tree)
     bgm = tree.bgm
     found = {name: find_sequence(folder / name) for name in RESULTS}
     if not found["alpha"]:
@@ -152,7 +183,8 @@ def wire_results(tree: bpy.types.NodeTree, folder: Path) -> None:
             node.name = node.label = RESULTS[name]
             node.location = (-560.0, {"foreground": 0.0, "alpha": -320.0, "error": -640.0}[name])
         node.image = _load_sequence(node.image, files[0], f"{tree.name} {RESULTS[name]}")
-        node.image.colorspace_settings.name = color_space(name, files[0], bgm.clip)
+        set_color_space(node.image, color_space(name, files[0], bgm.clip))
+    bgm.result_clip = bgm.clip
     bgm.result_first = footage.file_number(found["alpha"][0])
     bgm.result_last = footage.file_number(found["alpha"][-1])
     update_sources(tree)
@@ -265,7 +297,8 @@ def _follow(node: bpy.types.Node, clip: bpy.types.MovieClip | None) -> None:
     if clip is None or node.image is None:
         return
     path = settings.file_path(clip)
-    first, last = footage.first_number(clip, path), footage.last_number(clip, path)
+    first = footage.first_number(clip, path)
+    last = max(footage.last_number(clip, path), node.id_data.bgm.result_last)  # while the footage is out of reach, too
     values = {
         "frame_start": footage.to_scene(clip, path, first),
         "frame_offset": first - 1,
@@ -278,7 +311,8 @@ def _follow(node: bpy.types.Node, clip: bpy.types.MovieClip | None) -> None:
 
 
 def _load_sequence(image: bpy.types.Image | None, path: Path, name: str) -> bpy.types.Image:
-    if image is None:
+    is_shared = image is not None and image.users - image.use_fake_user > 1  # by a copy of the group, say
+    if image is None or (is_shared and settings.file_path(image).parent != path.parent):
         image = bpy.data.images.load(str(path))
         image.name = name
     image.source = "SEQUENCE"
@@ -306,13 +340,32 @@ def color_space(result: str, path: Path, clip: bpy.types.MovieClip | None) -> st
     return clip.colorspace_settings.name if clip else "sRGB"
 
 
+def set_color_space(datablock: bpy.types.Image | bpy.types.Strip, name: str) -> None:
+    """Say how an image or strip is encoded; `name` as `color_space` gives it.
+
+    Raises:
+        UserError: the OpenColorIO configuration has no such space.
+    """
+    settings_of_it = datablock.colorspace_settings
+    if name == "Non-Color":
+        settings_of_it.is_data = True  # whatever the configuration calls it
+        return
+    for known in _SAME_SPACE.get(name, (name,)):
+        try:
+            settings_of_it.name = known
+        except TypeError:
+            continue
+        return
+    raise UserError(f"The OpenColorIO configuration has no colour space {name}, which the matte's images need.")
+
+
 def register() -> None:
-    for handlers in (bpy.app.handlers.save_pre, bpy.app.handlers.render_pre):
+    for handlers in (bpy.app.handlers.save_pre, bpy.app.handlers.render_init):
         handlers.append(_on_save_or_render)
 
 
 def unregister() -> None:
-    for handlers in (bpy.app.handlers.save_pre, bpy.app.handlers.render_pre):
+    for handlers in (bpy.app.handlers.save_pre, bpy.app.handlers.render_init):
         handlers.remove(_on_save_or_render)
 
 

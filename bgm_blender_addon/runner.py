@@ -35,6 +35,7 @@ class Task:
     commands: list[protocol.Message]
     on_result: Callable[[dict[str, Any]], str]  # takes the last command's result, returns how it went, as a sentence
     group_uid: int = 0  # session_uid of the group it belongs to
+    on_stop: Callable[[], None] = lambda: None  # what becomes of what was done before it was cancelled or failed
     state: str = "running"  # then "finished", "cancelled" or "failed"
     message: str = "Starting the engine"  # what is happening, then how it ended
     factor: float = 0.0  # 0 to 1
@@ -206,10 +207,14 @@ def _end(task: Task, outcome: str) -> None:
         except Exception as error:  # a bug must not stop the timer in the middle of a user's day
             log.exception("%s", task.title)
             task.state, task.message = "failed", f"The results cannot be shown ({error!r}); see the system console."
-    elif outcome == "cancelled":
-        task.message = "Cancelled"
     else:
-        task.message = task._error or "The engine failed without a word; see its log."
+        task.message = (
+            "Cancelled" if outcome == "cancelled" else task._error or "The engine failed without a word; see its log."
+        )
+        try:
+            task.on_stop()
+        except Exception:  # how it ended is what the user is told
+            log.warning("%s", task.title, exc_info=True)
     group = find_group(task.group_uid)
     if group is not None:
         group.bgm.status = task.message
@@ -286,7 +291,9 @@ def register() -> None:
 
 
 def unregister() -> None:
+    global task, maker
     if bpy.app.timers.is_registered(pump):
         bpy.app.timers.unregister(pump)
     cancel()
     stop_engine()
+    task = maker = None  # this module stays in memory, and nothing would end them any more

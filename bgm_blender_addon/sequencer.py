@@ -17,6 +17,17 @@ def strips(scene: bpy.types.Scene) -> Any:
     return (scene.sequence_editor or scene.sequence_editor_create()).strips
 
 
+def all_strips(scene: bpy.types.Scene) -> Any:
+    """The same, and those inside meta strips; their names are unique in the scene."""
+    return (scene.sequence_editor or scene.sequence_editor_create()).strips_all
+
+
+def _beside(scene: bpy.types.Scene, strip: bpy.types.Strip) -> Any:
+    """The strips of the meta strip that a strip is in, else the scene's."""
+    metas = (other.strips for other in all_strips(scene) if other.type == "META")
+    return next((inside for inside in metas if strip.name in inside), strips(scene))
+
+
 def strip_file(strip: bpy.types.Strip) -> Path:
     """The file of a movie strip, the first file of an image strip, absolute.
 
@@ -61,7 +72,7 @@ def source_strip(scene: bpy.types.Scene, tree: bpy.types.NodeTree) -> bpy.types.
     if tree.bgm.clip is None or scene.sequence_editor is None:
         return None
     path = settings.file_path(tree.bgm.clip)
-    candidates = [strip for strip in strips(scene) if strip.type in {"MOVIE", "IMAGE"} and _shows(strip, path)]
+    candidates = [strip for strip in all_strips(scene) if strip.type in {"MOVIE", "IMAGE"} and _shows(strip, path)]
     return next((strip for strip in candidates if strip.select), candidates[0] if candidates else None)
 
 
@@ -82,13 +93,15 @@ def add_matte_strip(
     if source is not None:
         check_rate(scene, source)
         start = _content_start(source) + first - _first_number(source)
-        channel = _free_channel(scene, source.channel + 1, source.frame_final_start, source.frame_final_end)
+        among = _beside(scene, source)
+        channel = _free_channel(among, source.channel + 1, source.frame_final_start, source.frame_final_end)
     else:
         if clip is None:
             raise UserError("There is no clip. Choose the footage to pull a matte from.")
         start = footage.to_scene(clip, settings.file_path(clip), first)
-        channel = _free_channel(scene, 1, start, start + last - first + 1)
-    strip = strips(scene).new_image(
+        among = strips(scene)
+        channel = _free_channel(among, 1, start, start + last - first + 1)
+    strip = among.new_image(
         name=f"{tree.name} Matte",
         filepath=node.storable(files[0]),
         channel=channel,
@@ -100,11 +113,13 @@ def add_matte_strip(
     set_frames(strip, start, start + last - first + 1)
     strip.blend_type = "ALPHA_OVER"
     strip.alpha_mode = "PREMUL" if files[0].suffix == ".exr" else "STRAIGHT"
-    strip.colorspace_settings.name = node.color_space("foreground", files[0], clip)
+    node.set_color_space(strip, node.color_space("foreground", files[0], clip))
     if source is not None:
         set_frames(strip, max(start, source.frame_final_start), min(start + last - first + 1, source.frame_final_end))
-        for name in ("offset_x", "offset_y", "scale_x", "scale_y", "rotation"):
-            setattr(strip.transform, name, getattr(source.transform, name))
+        for part, names in _PLACE.items():
+            for name in names:
+                setattr(getattr(strip, part), name, getattr(getattr(source, part), name))
+        strip.use_flip_x, strip.use_flip_y = source.use_flip_x, source.use_flip_y
     return strip
 
 
@@ -115,6 +130,10 @@ def set_frames(strip: bpy.types.Strip, first: int, end: int) -> None:
     setattr(strip, left, first)
 
 
+_PLACE = {
+    "transform": ("offset_x", "offset_y", "scale_x", "scale_y", "rotation", "origin"),
+    "crop": ("min_x", "max_x", "min_y", "max_y"),
+}
 _OLD_HANDLES = ("frame_final_start", "frame_final_end")
 
 
@@ -128,6 +147,26 @@ def check_rate(scene: bpy.types.Scene, strip: bpy.types.Strip) -> None:
         )
     if len(strip.retiming_keys) > 0:
         raise UserError(f"The strip {strip.name} is retimed. Matte it at its own speed: reset its retiming first.")
+    if strip.use_reverse_frames or strip.strobe > 1:
+        raise UserError(
+            f"The strip {strip.name} is reversed or strobed. Switch off Reverse Frames and Strobe, matte it, and set "
+            "them on both strips."
+        )
+
+
+def shown_numbers(strip: bpy.types.Strip, clip: bpy.types.MovieClip) -> tuple[int, int]:
+    """First and last of the footage's frame numbers that a trimmed strip shows.
+
+    Raises:
+        UserError: it shows none, only frames held beyond its footage's ends.
+    """
+    path = settings.file_path(clip)
+    before = _first_number(strip) - _content_start(strip)
+    first = max(before + strip.frame_final_start, footage.first_number(clip, path))
+    last = min(before + strip.frame_final_end - 1, footage.last_number(clip, path))
+    if first > last:
+        raise UserError(f"The strip {strip.name} shows no frame of its footage. Move its handles back over it.")
+    return first, last
 
 
 def _group_of(path: Path) -> bpy.types.NodeTree | None:
@@ -158,7 +197,7 @@ def _content_trim(strip: bpy.types.Strip) -> int:
     return strip.content_trim_start if hasattr(strip, "content_trim_start") else strip.animation_offset_start
 
 
-def _free_channel(scene: bpy.types.Scene, lowest: int, first: int, end: int) -> int:
-    """The lowest channel from `lowest` on that is empty from scene frame `first` to before `end`."""
-    taken = {s.channel for s in strips(scene) if s.frame_final_start < end and s.frame_final_end > first}
+def _free_channel(among: Any, lowest: int, first: int, end: int) -> int:
+    """The lowest channel from `lowest` on that is empty of these strips from scene frame `first` to before `end`."""
+    taken = {s.channel for s in among if s.frame_final_start < end and s.frame_final_end > first}
     return next(channel for channel in range(lowest, lowest + len(taken) + 1) if channel not in taken)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -36,7 +37,22 @@ class BGM_PG_finding(bpy.types.PropertyGroup):
 def _source_changed(self: BGM_PG_matting, context: bpy.types.Context) -> None:
     from . import node
 
-    node.update_sources(self.id_data)
+    try:
+        node.update_sources(self.id_data)
+    except UserError as error:
+        self.status = str(error)
+
+
+def _clip_changed(self: BGM_PG_matting, context: bpy.types.Context) -> None:
+    from . import node
+
+    self.findings.clear()
+    node.name_after_clip(self.id_data)
+    _source_changed(self, context)
+
+
+def _plate_changed(self: BGM_PG_matting, context: bpy.types.Context) -> None:
+    self.findings.clear()
 
 
 class BGM_PG_matting(bpy.types.PropertyGroup):
@@ -48,7 +64,7 @@ class BGM_PG_matting(bpy.types.PropertyGroup):
         name="Clip",
         description="The footage to pull a matte from",
         type=bpy.types.MovieClip,
-        update=_source_changed,
+        update=_clip_changed,
     )
 
     plate_source: bpy.props.EnumProperty(
@@ -60,12 +76,19 @@ class BGM_PG_matting(bpy.types.PropertyGroup):
             ("FROM_CLIP", "From the Clip", "Estimate the empty background from the clip, where its subject moves"),
             ("NONE", "No Plate", "No picture of the background: people are found, objects they hold are not"),
         ],
+        update=_plate_changed,
     )
     plate_image: bpy.props.PointerProperty(
-        name="Plate Image", description="A still of the empty background", type=bpy.types.Image
+        name="Plate Image",
+        description="A still of the empty background",
+        type=bpy.types.Image,
+        update=_plate_changed,
     )
     plate_clip: bpy.props.PointerProperty(
-        name="Plate Clip", description="Footage of the empty background", type=bpy.types.MovieClip
+        name="Plate Clip",
+        description="Footage of the empty background",
+        type=bpy.types.MovieClip,
+        update=_plate_changed,
     )
     plate_align: bpy.props.BoolProperty(
         name="Align to the Clip",
@@ -206,6 +229,9 @@ class BGM_PG_matting(bpy.types.PropertyGroup):
         default=set(),
     )
 
+    result_clip: bpy.props.PointerProperty(
+        name="Clip of the Results", description="Whose matte the group shows", type=bpy.types.MovieClip
+    )
     result_first: bpy.props.IntProperty(name="First Result", description="In the footage's own numbers")
     result_last: bpy.props.IntProperty(name="Last Result", description="In the footage's own numbers")
     status: bpy.props.StringProperty(name="Status", description="How the last run ended")
@@ -314,6 +340,7 @@ def make_job(
     for tree in matting_trees():
         if tree != settings.id_data and tree.bgm.output_folder and output_folder(tree.bgm) == folder:
             raise UserError(f"The node group {tree.name} writes to {folder}, too. Choose another folder under Output.")
+    _check_folder(folder, clip_path)
     plate, plate_to_make = _plate(settings, folder)
     first, last = numbers or frame_numbers(settings, scene)
     if plate and settings.plate_motion != "PICTURE":
@@ -346,6 +373,16 @@ def make_job(
         },
     }
     return JobRequest(data, folder, clip_path, plate_to_make)
+
+
+def _check_folder(folder: Path, clip_path: Path) -> None:
+    """Raise UserError where a folder holds the matte of other footage, unless that has moved away."""
+    try:
+        other = Path(json.loads((folder / "job.yaml").read_text(encoding="utf-8"))["footage"]["path"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return  # no job, or none of ours
+    if other != clip_path and other.is_file():
+        raise UserError(f"{folder} holds the matte of {other}. Choose another folder under Output, or delete that one.")
 
 
 def check_clip(clip: bpy.types.MovieClip | None) -> Path:
@@ -400,9 +437,14 @@ def _plate(settings: BGM_PG_matting, folder: Path) -> tuple[dict[str, Any], Path
 
 
 def plate_file(settings: BGM_PG_matting, folder: Path) -> Path:
-    """Where the plate goes that is made from the clip, in the clip's own encoding; EXR where it may be floats."""
-    is_float = is_scene_linear(settings.clip) or file_path(settings.clip).suffix.lower() in FLOAT_FILES
-    return folder / "plate" / ("from_clip.exr" if is_float else "from_clip.png")
+    """Where the plate goes that is made from the clip, in the clip's own encoding; EXR where it may be floats.
+
+    Another clip's, or that of the clip read in another colour space, is another file.
+    """
+    path, space = file_path(settings.clip), settings.clip.colorspace_settings.name
+    is_float = is_scene_linear(settings.clip) or path.suffix.lower() in FLOAT_FILES
+    key = hashlib.sha256(f"{path} {space}".encode()).hexdigest()[:8]
+    return folder / "plate" / f"from_clip_{key}{'.exr' if is_float else '.png'}"
 
 
 def _write_track(settings: BGM_PG_matting, folder: Path, first: int, last: int) -> Path:

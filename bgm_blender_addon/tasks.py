@@ -18,18 +18,22 @@ PREVIEW_IMAGE = "Matting Preview"
 
 
 def matte(
-    tree: bpy.types.NodeTree, scene: bpy.types.Scene, then: Callable[[bpy.types.NodeTree], None] | None = None
+    tree: bpy.types.NodeTree,
+    scene: bpy.types.Scene,
+    numbers: tuple[int, int] | None = None,
+    then: Callable[[bpy.types.NodeTree], None] | None = None,
 ) -> None:
-    """Matte the group's clip; its results are wired in when they are there.
+    """Matte the group's clip; its results are wired in when they are there, in part if it is stopped.
 
     Args:
-        then: called with the group after that.
+        numbers: first and last frame number, instead of what the settings say.
+        then: called with the group once all is done.
 
     Raises:
         UserError: the settings do not make a job, or the engine cannot start.
     """
-    bgm = tree.bgm
-    request = settings.make_job(bgm, scene, preferences.device())
+    node.check_inside(tree)
+    request = settings.make_job(tree.bgm, scene, preferences.device(), numbers)
     commands: list[protocol.Message] = []
     if request.plate_to_make:
         commands.append(_plate_command(request))
@@ -45,7 +49,12 @@ def matte(
             then(group)
         return describe_result(result)
 
-    runner.start(runner.Task(f"Matte {request.footage.name}", commands, take, uid))
+    def take_part() -> None:
+        group = runner.find_group(uid)
+        if group is not None and node.find_sequence(request.folder / "alpha"):
+            node.wire_results(group, request.folder)
+
+    runner.start(runner.Task(f"Matte {request.footage.name}", commands, take, uid, take_part))
 
 
 def preview(tree: bpy.types.NodeTree, scene: bpy.types.Scene, scene_frame: int) -> None:
@@ -69,11 +78,12 @@ def preview(tree: bpy.types.NodeTree, scene: bpy.types.Scene, scene_frame: int) 
         commands.append(_plate_command(request))
     job = request.write("preview.yaml")
     commands.append(protocol.Preview(job=str(job), frame_number=number, output=str(folder)))
-    space = clip.colorspace_settings.name
+    spaces = {kind: node.color_space("foreground", path.with_suffix(kind), clip) for kind in (".png", ".exr")}
 
     def take(result: dict[str, Any]) -> str:
-        path = request.folder / "preview" / Path(result["foreground"]).name
-        show_preview(Path(result["alpha"]), Path(result["foreground"]), space, path.with_stem("preview"))
+        foreground = Path(result["foreground"])
+        path = request.folder / "preview" / f"preview{foreground.suffix}"
+        show_preview(Path(result["alpha"]), foreground, spaces[path.suffix], path)
         shutil.rmtree(folder, ignore_errors=True)
         job.unlink(missing_ok=True)
         return f"Preview of frame {scene_frame}"
@@ -102,10 +112,11 @@ def make_plate(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:
     def take(result: dict[str, Any]) -> str:
         group = runner.find_group(uid)
         image = bpy.data.images.load(str(plate_path), check_existing=True)
+        image.filepath = node.storable(plate_path)
         image.reload()
         image.colorspace_settings.name = space
         if group is not None:
-            group.bgm.plate_image = image
+            group.bgm.plate_source, group.bgm.plate_image = "IMAGE", image
         return "The clean plate is made: look at it before you matte"
 
     runner.start(runner.Task(f"Plate from {clip_path.name}", [_plate_command(request)], take, uid))
@@ -141,7 +152,7 @@ def check_engine() -> None:
 
 
 def matte_strip(scene: bpy.types.Scene, strip: bpy.types.Strip) -> None:
-    """Matte a movie or image strip's footage and lay the cut-out over it.
+    """Matte what a movie or image strip shows of its footage, and lay the cut-out over it.
 
     Raises:
         UserError: as `matte`; or the strip is of another kind.
@@ -152,22 +163,26 @@ def matte_strip(scene: bpy.types.Scene, strip: bpy.types.Strip) -> None:
 
     def add(group: bpy.types.NodeTree) -> None:
         target = bpy.data.scenes.get(scene_name)
-        source = sequencer.strips(target).get(strip_name) if target else None
+        source = sequencer.all_strips(target).get(strip_name) if target else None
         if source is None:
             raise UserError(f"The matte is made, but its strip {strip_name} is gone.")
         sequencer.add_matte_strip(target, group, source)
 
-    matte(tree, scene, then=add)
+    matte(tree, scene, sequencer.shown_numbers(strip, tree.bgm.clip), add)
 
 
-def show_preview(alpha_path: Path, foreground_path: Path, foreground_space: str, path: Path) -> bpy.types.Image:
-    """One image of straight foreground and alpha, saved to `path` and shown in an open image editor."""
+def show_preview(alpha_path: Path, foreground_path: Path, space: str, path: Path) -> bpy.types.Image:
+    """One image of straight foreground and alpha, saved to `path` and shown in an open image editor.
+
+    Args:
+        space: the foreground's colour space.
+    """
     import numpy as np  # Blender's own
 
     parts = []
     for part_path in (alpha_path, foreground_path):
         part = bpy.data.images.load(str(part_path))
-        part.colorspace_settings.name = "Non-Color"  # the numbers as the file has them
+        node.set_color_space(part, "Non-Color")  # the numbers as the file has them
         pixels = np.empty(part.size[0] * part.size[1] * 4, np.float32)
         part.pixels.foreach_get(pixels)
         parts.append(pixels)
@@ -176,18 +191,18 @@ def show_preview(alpha_path: Path, foreground_path: Path, foreground_space: str,
     alpha, rgba = parts
     rgba[3::4] = alpha[0::4]
 
-    is_linear = path.suffix == ".exr"
-    drawn = bpy.data.images.new("preview", width, height, alpha=True, float_buffer=is_linear)
-    drawn.colorspace_settings.name = "Linear Rec.709" if is_linear else foreground_space
+    is_float = path.suffix == ".exr"
+    drawn = bpy.data.images.new("preview", width, height, alpha=True, float_buffer=is_float)
+    node.set_color_space(drawn, "Non-Color")
     drawn.pixels.foreach_set(rgba)
-    drawn.filepath_raw, drawn.file_format = str(path), "OPEN_EXR" if is_linear else "PNG"
+    drawn.filepath_raw, drawn.file_format = str(path), "OPEN_EXR" if is_float else "PNG"
     drawn.save()
     bpy.data.images.remove(drawn)
 
     shown = bpy.data.images.get(PREVIEW_IMAGE) or bpy.data.images.load(str(path))
     shown.name = PREVIEW_IMAGE
     shown.filepath = node.storable(path)
-    shown.colorspace_settings.name = "Linear Rec.709" if is_linear else foreground_space
+    node.set_color_space(shown, space)
     shown.reload()
     _draw_thumbnail(shown, rgba.reshape(height, width, 4))
     for window in bpy.context.window_manager.windows if bpy.context.window_manager else ():

@@ -220,12 +220,15 @@ def test_strips_are_in_sync(
     result = run_blender(version, "strips.py", fake_engine, tmp_path, effect_end=effect_end, **setup)
     assert "The movie runs at 24.00 frames a second, the scene at 30.00" in result["wrong_rate"]
     # The movie's first frame is at 20, of which 23 to 28 are shown; channel 3 is taken. The image strip's first file,
-    # number 1003, is at 40.
+    # number 1003, is at 40. Only what is shown is matted.
     assert result["places"] == {
-        "movie": [4, 23, 29, 20],
-        "images": [6, 42, 47, 40],
+        "movie": [4, 23, 29, 23],
+        "images": [6, 42, 47, 42],
         "no source": [1, 60, 61, 60],
     }
+    assert result["numbers"] == {"movie": [4, 9], "images": [1005, 1009]}
+    assert result["in a meta strip"] == {"flip": True, "crop": 5, "origin": 0.25, "beside": True}
+    assert "is reversed or strobed" in result["reversed"]
     for name, number, size in (("movie", 6, MOVIE_SIZE), ("images", 1007, (WIDTH, HEIGHT))):
         picture = read_image(result["renders"][name])
         alpha = alpha_of(number, *size) / 65535
@@ -258,6 +261,46 @@ def test_the_other_operators(version: str, archive: Path, fake_engine: Path, seq
     assert result["command"] == [0, "2 frames, 1003 to 1004", 1]
     assert "is linked from another file" in result["linked"]
     assert result["linked clip"] == ""
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_a_day_brings(version: str, archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / "b.0007.png"
+    other.parent.mkdir()
+    for number in (7, 8, 9, 11):  # Blender counts up to the gap
+        (other.parent / f"b.{number:04d}.png").write_bytes(sequence.read_bytes())
+    setup = {"zip": archive, "footage": sequence, "other": other}
+    result = run_blender(version, "states.py", fake_engine, tmp_path, **setup)
+    assert result["names"] == [
+        "Matting",
+        ["Matting b", "//matting/Matting_b/"],
+        ["Matting shot_v2", "//matting/Matting_shot_v2/"],
+    ]
+    assert "holds the matte of" in result["taken folder"] and str(sequence) in result["taken folder"]
+    assert Path(result["plates"][0]).name != Path(result["plates"][1]).name
+    assert result["sources"] == ["Alpha Matte", "Clip", "Alpha Matte"]
+    assert result["made plate"] == ["IMAGE", "//"]
+    assert result["findings"] == [1, 0, 0]
+    assert result["copy"] == ["other", "copy"]
+    assert result["stopped"] == "stopped"
+    assert result["lengths"] == [6, 6]
+    assert "the nodes Core Mask are missing" in result["broken"]
+    assert result["broken status"] == result["broken"]
+    assert result["second scene"] == [1004, 1005]
+    assert not result["busy"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_studios_colour_configuration(
+    version: str, archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path
+) -> None:
+    variables = {"OCIO": "ocio://studio-config-latest"}  # ACES, in which no space has the name that Blender gives it
+    setup = {"zip": archive, "footage": sequence, "variables": variables}
+    result = run_blender(version, "studio.py", fake_engine, tmp_path, **setup)
+    assert result["errors"] == ["", "", ""]
+    assert result["alpha"] and result["foreground"] == result["preview"] == result["clip"]
+    alpha, foreground = alpha_of(1001, WIDTH, HEIGHT) / 65535, foreground_of(1001, WIDTH, HEIGHT) / 255
+    np.testing.assert_allclose(result["pixels"], np.dstack([foreground, alpha])[-1, :2].reshape(-1), atol=1 / 255)
 
 
 def test_a_file_of_4_5_opens_in_5_2(archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path) -> None:

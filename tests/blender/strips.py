@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Matte strips of the sequencer: a trimmed movie, a trimmed image sequence, and a clip that has no strip."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -34,7 +35,11 @@ def main() -> None:
     strips = sequencer.strips(scene)
     bpy.ops.wm.save_as_mainfile(filepath=str(folder / "edit.blend"))
     size_scene(scene, *args["sizes"][0])
-    renders, places = {}, {}
+    renders, places, numbers = {}, {}, {}
+
+    def matted(strip: bpy.types.Strip) -> list[int]:
+        folder = addon("settings").output_folder(sequencer.find_group(strip).bgm)
+        return json.loads((folder / "job.yaml").read_text())["frames"]
 
     movie = strips.new_movie(name="movie", filepath=args["movie"], channel=2, frame_start=20)
     sequencer.set_frames(movie, 23, 29)
@@ -44,6 +49,7 @@ def main() -> None:
     strips.new_effect(name="in the way", type="COLOR", channel=3, frame_start=1, **args["effect_end"]).mute = True
     matte = matte_over(scene, movie)
     places["movie"] = (matte.channel, matte.frame_final_start, matte.frame_final_end, matte.frame_start)
+    numbers["movie"] = matted(movie)
     renders["movie"] = render(scene, 25, folder / "movie.exr")
     matte.mute = True
 
@@ -55,6 +61,7 @@ def main() -> None:
     sequencer.set_frames(images, 42, 47)
     matte = matte_over(scene, images)
     places["images"] = (matte.channel, matte.frame_final_start, matte.frame_final_end, matte.frame_start)
+    numbers["images"] = matted(images)
     renders["images"] = render(scene, 44, folder / "images.exr")
     matte.mute = True
 
@@ -79,7 +86,33 @@ def main() -> None:
         assert group is not None and sequencer.source_strip(scene, group) == strip
         matte = sequencer.add_matte_strip(scene, group, strip)
         assert Path(bpy.path.abspath(matte.directory), matte.elements[0].filename).is_file()
-    finish(renders=renders, places=places, wrong_rate=wrong_rate)
+
+    # Flipped, cropped and turned about another point, inside a meta strip
+    scene.render.fps = 24
+    movie.use_reverse_frames = True
+    scene.sequence_editor.active_strip = movie
+    reverse = error_of(bpy.ops.bgm.matte_strip)
+    movie.use_reverse_frames = False
+    movie.use_flip_x, movie.crop.min_x, movie.transform.origin[0] = True, 5, 0.25
+    meta = strips.new_meta(name="meta", channel=20, frame_start=20)
+    movie.move_to_meta(meta)
+    inside = set(meta.strips)
+    assert not error_of(bpy.ops.bgm.matte_strip)
+    (matte,) = set(meta.strips) - inside
+    in_meta = {
+        "flip": matte.use_flip_x,
+        "crop": matte.crop.min_x,
+        "origin": matte.transform.origin[0],
+        "beside": matte.channel > movie.channel and matte.frame_final_start == movie.frame_final_start,
+    }
+    finish(
+        renders=renders,
+        places=places,
+        numbers=numbers,
+        wrong_rate=wrong_rate,
+        reversed=reverse,
+        **{"in a meta strip": in_meta},
+    )
 
 
 main()

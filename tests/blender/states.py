@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a day brings: clips swapped, nodes deleted, groups copied, jobs stopped, footage out of reach, other scenes."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import bpy
+from common import addon, arguments, error_of, finish, install, load_clip, matting_node
+
+
+def shown(tree: bpy.types.NodeTree) -> str:
+    """The inner node whose alpha leaves the group."""
+    return tree.nodes["Alpha Source"].inputs[0].links[0].from_node.name
+
+
+def main() -> None:
+    args = arguments()
+    install(args["zip"])
+    folder = Path(args["folder"])
+    ops, scene = bpy.ops.bgm, bpy.context.scene
+    settings, runner = addon("settings"), addon("runner")
+    clip, other = load_clip(args["footage"]), load_clip(args["other"])
+    bpy.ops.wm.save_as_mainfile(filepath=str(folder / "shot.blend"))
+    result: dict = {}
+
+    ops.add_node()
+    tree = matting_node(scene).node_tree
+    bgm = tree.bgm
+    names = [tree.name]
+    for bgm.clip in (other, clip):
+        names.append([tree.name, bgm.output_folder])
+    result["names"] = names
+
+    def plate() -> str:
+        return json.loads((settings.output_folder(bgm) / "job.yaml").read_text())["plate"]["path"]
+
+    # Another clip is not shown with this one's matte, nor matted with its plate or into its folder
+    bgm.plate_source = "FROM_CLIP"
+    assert not error_of(ops.matte_clip)
+    plates, sources = [plate()], [shown(tree)]
+    bgm.clip = other
+    sources.append(shown(tree))
+    result["taken folder"] = error_of(ops.matte_clip)
+    bgm.output_folder = "//matting/other/"
+    assert not error_of(ops.matte_clip)
+    plates.append(plate())
+    sources.append(shown(tree))
+    result["plates"], result["sources"] = plates, sources
+
+    # Findings are of one plate; the plate that is made is the one in use, and moves with the project
+    assert not error_of(ops.check_plate)
+    counts = [len(bgm.findings)]
+    assert not error_of(ops.make_plate)
+    result["made plate"] = [bgm.plate_source, bgm.plate_image.filepath[:2]]
+    counts.append(len(bgm.findings))
+    assert not error_of(ops.check_plate)
+    bgm.plate_source = "NONE"
+    result["findings"] = [*counts, len(bgm.findings)]
+
+    # A copy has results of its own
+    copy = tree.copy()
+    copy.bgm.output_folder = "//matting/copy/"
+    assert not error_of(ops.matte_clip, group=copy.name)
+    result["copy"] = [group.nodes["Alpha Matte"].image.filepath.split("/")[3] for group in (tree, copy)]
+    bpy.data.node_groups.remove(copy)
+
+    # A stopped job's frames are shown
+    bgm.output_folder = "//matting/stopped/"
+    os.environ["FAKE_WORKER"] = "crash"
+    runner.stop_engine()
+    assert "on purpose" in error_of(ops.matte_clip)
+    os.environ["FAKE_WORKER"] = ""
+    result["stopped"] = tree.nodes["Alpha Matte"].image.filepath.split("/")[3]
+
+    # While the footage is out of reach, a saved node keeps the length of its results
+    assert not error_of(ops.matte_clip)
+    lengths = [tree.nodes["Alpha Matte"].frame_duration]
+    footage = Path(args["other"]).parent
+    footage.rename(footage.with_name("away"))
+    bpy.ops.wm.save_mainfile()
+    lengths.append(tree.nodes["Alpha Matte"].frame_duration)
+    footage.with_name("away").rename(footage)
+    result["lengths"] = lengths
+
+    # The artist's own nodes outlast a deletion that breaks the group
+    own = tree.nodes.new("CompositorNodeBlur").name
+    tree.nodes.remove(tree.nodes["Core Mask"])
+    result["broken"] = error_of(ops.matte_clip)
+    assert own in tree.nodes and "Alpha Matte" in tree.nodes
+    bgm.clip = clip
+    result["broken status"] = bgm.status
+
+    # The farm's command takes each group's own scene
+    second = bpy.data.scenes.new("Second")
+    second.frame_start, second.frame_end = 4, 5
+    addon("node").add_to_scene(second, new := addon("node").new_group(clip))
+    new.bgm.plate_source, new.bgm.frame_range, new.bgm.output_folder = "NONE", "SCENE", "//matting/second/"
+    assert addon("command").run(["matte", "--node", new.name]) == 0
+    result["second scene"] = json.loads((settings.output_folder(new.bgm) / "job.yaml").read_text())["frames"]
+
+    # A job does not outlive the add-on
+    runner.task = runner.Task("Matte", [], lambda result: "")
+    runner.unregister()
+    result["busy"] = runner.busy()
+    finish(**result)
+
+
+main()
