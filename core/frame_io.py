@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -43,6 +44,7 @@ NEAR = 4  # frames on, at most, that are decoded on the way rather than sought: 
 
 # Containers that hold their own pictures: no playlists (HLS, DASH, concat), which name other files and addresses
 _CONTAINERS = "mov,mp4,matroska,webm,avi,mxf,mpeg,mpegts,mpegvideo,m4v,h264,hevc,ivf,ogg,asf,dv"
+_UNTIMED = {"mpeg", "mpegvideo"}  # containers whose pictures have no times, or not all
 _HDR_CURVES = {16: "Rec.2100-PQ", 18: "Rec.2100-HLG"}  # transfer characteristics of ITU-T H.273: Blender's names
 
 _NUMBERED = re.compile(r"^(?P<prefix>.*?)(?P<number>\d+)(?P<suffix>\.[^.]+)$")
@@ -153,7 +155,7 @@ class _Kept(NamedTuple):
     """An open movie and where it stands."""
 
     container: Any
-    pictures: Iterator[Any]  # those to come
+    pictures: Iterator[Any] | None  # those to come; None: not known, it stands elsewhere
     number: int  # of the frame that `picture` shows
     picture: Any
 
@@ -176,18 +178,23 @@ class MovieFootage:
                 _check_size(context.width, context.height, path)
                 self.fps = float(rate)
                 self.is_float = "f32" in (context.pix_fmt or "")
-                indexed = _indexed_times(container, stream)
-                self._pts = self._presentation_times(indexed or self._read_times(), stream, rate)
+                first = _first(container.decode(stream))
+                times = _indexed_times(container, stream) or self._read_times(1 / (rate * stream.time_base))
+                self._pts = self._presentation_times(times, stream, rate)
                 if not self._pts:
                     raise self._error("no frames in it")
                 curve = _HDR_CURVES.get(context.color_trc)
-                if indexed:
-                    container.seek(indexed[0], stream=stream)
-                pictures = _decode(container)
-                first = _first(pictures)
+                # What knows no times of presentation is counted from its start
+                lacks_times = container.format.name == "avi" and context.has_b_frames
+                self._order = times if lacks_times or container.format.name in _UNTIMED else None
                 opened.pop_all()
         except av.error.FFmpegError as error:
             raise self._error(str(error)) from None
+        if self._order:
+            self.warnings.append(
+                f"{path.name} does not say when its pictures are shown, so each look at it starts at its first. "
+                "Convert it to MP4 or MOV for speed."
+            )
         if curve and color_space == "auto":
             self.warnings.append(f"{path.name} is tagged {curve}, but read as sRGB. Name its colour space.")
         self.numbers = list(range(1, len(self._pts) + 1))
@@ -196,15 +203,18 @@ class MovieFootage:
         self.width, self.height = self._size[::-1] if turned else self._size
         self._identity = file_identity(path)
         self._lock = threading.Lock()
-        self._kept: _Kept | None = None if first is None else _Kept(container, pictures, 1, first)
+        self._kept: _Kept | None = _Kept(container, None, 0, None)
+        if first is not None and (self._order or first.pts == self._pts[0]):
+            first.pts = self._pts[0]
+            self._kept = _Kept(container, None, 1, first)
 
     def frames(self, numbers: list[int]) -> Iterator[tuple[int, Frame]]:
         if len(numbers) == 1:
             yield numbers[0], self._frame(numbers[0])
         elif numbers:
-            with self._open() as container:
-                container.streams.video[0].thread_type = "AUTO"
-                pictures, shown = self._seek(container, numbers[0]), None
+            container, pictures = self._seek(numbers[0], threads="AUTO")
+            with container:
+                shown = None
                 for number in numbers:
                     picture = self._picture(pictures, number, shown)
                     if picture is not shown:
@@ -219,23 +229,37 @@ class MovieFootage:
         """
         with self._lock:
             kept, self._kept = self._kept, None  # not again what failed
-            if kept and kept.number <= number < kept.number + NEAR:
-                container, pictures, shown = kept.container, kept.pictures, kept.picture
-            else:  # the first is not sought: not all files can be
-                container = kept.container if kept and self._pts[number - 1] != self._pts[0] else self._open()
-                pictures, shown = self._seek(container, number), None
-            picture = self._picture(pictures, number, shown)
+            if kept and (number == kept.number or (kept.pictures and kept.number < number < kept.number + NEAR)):
+                container, pictures, _, shown = kept
+            else:
+                (container, pictures), shown = self._seek(number, kept.container if kept else None), None
+            picture = self._picture(pictures or iter(()), number, shown)
             self._kept = _Kept(container, pictures, number, picture)
         return self._convert(picture, number)
 
-    def _seek(self, container: Any, number: int) -> Iterator[Any]:
-        """The pictures from the last key frame before this one on."""
-        if self._pts[number - 1] != self._pts[0]:
+    def _seek(self, number: int, container: Any = None, threads: str = "SLICE") -> tuple[Any, Iterator[Any]]:
+        """The open movie, and its pictures from one at or before this frame on.
+
+        A seek may end too late: at a key frame whose group's first pictures need the group before, or where there is no
+        index. So it is tried from ever further back, at last without one.
+        """
+        fresh, back, wanted = container is None, 0, self._pts[number - 1]
+        container = container or self._open(threads)
+        while self._order is None and (target := self._pts[max(0, number - 1 - back)]) > self._pts[0]:
+            fresh = False
             try:
-                container.seek(self._pts[number - 1], stream=container.streams.video[0], backward=True)
-            except av.error.FFmpegError as error:
-                raise self._error(f"an error at frame {number}: {error}") from None
-        return _decode(container)
+                container.seek(target, stream=container.streams.video[0])
+                pictures = _decode(container)
+                first = next(pictures, None)
+            except av.error.FFmpegError:
+                first = None
+            if first is not None and first.pts <= wanted:
+                return container, chain([first], pictures)
+            back = max(8, 2 * back)
+        if not fresh:
+            container.close()
+            container = self._open(threads)
+        return container, _decode(container, self._order)
 
     def _picture(self, pictures: Iterator[Any], number: int, picture: Any) -> Any:
         """What is on screen at this frame: the last picture, or one of those to come."""
@@ -263,14 +287,14 @@ class MovieFootage:
     def identity(self, number: int) -> str:
         return self._identity
 
-    def _read_times(self) -> list[int]:
-        """When each picture is on screen, by reading the whole file."""
+    def _read_times(self, step: Fraction) -> list[int]:
+        """When each picture is on screen, by reading the whole file; where it does not tell, one every `step`."""
         with self._open() as container:
-            return sorted(
-                p.pts if p.pts is not None else p.dts
-                for p in container.demux(container.streams.video[0])
-                if p.size and not p.is_discard and (p.pts is not None or p.dts is not None)
-            )
+            packets = container.demux(container.streams.video[0])
+            times = [p.dts if p.pts is None else p.pts for p in packets if p.size and not p.is_discard]
+            if container.format.name in _UNTIMED:
+                return [round(i * step) for i in range(len(times))]
+        return sorted(time for time in times if time is not None)
 
     def _presentation_times(self, times: list[int], stream: Any, rate: Fraction) -> list[int]:
         """When each frame number is on screen, in the stream's time base: one entry a frame number."""
@@ -287,7 +311,7 @@ class MovieFootage:
         half = step / 2
         return [times[max(0, bisect_right(times, times[0] + i * step + half) - 1)] for i in range(count)]
 
-    def _open(self) -> Any:
+    def _open(self, threads: str = "SLICE") -> Any:
         try:
             container = av.open(
                 str(self.path.absolute()),
@@ -297,6 +321,7 @@ class MovieFootage:
             if not container.streams.video or container.streams.video[0].codec_context is None:
                 container.close()
                 raise self._error("no video in it, or none of a known codec")
+            container.streams.video[0].thread_type = threads
             container.streams.video[0].codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             return container
         except av.error.FFmpegError as error:
@@ -335,10 +360,17 @@ def _indexed_times(container: Any, stream: Any) -> list[int] | None:
     return [time + first - times[0] for time in times]
 
 
-def _decode(container: Any) -> Iterator[Any]:
-    """The pictures from where the container stands, each with the time when it is on screen."""
-    for picture in container.decode(video=0):
-        picture.pts = picture.dts if picture.pts is None else picture.pts
+def _decode(container: Any, order: list[int] | None = None) -> Iterator[Any]:
+    """The pictures from where the container stands, each with the time when it is on screen.
+
+    Args:
+        order: these times, where the container does not know them and stands at its start.
+    """
+    for index, picture in enumerate(container.decode(video=0)):
+        if order is not None:
+            picture.pts = order[min(index, len(order) - 1)]
+        elif picture.pts is None:
+            picture.pts = picture.dts
         if picture.pts is not None:
             yield picture
 

@@ -54,7 +54,7 @@ def test_an_index_tells_when_pictures_are_shown(tmp_path, monkeypatch, name, cod
     if name[0] == "c":
         os.truncate(tmp_path / name, (tmp_path / name).stat().st_size - 200)
     read, reads = frame_io.MovieFootage._read_times, []
-    monkeypatch.setattr(frame_io.MovieFootage, "_read_times", lambda self: reads.append(self) or read(self))
+    monkeypatch.setattr(frame_io.MovieFootage, "_read_times", lambda self, step: reads.append(step) or read(self, step))
     indexed = frame_io.MovieFootage(tmp_path / name)
     assert bool(reads) != by_index
     monkeypatch.setattr(frame_io, "_indexed_times", lambda container, stream: None)
@@ -66,7 +66,7 @@ def test_single_frames_in_any_order_are_those_of_a_run(shot, tmp_path, monkeypat
     footage = frame_io.open_footage(path)
     run = read_all(footage)
     opened, opening = [], frame_io.MovieFootage._open
-    monkeypatch.setattr(frame_io.MovieFootage, "_open", lambda self: opened.append(1) or opening(self))
+    monkeypatch.setattr(frame_io.MovieFootage, "_open", lambda self, *a: opened.append(1) or opening(self, *a))
     for number in (7, 8, 9, 9, 12, 30, 2, 1, 1, 3, 29):
         ((found, frame),) = footage.frames([number])
         assert found == number
@@ -79,10 +79,57 @@ def test_single_frames_in_any_order_are_those_of_a_run(shot, tmp_path, monkeypat
 def test_a_movies_first_frame_is_read_where_its_opening_ended(shot, tmp_path, monkeypatch, name, openings, number):
     run = read_all(frame_io.open_footage(shot.write_movie(tmp_path / name, 30)))
     opened, opening = [], frame_io.MovieFootage._open
-    monkeypatch.setattr(frame_io.MovieFootage, "_open", lambda self: opened.append(1) or opening(self))
+    monkeypatch.setattr(frame_io.MovieFootage, "_open", lambda self, *a: opened.append(1) or opening(self, *a))
     ((_, frame),) = frame_io.open_footage(tmp_path / name).frames([number])
     assert np.array_equal(frame.pixels, run[number].pixels)
     assert len(opened) == openings
+
+
+SEEKS = {  # codec, its options, the container's; pictures that lean on later ones, and containers without an index
+    "closed.mp4": ("libx264", {"x264-params": "keyint=40:scenecut=0"}, {}),
+    "open.mp4": ("libx264", {"x264-params": "keyint=40:scenecut=0:open-gop=1:bframes=3"}, {}),
+    "open.mkv": ("libx264", {"x264-params": "keyint=40:scenecut=0:open-gop=1:bframes=3"}, {}),
+    "hevc.mov": ("libx265", {"x265-params": "keyint=40:open-gop=1:bframes=3:log-level=none"}, {}),
+    "fragments.mp4": ("libx264", {"g": "40"}, {"movflags": "frag_keyframe+empty_moov"}),
+    "unedited.mp4": ("libx264", {"x264-params": "keyint=40:scenecut=0:bframes=3"}, {"use_editlist": "0"}),
+    "asp.mp4": ("mpeg4", {"bf": "2", "g": "40"}, {}),
+    "asp.avi": ("mpeg4", {"bf": "2", "g": "40"}, {}),
+    "avc.avi": ("libx264", {"g": "40", "bf": "3"}, {}),
+    "plain.avi": ("libx264", {"g": "40", "bf": "0"}, {}),
+    "avc.ts": ("libx264", {"g": "40"}, {}),
+    "mpeg2.ts": ("mpeg2video", {"g": "12", "bf": "2"}, {}),
+    "mpeg2.mpg": ("mpeg2video", {"g": "12", "bf": "2"}, {}),
+}
+
+
+@pytest.mark.parametrize("name", SEEKS)
+def test_every_way_to_a_frame_gives_that_frame(tmp_path, name):
+    """One by one in any order, or in a run from anywhere; each picture has its number as a row of dark and light."""
+    codec, options, container_options = SEEKS[name]
+    count, path = 130, tmp_path / name
+    with av.open(str(path), "w", options=container_options) as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 128, 64, "yuv420p"
+        for number in range(1, count + 1):
+            row = np.array([230 if number >> bit & 1 else 20 for bit in range(8)], np.uint8)
+            picture = av.VideoFrame.from_ndarray(np.tile(row.repeat(16)[None, :, None], (64, 1, 3)), format="rgb24")
+            picture.pts = number - 1
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+
+    def number_in(frame):
+        return sum(int(frame.pixels[20:44, 16 * bit + 4 : 16 * bit + 12].mean() > 125) << bit for bit in range(8))
+
+    footage = frame_io.open_footage(path)
+    assert footage.numbers == list(range(1, count + 1))
+    assert [number_in(frame) for _, frame in footage.frames(footage.numbers)] == footage.numbers
+    order = np.random.default_rng(1).permutation(footage.numbers).tolist()
+    for number in order[:60] + [1, 2, count, 1]:
+        ((_, frame),) = footage.frames([number])
+        assert number_in(frame) == number
+    for start in (2, 38, 39, 41, 79, 120, 128):
+        run = footage.numbers[start - 1 : start + 3]
+        assert [number_in(frame) for _, frame in footage.frames(run)] == run
 
 
 def test_truncated_movie_says_where_and_keeps_what_is_whole(shot, tmp_path):
