@@ -32,6 +32,7 @@ from .job import (  # noqa: E402
     Output,
     PlateSource,
     Source,
+    is_model_name,
     parse_frames,
     read_job,
 )
@@ -141,7 +142,7 @@ def _matte(args: argparse.Namespace) -> int:
                 MaskSource(_absolute(args.core) if args.core else ""),
             ),
             frames=None,
-            model=args.model,
+            model=args.model if is_model_name(args.model) else _absolute(args.model),
             device=args.device,
             precision=args.precision,
             detail=args.detail,

@@ -7,6 +7,7 @@ A claim is a file whose name holds its first and last frame, touched while its o
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -47,7 +48,7 @@ class Claims:
         path = self._folder / f"{first}_{last}.{self._owner}.claim"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({"host": platform.node(), "pid": os.getpid()}))
+            path.write_text(json.dumps({"host": _host(), "pid": os.getpid()}))
         except OSError as error:
             raise OutputError("to write a claim", str(error), "Free space or choose another output folder") from None
         self._path = path
@@ -62,7 +63,8 @@ class Claims:
         """Give up the claim that is held, if any."""
         self._released.set()
         if self._path:
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(PermissionError):  # on Windows while another engine reads it; its age will tell
+                self._path.unlink(missing_ok=True)
             self._path = None
 
     def _beat(self, path: Path, released: threading.Event) -> None:
@@ -98,18 +100,29 @@ def drop_claims(folder: Path, pid: int) -> None:
     """Remove the claims of a process of this machine that has ended."""
     for path in folder.glob("*.claim"):
         try:
-            if json.loads(path.read_text()) == {"host": platform.node(), "pid": pid}:
+            if json.loads(path.read_text()) == {"host": _host(), "pid": pid}:
                 path.unlink(missing_ok=True)
         except (OSError, ValueError):
             continue  # released meanwhile
 
 
+def _host() -> str:
+    """Where a process number means a process: this machine, or a container on it, of which many may share a name."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{platform.node()} {boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # no Linux
+        return platform.node()
+
+
 def _is_orphan(path: Path) -> bool:
     """Whether a claim was made on this machine by a process that is no more."""
+    if sys.platform == "win32":
+        return False  # its age will tell
     try:
         owner = json.loads(path.read_text())
-        if sys.platform == "win32" or owner["host"] != platform.node():
-            return False  # its age will tell
+        if owner["host"] != _host():
+            return False  # likewise
         os.kill(owner["pid"], 0)  # signal 0 only asks
     except ProcessLookupError:
         return True

@@ -41,7 +41,7 @@ from .checkpoints import load_model, locate_model
 from .claims import Claims
 from .errors import JobError, OutputError, PlateError
 from .frame_io import Footage, Frame
-from .job import Job, Source, write_job
+from .job import Job, Source, job_text
 from .masks import MaskReader
 from .matting import Matte, Matter, choose_devices
 from .memory import reused_memory
@@ -119,7 +119,9 @@ def run_job(
         devices = devices[: max(1, sum(not todo.isdisjoint(segment) for segment in segments))]
     here = device or (devices[0] if len(devices) == 1 else "")
     matter = _warm_matter(replace(job, device=here)) if here else None
-    results.prepare(job)
+    results.make_folders()
+    if not device:
+        results.note_job(job)
     rate = _Rate(len(numbers), skipped, listener)
     if matter is not None:
         matter.on_warning = on_warning
@@ -136,6 +138,8 @@ def run_job(
         )
     if device:
         return {}
+    if not cancelled():  # all of them are there, and nobody writes them any more
+        results.sweep(numbers)
     summary = results.summary(numbers)
     if job.output.deliver and not cancelled():
         summary["deliveries"] = _deliver(job, _select(footage, job.frames), results, rate, listener)
@@ -350,7 +354,8 @@ class _Run:
         self.matter.reset()
         self.plate.reset()
         first = bisect_left(self.footage.numbers, segment[0])
-        memory = self.results.load_memory(self.footage.numbers[first - 1]) if first and self.matter.is_recurrent else {}
+        kept = first and self.matter.is_recurrent and not self.matter.stepped_down  # else it is of another size
+        memory = self.results.load_memory(self.footage.numbers[first - 1]) if kept else {}
         settle = self.plate.settles or (self.matter.is_recurrent and not memory)
         before = self.footage.numbers[max(0, first - PREROLL) : first] if settle else []
         needs_all = self.matter.is_recurrent or self.plate.settles
@@ -369,7 +374,7 @@ class _Run:
                 start = time.perf_counter()
                 matte, notes = _matte_frame(self.matter, laid, self.masks, number)
                 self.plate.note_matte(matte)
-                if number == segment[-1] and self.matter.is_recurrent:
+                if number == segment[-1] and self.matter.is_recurrent and not self.matter.stepped_down:
                     # before its record is: whole segments are not run again
                     self.results.save_memory(number, self.matter.memory())
                 if number in wanted:
@@ -459,7 +464,9 @@ def _warm_matter(job: Job) -> Matter:
     """The job's network on the first of its devices, loaded once per process; with the memory of no frame."""
     path, device = locate_model(job.model), choose_devices(job.device)[0]
     matter = _load_matter(path, path.stat().st_mtime_ns, device, job.precision, job.detail, job.refine_pixels)
-    matter.detail = job.detail  # which a lack of memory may have lowered
+    if matter.stepped_down:  # for want of memory, of which there may be enough again
+        _load_matter.cache_clear()
+        return _warm_matter(job)
     matter.reset()
     return matter
 
@@ -517,8 +524,9 @@ class _Plate:
         self.reset()
 
     def _open(self, job: Job, footage: Footage, on_warning: Callable[[str], None]) -> color.Pixels | FootageReader:
-        source = frame_io.open_plate(job.plate.path, job.plate.color_space)
-        self.identity = source.identity(source.numbers[0])
+        opened = frame_io.open_footage if job.plate.moving else frame_io.open_plate
+        source = opened(job.plate.path, job.plate.color_space)
+        self.identity = "".join(dict.fromkeys(source.identity(number) for number in source.numbers))
         self._motion = None if job.plate.moving else plate_files.read_motion(Path(job.plate.path))
         if self._motion is None:
             width, height = source.width, source.height
@@ -641,16 +649,18 @@ class _Results:
         self._log = self.folder / "records" / f"{platform.node()}-{os.getpid()}"
         self._lock = threading.Lock()
 
-    def prepare(self, job: Job) -> None:
-        """Make the folders and write the job beside its results."""
-        self.make_folders()
-        write_job(job, self.folder / "job.yaml")
+    def note_job(self, job: Job) -> None:
+        """Write the job beside its results."""
+        path = self.folder / "job.yaml"
+        text = job_text(job, path.parent)
+        if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
+            frame_io.write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
 
     def sweep(self, numbers: list[int]) -> None:
-        """Remove what a killed run left half-written of these frames; call it with their claim held."""
-        for name in self._names():
-            ours = {self.path(name, number).name for number in numbers}
-            for unfinished in (self.folder / name).glob(".*.part.*"):
+        """Remove what killed runs left half-written of these frames; call it with their claim held, or at the end."""
+        ours = {path.name for number in numbers for path in (*self._files(number), self._memory_path(number))}
+        for folder in (*self._names(), "records"):
+            for unfinished in (self.folder / folder).glob(".*.part.*"):
                 if unfinished.name.partition(".part.")[2] in ours:
                     unfinished.unlink(missing_ok=True)
 
@@ -660,7 +670,7 @@ class _Results:
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
             probe = self.folder / f".{os.getpid()}.part.probe"
             probe.touch()
-            probe.unlink()
+            probe.unlink(missing_ok=True)
         except OSError as error:
             raise OutputError(
                 "a folder that can be written", f"{self.folder}: {error.strerror}", "Choose another output folder"
@@ -674,8 +684,11 @@ class _Results:
         extension = ".png" if name == "error" else self.extension
         return self.folder / name / f"{name}.{number:04d}{extension}"
 
+    def _files(self, number: int) -> list[Path]:
+        return [self.path(name, number) for name in self._names()]
+
     def paths(self, number: int) -> dict[str, str]:
-        return {name: str(self.path(name, number)) for name in self._names()}
+        return {path.parent.name: str(path) for path in self._files(number)}
 
     def key(self, number: int) -> str:
         """Hash of everything this frame's files come from: settings, plate, and the frames and masks that were seen."""
@@ -749,8 +762,13 @@ class _Results:
             **notes,
             "written": time.time(),
         }
-        with self._lock, open(f"{self._log}.jsonl", "a", encoding="utf-8") as log:
-            log.write(json.dumps(record) + "\n")
+        try:
+            with self._lock, open(f"{self._log}.jsonl", "a", encoding="utf-8") as log:
+                log.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise OutputError(
+                f"to note a frame in {self._log}.jsonl", error.strerror or str(error), "Free space, then run again"
+            ) from None
 
     def _pictures(self, frame: Frame, matte: Matte) -> dict[str, color.Pixels]:
         """The frame's outputs as they go to disk.
@@ -786,14 +804,13 @@ class _Results:
         """Write report.json over every record here, and say what the command's `Result` says."""
         records = self._read_records()
         report = self.folder / "report.json"
-        unfinished = report.with_name(f".{os.getpid()}.part.report.json")
         content = {
             "foreground_color_space": self.color_space,
             "fps": self._footage.fps,
             "frames": [records[n] for n in sorted(records)],
         }
-        unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        unfinished.replace(report)
+        text = json.dumps(content, indent=1)
+        frame_io.write_whole(report, lambda part: part.write_text(text, encoding="utf-8"), sync=False)
         return {
             "folder": str(self.folder),
             "first": numbers[0],

@@ -14,6 +14,7 @@ import os
 import re
 import struct
 import threading
+import uuid
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -549,8 +550,11 @@ def write_image(path: Path, pixels: Pixels) -> int:
     return write_whole(path, lambda part: write(part, pixels))
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> int:
+def write_whole(path: Path, write: Callable[[Path], object], sync: bool = True) -> int:
     """Have `write` make a file under another name (same ending), and give it its name when it is whole and on disk.
+
+    Args:
+        sync: wait until it is on disk; else, after a power failure, it may be empty under its name.
 
     Returns:
         The file's size in bytes.
@@ -558,11 +562,12 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> int:
     Raises:
         OutputError: no space, no permission, or the folder is gone.
     """
-    partial = path.with_name(f".{os.getpid()}.part.{path.name}")
+    partial = path.with_name(f".{uuid.uuid4().hex[:8]}.part.{path.name}")  # others may write the same
     try:
         write(partial)
         with open(partial, "rb") as file:
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
             size = os.fstat(file.fileno()).st_size
         partial.replace(path)
         return size

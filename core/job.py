@@ -26,7 +26,6 @@ YAML or JSON (which is YAML). Relative paths are relative to the job file's fold
 from __future__ import annotations
 
 import dataclasses
-import os
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,6 +116,11 @@ def parse_frames(text: str) -> tuple[int, int] | None:
     return _checked_range(frames)
 
 
+def is_model_name(model: str) -> bool:
+    """Whether this is the name of weights that ship ("default"), rather than a file's."""
+    return model.isidentifier()
+
+
 def read_job(path: str | Path, output: str = "") -> Job:
     """Read and check a job file.
 
@@ -150,16 +154,15 @@ def read_job(path: str | Path, output: str = "") -> Job:
     return job
 
 
-def write_job(job: Job, path: Path) -> None:
-    """Write a job as YAML, whole or not at all; in its own output folder, the folder is "." and may be moved."""
+def job_text(job: Job, folder: Path) -> str:
+    """A job file's YAML, for a file in `folder`; in its own output folder, that folder is "." and may be moved."""
     data = dataclasses.asdict(job)
     data["frames"] = list(job.frames) if job.frames else None
     data["output"]["deliver"] = list(job.output.deliver)
-    if path.parent == Path(job.output.folder):
+    if folder == Path(job.output.folder):
         data["output"]["folder"] = "."
-    partial = path.with_name(f".{os.getpid()}.part.{path.name}")  # others may write the same
-    partial.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
-    partial.replace(path)
+    text: str = yaml.safe_dump(data, sort_keys=False)
+    return text
 
 
 def job_from_dict(data: Any, folder: Path) -> Job:
@@ -215,6 +218,7 @@ def job_from_dict(data: Any, folder: Path) -> Job:
             core=dataclasses.replace(job.masks.core, path=absolute(job.masks.core.path)),
         ),
         output=dataclasses.replace(job.output, folder=absolute(job.output.folder or ".")),
+        model=job.model if is_model_name(job.model) else absolute(job.model),
     )
 
 

@@ -129,6 +129,7 @@ class Matter:
 
     Attributes:
         on_warning: told in a sentence when the device's memory does not suffice and what is done about it.
+        stepped_down: whether it did not: the coarse size or the device are no longer those that were asked for.
     """
 
     def __init__(
@@ -140,6 +141,7 @@ class Matter:
         refine_pixels: int = 0,
     ) -> None:
         self.on_warning: Callable[[str], None] = log.warning
+        self.stepped_down = False
         self.device = choose_device(device)
         self.detail = detail
         self.refine_pixels = refine_pixels
@@ -201,7 +203,9 @@ class Matter:
         while True:
             try:
                 return self._matte(src, bgr, valid)
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+                    raise
                 words = str(error).splitlines()[0]
             # Out here, where the failure no longer holds on to its tensors.
             self._step_down(src.shape[0], src.shape[1], bgr is None, words)
@@ -227,6 +231,7 @@ class Matter:
         Raises:
             DeviceError: the CPU's memory does not suffice either.
         """
+        self.stepped_down = True
         self._plate = None
         self.reset()  # what is remembered has the old size
         if self.device.type == "cuda":

@@ -3,6 +3,7 @@
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -18,9 +19,10 @@ import pytest
 
 from core import __main__ as command_line
 from core import color, engine, frame_io, plate_files
-from core.claims import EXPIRY, Claims
+from core.claims import EXPIRY, Claims, _host
 from core.errors import FootageError, JobError, OutputError, PlateError
 from core.job import Job, Output, PlateSource, Source
+from core.matting import Matter
 from tests.plate_scenes import motion, scene, shoot
 
 ROOT = Path(__file__).parent.parent
@@ -356,6 +358,64 @@ def test_a_plate_of_float_tiffs_in_srgb_is_exr(shot, tmp_path):
     engine.make_plate(source, tmp_path / "plate.exr")
     job = Job(source, PlateSource(str(tmp_path / "plate.exr"), "srgb"), Output(str(tmp_path / "out")), frames=(1, 1))
     assert Path(engine.run_job(job)["foreground"]).suffix == ".exr"
+
+
+def test_a_job_that_ran_short_of_memory_is_taken_up_again(shot, tmp_path, monkeypatch):
+    """What it remembered at half the size means nothing to the run that has enough."""
+    (tmp_path / "in").mkdir()
+    for i in range(4):
+        frame_io.write_image(tmp_path / f"in/a.{i + 1:04d}.png", np.kron(shot.frame(i), np.ones((8, 8, 1), np.uint8)))
+    job = make_job(tmp_path / "in/a.0001.png", None, tmp_path / "out")
+    monkeypatch.setattr(engine, "SEGMENT", 2)
+    starved, run = [True], Matter._run
+
+    def starved_once(self, source, bgr):
+        if starved and starved.pop():
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+        return run(self, source, bgr)
+
+    monkeypatch.setattr(Matter, "_run", starved_once)
+    warnings, done = [], []
+    engine.run_job(job, on_progress=done.append, on_warning=warnings.append, cancelled=lambda: len(done) > 2)
+    assert "half the coarse size" in warnings[0] and not list((tmp_path / "out/records").glob("memory.*"))
+    assert engine.run_job(job)["frames"] == 4
+    assert list((tmp_path / "out/records").glob("memory.*"))
+
+
+def test_a_moving_plate_may_be_a_sequence(shot, tmp_path, monkeypatch):
+    (tmp_path / "plate").mkdir()
+    for i in range(3):
+        frame_io.write_image(tmp_path / f"plate/p.{i + 1:04d}.png", shot.plate + np.uint8(i))
+    job = make_job(shot.write_movie(tmp_path / "a.mkv", 3), tmp_path / "plate/p.0001.png", tmp_path / "out")
+    job = replace(job, plate=replace(job.plate, moving=True))
+    read, reading = set(), frame_io.read_image
+    monkeypatch.setattr(frame_io, "read_image", lambda path: read.add(path.name) or reading(path))
+    engine.run_job(job)
+    assert read == {"p.0001.png", "p.0002.png", "p.0003.png"}
+    frame_io.write_image(tmp_path / "plate/p.0003.png", shot.plate)
+    assert engine.run_job(job)["skipped"] == 0
+
+
+def test_a_full_disk_is_a_sentence_wherever_it_is_met(job, monkeypatch):
+    write_text = Path.write_text
+
+    def full(self, *args, **kwargs):
+        if self.name.endswith(name):
+            raise OSError(28, "No space left on device")
+        return write_text(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    for name in ("job.yaml", "report.json"):
+        with pytest.raises(OutputError, match=rf"{name}; got No space left"):
+            engine.run_job(job)
+
+
+def test_a_claim_of_another_container_is_not_judged_by_its_process_number(tmp_path):
+    mine = Claims(tmp_path)
+    (tmp_path / "1_10.abc.claim").write_text(json.dumps({"host": platform.node(), "pid": 2**22 + 1}))
+    assert not mine.take(5, 6)
+    (tmp_path / "1_10.abc.claim").write_text(json.dumps({"host": _host(), "pid": 2**22 + 1}))
+    assert mine.take(5, 6) or sys.platform in ("win32", "darwin")
 
 
 def test_claims_are_exclusive_and_expire(tmp_path):

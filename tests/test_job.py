@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import JobError
-from core.job import Job, Source, job_from_dict, parse_frames, read_job, write_job
+from core.job import Job, Source, job_from_dict, job_text, parse_frames, read_job
 
 
 def test_json_from_blender_and_paths_beside_the_file(tmp_path):
@@ -16,9 +16,14 @@ def test_json_from_blender_and_paths_beside_the_file(tmp_path):
     assert (job.frames, Path(job.output.folder), job.plate.path) == ((3, 9), tmp_path / "out", "")
 
 
+def test_a_models_path_is_beside_the_file_too_and_a_name_stays_one(tmp_path):
+    for model, meant in (("default", "default"), ("nets/a.pth", str(tmp_path / "nets/a.pth"))):
+        assert job_from_dict({"footage": {"path": "a.mov"}, "model": model}, tmp_path).model == meant
+
+
 def test_a_written_job_reads_back_the_same(tmp_path):
     job = job_from_dict({"footage": {"path": "a.mov"}, "plate": {"path": "p.png"}, "frames": [1, 2]}, tmp_path)
-    write_job(job, tmp_path / "job.yaml")
+    (tmp_path / "job.yaml").write_text(job_text(job, tmp_path))
     assert read_job(tmp_path / "job.yaml") == job
 
 

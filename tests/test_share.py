@@ -2,7 +2,6 @@
 """One job on several devices: a process for each, seen as one. The processor stands in for the cards, twice."""
 
 import json
-import platform
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ import torch
 
 from core import __main__ as command_line
 from core import engine, frame_io
-from core.claims import drop_claims
+from core.claims import _host, drop_claims
 from core.errors import CheckpointError, DeviceError, FootageError, MattingError, error_in_words
 from core.job import Job, Output, Source, read_job
 from core.matting import choose_devices
@@ -165,7 +164,7 @@ def test_a_still_has_one_device(tmp_path, shot):
 def test_the_claims_of_a_process_that_ended_are_dropped(tmp_path):
     claims = {pid: tmp_path / f"{pid}_{pid}.{pid}abc.claim" for pid in (11, 12)}
     for pid, path in claims.items():
-        path.write_text(json.dumps({"host": platform.node(), "pid": pid}))
+        path.write_text(json.dumps({"host": _host(), "pid": pid}))
     elsewhere = tmp_path / "1_2.abc.claim"
     elsewhere.write_text(json.dumps({"host": "another", "pid": 11}))
     drop_claims(tmp_path, 11)
