@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 COARSE_PIXELS = 640 * 360  # of the recurrent network's coarse pass: larger ones leave holes in large subjects
 BLIND_SIDE = 512  # pixels, long side of the same without a plate, as RobustVideoMatting's authors recommend
 PLATE_GRAIN = 0.01  # noise given to the plate: the network knows plates from cameras, and takes rendered ones worse
+LOOKS = 5  # at a shot's first frame before a plate, whose matte would be less sure than those after it
 BLIND_ERROR = 0.25  # expected error where the plate has nothing to say
 SLIVER = 8  # pixels beside the plate on which its judgement, with its border continued, goes on
 
@@ -264,7 +265,7 @@ class Matter:
         with autocast:
             plate = None if bgr is None else self._encoded_plate(bgr, ratio)
             if isinstance(self.model, RecurrentMatting):
-                out = self.model(source, plate, self._memory.get(name), ratio)
+                out = self.model(source, plate, self._memory.get(name), ratio, 1 if bgr is None else LOOKS)
                 self._memory[name] = out.rec
                 pha, fgr, err = out.pha, out.fgr, out.err
             else:

@@ -167,30 +167,33 @@ class _Decoder(nn.Module):
         frames: int,
         rec: State | None,
     ) -> tuple[Tensor, State]:
-        """Features (B * frames, C, ...) at four scales -> hidden features (B * frames, 16, h, w) and the next state.
+        """Features (B * frames, C, ...) at four scales -> (B * frames, 32, h/2, w/2) and the next state.
 
         Args:
-            srcs: (B * frames, 3, ...) the source at the coarse size, 1/2, 1/4 and 1/8.
+            srcs: (B * frames, 3, ...) the source at 1/2, 1/4 and 1/8 of the coarse size.
             images: (B * frames, 6, ...) plate and absolute difference at the same sizes; empty without a plate.
             relations: what `_relate` finds; empty without a plate.
             changes: absolute differences of the encoder's features, finest first; empty without a plate.
         """
-        plates: list[tuple[Tensor, ...]] = [()] * 4
+        plates: list[tuple[Tensor, ...]] = [()] * 3
         if relations:
-            finest, *coarser = images
             relation = relations[0][:, :_RELATION]
             half = _halved(relation)
-            plates = [(finest,), *zip(changes[:3], coarser, (relation, half, _halved(half)), strict=True)]
+            plates = list(zip(changes[:3], images, (relation, half, _halved(half)), strict=True))
         r1, r2, r3, r4 = rec if rec is not None else (None, None, None, None)
         x = features[3]
         if changes:
             x = x + self.plate_bottleneck(changes[3])
         x, r4 = self.gru(x, frames, r4)
-        x, r3 = self.up8(x, features[2], srcs[3], plates[3], frames, r3)
-        x, r2 = self.up4(x, features[1], srcs[2], plates[2], frames, r2)
-        x, r1 = self.up2(x, features[0], srcs[1], plates[1], frames, r1)
-        x = F.relu(self.conv0(_double(x, srcs[0]), srcs[0], plate=plates[0]), inplace=True)
-        return F.relu(self.conv1(x), inplace=True), (r1, r2, r3, r4)
+        x, r3 = self.up8(x, features[2], srcs[2], plates[2], frames, r3)
+        x, r2 = self.up4(x, features[1], srcs[1], plates[1], frames, r2)
+        x, r1 = self.up2(x, features[0], srcs[0], plates[0], frames, r1)
+        return x, (r1, r2, r3, r4)
+
+    def finish(self, x: Tensor, src: Tensor, images: tuple[Tensor, ...]) -> Tensor:
+        """What `forward` gives, and source and images at the coarse size -> hidden features (B * frames, 16, h, w)."""
+        x = F.relu(self.conv0(_double(x, src), src, plate=images), inplace=True)
+        return F.relu(self.conv1(x), inplace=True)
 
 
 def _conv3(in_channels: int, out_channels: int) -> nn.Conv2d:
@@ -350,6 +353,7 @@ class RecurrentMatting(nn.Module):
         bgr: Tensor | PlateFeatures | None = None,
         rec: State | None = None,
         downsample_ratio: float = 1.0,
+        looks: int = 1,
     ) -> RecurrentOutput:
         """Matte a run of frames.
 
@@ -359,12 +363,13 @@ class RecurrentMatting(nn.Module):
                 what `encode_plate` made of it; None without one.
             rec: the state after the frame before, None at the first frame.
             downsample_ratio: the scale at which the network looks; below 1 its result is brought to full size.
+            looks: how often to look at the first frame where `rec` is None, for what is remembered of it to settle.
 
         Raises:
             ShapeError: source and plate differ in size, or a shape is none of the above.
         """
         if bgr is None and self.blind is not None:
-            return self.blind(src, None, rec, downsample_ratio)  # type: ignore[no-any-return]
+            return self.blind(src, None, rec, downsample_ratio, looks)  # type: ignore[no-any-return]
         single = src.dim() == 4
         if single:
             src = src.unsqueeze(1)
@@ -385,7 +390,7 @@ class RecurrentMatting(nn.Module):
                 raise ShapeError(
                     f"a plate of {fitting[0]} or with one frame", f"{shape}", "Bring the plate to the source's size"
                 )
-        seen = self._look(src, plate, frames, rec, downsample_ratio)
+        seen = self._look(src, plate, frames, rec, downsample_ratio, looks)
         fgr, pha = seen.coarse[:, :3], seen.coarse[:, 3:]
         if downsample_ratio != 1:
             if plate is None:
@@ -407,7 +412,15 @@ class RecurrentMatting(nn.Module):
         seen = self._look(src, plate, frames, None, downsample_ratio)
         return src, _repeat(plate.bgr, frames), *seen.guides()
 
-    def _look(self, src: Tensor, plate: PlateFeatures | None, frames: int, rec: State | None, ratio: float) -> _Seen:
+    def _look(
+        self,
+        src: Tensor,
+        plate: PlateFeatures | None,
+        frames: int,
+        rec: State | None,
+        ratio: float,
+        looks: int = 1,
+    ) -> _Seen:
         """Sources (B * frames, 3, H, W), reduced, through encoder and decoder."""
         shrink = _shrink if plate is None else average
         src_sm = shrink(src, ratio).contiguous(memory_format=torch.channels_last)
@@ -421,7 +434,12 @@ class RecurrentMatting(nn.Module):
             relations = _relate(srcs[1], images[1][:, :3], [_repeat(moment, frames) for moment in plate.moments])
             pairs = zip(features, plate.features, strict=True)
             changes = tuple((feature - _repeat(other, frames)).abs() for feature, other in pairs)
-        hid, rec = self.decoder(features, srcs, images, relations, changes, frames, rec)
+        seen = features, srcs[1:], images[1:], relations, changes
+        first = [[x[::frames] for x in xs] for xs in seen]
+        for _ in range(looks - 1 if rec is None else 0):
+            rec = self.decoder(*first, 1, rec)[1]
+        x, rec = self.decoder(*seen, frames, rec)
+        hid = self.decoder.finish(x, srcs[0], images[:1])
         coarse, err = self.project(hid).to(src.dtype), self.error(hid)
         if plate is not None:
             pha = clamp_unit(coarse[:, 3:])
