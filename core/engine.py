@@ -109,6 +109,7 @@ def run_job(
     for message in footage.warnings:
         warn(message)
     plate = _Plate(job, footage, warn)
+    plate.check_track(numbers)
     masks = MaskReader(job.masks, footage, numbers)
     results = _Results(job, footage, plate, masks)
 
@@ -211,6 +212,12 @@ def make_plate(
     needs_exr = footage.is_float or color.is_scene_linear(footage.color_space)
     if path.suffix.lower() not in ((".exr",) if needs_exr else (".png", ".exr")):
         raise JobError("an .exr plate, or .png for integer footage", path.name, "Change the name's ending")
+    try:  # before all the work
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            "a folder that can be written", f"{path.parent}: {error.strerror}", "Choose another"
+        ) from None
     try:
         plate = plate_from_clip(
             reader,
@@ -222,15 +229,18 @@ def make_plate(
         )
     except _StoppedError:
         return {"plate": "", "coverage": 0.0, "cancelled": True}
-    path.parent.mkdir(parents=True, exist_ok=True)
     frame_io.write_image(plate_files.coverage_path(path), color.to_dtype(plate.coverage, np.dtype(np.uint8)))
     if plate.locked_off:
         plate_files.motion_path(path).unlink(missing_ok=True)
     else:
         motions = {reader.numbers[index]: motion for index, motion in plate.motions.items()}
         plate_files.write_motion(path, plate_files.PlateMotion(footage.width, footage.height, motions))
-    codes = path.suffix.lower() == ".png" or footage.is_float
-    frame_io.write_image(path, plate.plate if codes else color.to_float(plate.plate))
+    pixels = plate.plate
+    if path.suffix.lower() == ".exr" and not footage.is_float:
+        # A float file of no named space is read as scene-linear, one of a named space as the footage is
+        space = "linear" if source.color_space == "auto" else footage.color_space
+        pixels = color.convert(pixels, footage.color_space, space)
+    frame_io.write_image(path, pixels)
     return {"plate": str(path), "coverage": round(float(plate.coverage.mean()), 4), "cancelled": False}
 
 
@@ -455,7 +465,7 @@ def _select(footage: Footage, frames: tuple[int, int] | None) -> list[int]:
     return numbers
 
 
-@cache
+@lru_cache(maxsize=1)  # with its plate and memory it is large
 def _load_matter(path: Path, stamp: int, device: str, precision: str, detail: float, refine_pixels: int) -> Matter:
     return Matter(load_model(path), device, precision, detail, refine_pixels)
 
@@ -513,10 +523,10 @@ class _Plate:
         self._track = plate_files.read_track(Path(job.plate.track)) if job.plate.track else {}
         if self._track:
             self.identity += frame_io.file_identity(Path(job.plate.track))
-            if self._motion is not None:
+            if self._motion is not None or job.plate.moving:
                 raise JobError(
                     "a plate with the view of one frame for a track to move",
-                    f"{job.plate.path}, which holds all that a moving camera saw",
+                    f"{job.plate.path}, which moves by itself or holds all that a moving camera saw",
                     "Let the plate follow the picture, without a track",
                 )
         self._align = job.plate.align != "off" or self._motion is not None
@@ -552,6 +562,16 @@ class _Plate:
             self._known = frame_io.resize(frame_io.read_image(coverage), *size)[..., 0] > 0
         return _read_plate(Path(job.plate.path), job.plate.color_space, size, source.identity(source.numbers[0]))
 
+    def check_track(self, numbers: list[int]) -> None:
+        """Raise JobError where the track lacks one of these frames."""
+        missing = next((number for number in numbers if self._track and number not in self._track), None)
+        if missing is not None:
+            raise JobError(
+                f"a track of the frames {numbers[0]} to {numbers[-1]}",
+                f"none of frame {missing} in {self._options.track}",
+                "Export the track again, numbered as the footage is",
+            )
+
     @property
     def is_fitted(self) -> bool:
         """Whether each frame gets a plate of its own, rather than all the same or none."""
@@ -581,7 +601,10 @@ class _Plate:
             return _Laid(src, self._pixels, None, {})
         self._shot = self._shot or self._start(number, src)
         where = None if subject is None else subject.pha
-        fitted = self._shot.under(src, where, homography=self._track.get(number))
+        nearest = min(
+            self._track, key=lambda known: abs(known - number), default=number
+        )  # of those run before the first
+        fitted = self._shot.under(src, where, homography=self._track.get(nearest))
         notes = {
             "plate_residual": round(fitted.aligned.residual, 4),
             "plate_coverage": round(np.count_nonzero(fitted.valid) / fitted.valid.size, 4),
@@ -757,6 +780,7 @@ class _Results:
             "frame_number": number,
             "key": self.key(number),
             "files": sizes,
+            "color_space": self.color_space,
             "coverage": round(float(matte.pha.mean()), 5),
             "expected_error": round(float(matte.err.mean()), 5),
             **notes,

@@ -55,7 +55,8 @@ class PlateSource(Source):
     align: str = "auto"  # auto, off
     match: bool = True  # follow exposure and white balance outside the subject
     moving: bool = False  # a second take, matched frame by frame, rather than one still
-    track: str = ""  # JSON file {"frame number": [a homography's nine numbers]}, frame pixel -> plate pixel
+    # JSON file {"frame number": [a homography's nine numbers]}: frame pixel -> pixel of the plate at the frame's size
+    track: str = ""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import JobError, PlateError
+from .frame_io import write_whole
 
 Homography = NDArray[np.float64]  # (3, 3), frame pixel -> plate pixel, pixel centres at whole numbers
 
@@ -49,10 +50,15 @@ def motion_path(plate: Path) -> Path:
 
 
 def write_motion(plate: Path, motion: PlateMotion) -> None:
-    """Write the motion beside its plate."""
+    """Write the motion beside its plate.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     frames = {str(number): matrix.ravel().tolist() for number, matrix in motion.frames.items()}
     content = {"width": motion.width, "height": motion.height, "frames": frames}
-    motion_path(plate).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    text = json.dumps(content, indent=1)
+    write_whole(motion_path(plate), lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def read_motion(plate: Path) -> PlateMotion | None:

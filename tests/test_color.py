@@ -102,6 +102,24 @@ def test_the_environment_names_the_configuration(config, words):
     assert words in done.stdout + done.stderr
 
 
+def test_a_configuration_by_other_names(tmp_path):
+    """Old and home-made ones: linear Rec.709 under their own name; one without it is said to be."""
+    code = "import numpy; from core import color; print(color.convert(numpy.full((1, 1, 3), 0.5), 'two', 'linear'))"
+    root = Path(__file__).parent.parent
+    said = []
+    for name in ("Utility - Linear - sRGB", "house"):
+        (tmp_path / "config.ocio").write_text(
+            "ocio_profile_version: 1\nroles: {default: raw}\ndisplays: {d: [!<View> {name: v, colorspace: raw}]}\n"
+            f"colorspaces:\n  - !<ColorSpace> {{name: raw, isdata: true}}\n  - !<ColorSpace> {{name: {name}}}\n"
+            "  - !<ColorSpace> {name: two, to_reference: !<ExponentTransform> {value: [2, 2, 2, 1]}}\n"
+        )
+        environment = {**os.environ, "OCIO": str(tmp_path / "config.ocio")}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=root, capture_output=True, text=True)
+        said.append(done.stdout + done.stderr)
+    assert "0.25 0.25 0.25" in said[0]
+    assert "an OpenColorIO configuration with one of lin_rec709" in said[1]
+
+
 def test_fast_conversions_are_numpy_s_own_to_the_bit():
     halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     halves = halves[~np.isnan(halves)]

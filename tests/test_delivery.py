@@ -225,6 +225,15 @@ def test_nothing_to_deliver(tmp_path, finished):
         delivery.read_finished(tmp_path, [77])
 
 
+def test_frames_of_runs_in_different_colour_spaces_are_not_mixed(shot, tmp_path):
+    job = Job(Source(str(shot.write_movie(tmp_path / "a.mkv", 2))), output=Output(str(tmp_path / "out"), "png"))
+    engine.run_job(job)
+    engine.run_job(replace(job, output=replace(job.output, format="exr")), frames=(1, 1))
+    with pytest.raises(JobError, match="frame 2 in srgb"):
+        delivery.read_finished(tmp_path / "out")
+    assert list(delivery.read_finished(tmp_path / "out", [1]).files) == [1]
+
+
 def test_a_job_delivers_once_its_last_frame_is_there(shot, tmp_path, monkeypatch):
     class Opaque:
         is_recurrent = False

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import cv2
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from core.errors import FootageError
+from core.errors import FootageError, OutputError
 from core.plate import from_clip
 from core.plate.frames import Image, Mask
 from core.plate.from_clip import fill, plate_from_clip, sample_indices
@@ -56,6 +57,29 @@ def test_walker_leaves_no_ghost() -> None:
     assert psnr(result.plate / np.float32(255), true) > 38
     assert not result.filled.any()
     assert result.sigma == pytest.approx(0.01, rel=0.3)
+
+
+@pytest.mark.parametrize("across", [0.0, 66.0])
+def test_half_floats_of_a_still_and_of_a_moving_camera(across: float) -> None:
+    world = scene(margin=250)
+    frames = [shoot(world, motion(across * (i - 2)), i) for i in range(5)]
+    large = [cv2.resize(frame, (2 * W, 2 * H), interpolation=cv2.INTER_CUBIC) for frame in frames]
+    made, half = (
+        plate_from_clip([to(f) for f in large]) for to in (np.asarray, lambda f: (f / 255).astype(np.float16))
+    )
+    assert half.plate.dtype == np.float16 and half.plate.shape == made.plate.shape
+    assert psnr(half.plate.astype(np.float32), made.plate / np.float32(255)) > 38
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="not on this system")
+def test_no_room_for_samples_is_said_before_they_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(from_clip, "SPILL_BYTES", 1000)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OutputError, match="TMPDIR"):
+        plate_from_clip([np.zeros((40, 48, 3), np.uint8)] * 3)
 
 
 def test_background_seen_a_fifth_of_the_time_wins() -> None:

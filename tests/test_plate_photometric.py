@@ -52,6 +52,16 @@ def test_nothing_to_match_is_the_identity() -> None:
     assert match_plate(plate, plate, np.zeros((H, W), np.bool_)).is_identity
 
 
+def test_light_of_another_colour_in_each_place_is_left_alone() -> None:
+    """A pixel with one wrong channel is a wrong pixel: here all are."""
+    plate = clean_plate()
+    gain = np.ones((1, plate.shape[1], 3))
+    for channel, columns in enumerate(np.array_split(np.arange(plate.shape[1]), 3)):
+        gain[:, columns, channel] = 1.6
+    src = np.clip(plate * gain, 0, 255).astype(np.uint8)
+    assert np.array_equal(match_plate(src, plate).apply(plate), plate)
+
+
 def test_unrelated_pictures_are_not_forced_together() -> None:
     fit = match_plate(clean_plate(0), clean_plate(9))
     assert fit.is_identity

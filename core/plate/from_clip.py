@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from core.errors import FootageError
+from core.errors import FootageError, OutputError
 from core.plate.alignment import AlignedPlate, PlateAligner
 from core.plate.frames import FrameList, FrameReader, Image, Mask, Matrix, Matte, Plane, View, as_dtype, as_srgb
 from core.plate.photometric import PhotometricFit, match_plate
@@ -173,7 +174,7 @@ class _Samples:
                 values[i] = self.stack[i, top:bottom]
             else:
                 values[i] = cv2.warpPerspective(
-                    self.stack[i], here @ motion, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+                    _widened(self.stack[i]), here @ motion, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
                 )
             h, w = self.subjects[i].shape
             up = np.diag([W / w, H / h, 1.0])
@@ -315,8 +316,13 @@ def _reduced(frame: Image, view: View) -> Image:
     H, W = frame.shape[:2]
     scale = min(1.0, max(LOOK_WIDTH, max(H, W) / 3) / max(H, W))
     size = (max(8, round(W * scale)), max(8, round(H * scale)))
-    small = view(cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
+    small = view(cv2.resize(_widened(frame), size, interpolation=cv2.INTER_AREA))
     return np.asarray(np.rint(small * 255), np.uint8)
+
+
+def _widened(frame: Image) -> Image:
+    """Half floats as floats: OpenCV resamples no others."""
+    return frame.astype(np.float32) if frame.dtype == np.float16 else frame
 
 
 def _no_subject(small: Image) -> Mask:
@@ -468,4 +474,15 @@ def fill(plate: Image, hole: Mask) -> Image:
 def _new_stack(shape: tuple[int, ...], dtype: np.dtype[np.generic], folder: Path) -> Image:
     if math.prod(shape) * dtype.itemsize <= SPILL_BYTES:
         return np.empty(shape, dtype)
-    return np.memmap(folder / "samples", dtype, "w+", shape=shape)
+    size = math.prod(shape) * dtype.itemsize
+    try:
+        with open(folder / "samples", "wb") as file:
+            if hasattr(os, "posix_fallocate"):  # else a disk that fills up later kills the process
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+    except OSError as error:
+        raise OutputError(
+            f"{size / 1e9:.1f} GB for samples in {folder.parent}", error.strerror or str(error), "Set TMPDIR elsewhere"
+        ) from None
+    return np.memmap(folder / "samples", dtype, "r+", shape=shape)

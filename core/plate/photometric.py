@@ -218,6 +218,8 @@ def _solve(a: Image, b: Image, lit: Mask, sigma: float) -> PhotometricFit:
         scale = max(1.4826 * float(np.median(np.abs(error))), 0.01)
         weight = confidence * np.clip(1 - (error / (4 * scale)) ** 2, 0, 1) ** 2
         weight *= weight.min(axis=1, keepdims=True) > 0  # a pixel with one wrong channel is a wrong pixel
+        if np.count_nonzero(weight.min(axis=1)) < FEW:  # each place has its own light
+            return PhotometricFit(sigma=sigma)
         weighted = (rows * weight[..., None]).reshape(-1, 6).T
         left = weighted @ rows.reshape(-1, 6) + prior
         right = weighted @ y.ravel() + prior @ pull
