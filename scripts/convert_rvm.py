@@ -100,13 +100,11 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    model = RecurrentMatting()
-    load_onnx_weights(model, args.onnx or find_onnx())
+    model = RecurrentMatting(blind=args.trained is not None)
+    load_onnx_weights(model.blind or model, args.onnx or find_onnx())
     if args.trained is not None:
-        start, model = model, RecurrentMatting(blind=True)
         trained = {key: value for key, value in load_model(args.trained).state_dict().items() if key[:6] != "blind."}
-        blind = {f"blind.{key}": value for key, value in start.state_dict().items()}
-        model.load_state_dict(trained | blind)
+        model.load_state_dict(model.state_dict() | trained)
     save_model(
         model,
         args.output,

@@ -330,6 +330,7 @@ class RecurrentMatting(nn.Module):
         nn.init.constant_(self.error.bias, -4.0)  # type: ignore[arg-type]  # an expected error of 0.018 everywhere
         if blind:
             self.blind = RecurrentMatting()
+            del self.blind.plate_review, self.blind.refiner  # nothing without a plate
 
     def encode_plate(self, bgr: Tensor, downsample_ratio: float = 1.0) -> PlateFeatures:
         """Compute once what `forward` needs of a plate that does not change; pass the result as its `bgr`.
