@@ -346,13 +346,13 @@ def set_color_space(datablock: bpy.types.Image | bpy.types.Strip, name: str) -> 
     Raises:
         UserError: the OpenColorIO configuration has no such space.
     """
-    settings_of_it = datablock.colorspace_settings
+    encoding = datablock.colorspace_settings
     if name == "Non-Color":
-        settings_of_it.is_data = True  # whatever the configuration calls it
+        encoding.is_data = True  # whatever the configuration calls it
         return
     for known in _SAME_SPACE.get(name, (name,)):
         try:
-            settings_of_it.name = known
+            encoding.name = known
         except TypeError:
             continue
         return

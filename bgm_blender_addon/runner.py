@@ -207,10 +207,11 @@ def _end(task: Task, outcome: str) -> None:
         except Exception as error:  # a bug must not stop the timer in the middle of a user's day
             log.exception("%s", task.title)
             task.state, task.message = "failed", f"The results cannot be shown ({error!r}); see the system console."
+    elif outcome == "cancelled":
+        task.message = "Cancelled"
     else:
-        task.message = (
-            "Cancelled" if outcome == "cancelled" else task._error or "The engine failed without a word; see its log."
-        )
+        task.message = task._error or "The engine failed without a word; see its log."
+    if outcome != "finished":
         try:
             task.on_stop()
         except Exception:  # how it ended is what the user is told
