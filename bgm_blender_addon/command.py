@@ -8,7 +8,7 @@ from typing import Any
 
 import bpy
 
-from . import runner, settings, tasks
+from . import node, runner, settings, tasks
 from .errors import UserError
 
 _handle: Any = None
@@ -45,8 +45,8 @@ def _scene_of(tree: bpy.types.NodeTree) -> bpy.types.Scene:
     """The scene whose compositor has a node with the group, the active one first."""
     active = bpy.context.scene
     for scene in (active, *bpy.data.scenes):
-        compositor = scene.compositing_node_group if hasattr(scene, "compositing_node_group") else scene.node_tree
-        if compositor and any(node.type == "GROUP" and node.node_tree == tree for node in compositor.nodes):
+        compositor = node.find_compositor(scene)
+        if compositor and any(n.type == "GROUP" and n.node_tree == tree for n in compositor.nodes):
             return scene
     return active
 

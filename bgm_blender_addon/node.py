@@ -94,18 +94,23 @@ def add_to_tree(tree: bpy.types.NodeTree, group: bpy.types.NodeTree) -> bpy.type
     return node
 
 
+def find_compositor(scene: bpy.types.Scene) -> bpy.types.NodeTree | None:
+    """The scene's compositor tree, where it has one."""
+    return scene.compositing_node_group if hasattr(scene, "compositing_node_group") else scene.node_tree  # from 5.0 on
+
+
 def compositor_tree(scene: bpy.types.Scene) -> bpy.types.NodeTree:
     """The scene's compositor tree; made, with an output, where there is none."""
+    tree = find_compositor(scene)
     if hasattr(scene, "compositing_node_group"):  # 5.0 on
-        if scene.compositing_node_group is None:
+        if tree is None:
             tree = bpy.data.node_groups.new("Compositor", "CompositorNodeTree")
             tree.interface.new_socket("Image", in_out="OUTPUT", socket_type="NodeSocketColor")
             tree.nodes.new("NodeGroupOutput")
             scene.compositing_node_group = tree
-        return scene.compositing_node_group
-    is_new = scene.node_tree is None
+        return tree
     scene.use_nodes = True
-    if is_new:
+    if tree is None:
         scene.node_tree.nodes.clear()
         scene.node_tree.nodes.new("CompositorNodeComposite")
     return scene.node_tree

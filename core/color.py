@@ -116,10 +116,10 @@ def convert(pixels: Pixels, source: str, target: str) -> Floats:
         table = _linear_of_codes(pixels.dtype, np.dtype(np.float32)) if is_code else None
         values = srgb_to_linear(to_float(pixels)) if table is None else _look_up(table, pixels)
     else:
-        values = to_float(pixels) if source == "linear" else _convert(to_float(pixels), source, None)
+        values = to_float(pixels) if source == "linear" else _convert(to_float(pixels), source, _linear())
     if target == "linear":
         return values
-    return linear_to_srgb(values) if target == "srgb" else _convert(values, None, target)
+    return linear_to_srgb(values) if target == "srgb" else _convert(values, _linear(), target)
 
 
 def _look_up(table: Pixels, codes: Pixels) -> Pixels:
@@ -139,6 +139,23 @@ def is_scene_linear(color_space: str) -> bool:
 
 # OpenImageIO's own name for "linear", an alias in Blender's configurations and the ACES ones; those of older ones
 _LINEAR = ("lin_rec709", "lin_srgb", "Linear Rec.709", "Utility - Linear - Rec.709", "Utility - Linear - sRGB")
+
+
+@cache
+def _linear() -> str:
+    """What the configuration calls "linear".
+
+    Raises:
+        JobError: it has no such space.
+    """
+    for name in _LINEAR:
+        if _config().getColorSpaceIndex(name) >= 0:
+            return name
+    raise JobError(
+        f"an OpenColorIO configuration with one of {', '.join(_LINEAR)}",
+        _config().configname() or "one without",
+        "Set OCIO to another, or convert the footage to sRGB or linear light first",
+    )
 
 
 @cache
@@ -164,18 +181,10 @@ def check_color_space(name: str) -> None:
         )
 
 
-def _convert(values: Floats, source: str | None, target: str | None) -> Floats:
-    """From or to the configuration's linear Rec.709, which None stands for."""
-    check_color_space(source or target or "linear")
-    linear = next((name for name in _LINEAR if _config().getColorSpaceIndex(name) >= 0), None)
-    if linear is None:
-        raise JobError(
-            f"an OpenColorIO configuration with one of {', '.join(_LINEAR)}",
-            _config().configname() or "one without",
-            "Set OCIO to another, or convert the footage to sRGB or linear light first",
-        )
+def _convert(values: Floats, source: str, target: str) -> Floats:
+    check_color_space(source if target == _linear() else target)
     image = oiio.ImageBuf(np.ascontiguousarray(values, np.float32))
-    result = oiio.ImageBufAlgo.colorconvert(image, source or linear, target or linear, colorconfig="")
+    result = oiio.ImageBufAlgo.colorconvert(image, source, target, colorconfig="")
     if result.has_error:
         raise JobError("a colour space that converts to linear Rec.709", result.geterror(), "Choose another")
     return np.asarray(result.get_pixels(oiio.FLOAT), np.float32)

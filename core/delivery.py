@@ -82,30 +82,29 @@ def read_finished(folder: Path, numbers: Sequence[int] | None = None) -> Finishe
     """
     try:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        records = {int(record["frame_number"]): record["files"] for record in report["frames"]}
+        records = {int(record["frame_number"]): record for record in report["frames"]}
         wanted = sorted(records if numbers is None else records.keys() & set(numbers))
         space = str(report["foreground_color_space"])
-        spaces = {int(record["frame_number"]): record.get("color_space", space) for record in report["frames"]}
         files = {}
         for number in wanted:
             paths: dict[str, Path] = {
-                Path(name).parts[0]: folder / name for name in records[number] if ".." not in name
+                Path(name).parts[0]: folder / name for name in records[number]["files"] if ".." not in name
             }
             found: dict[str, Path] = {name: paths[name] for name in ("alpha", "foreground", "error") if name in paths}
             if len(found) > ("error" in found) + 1 and all(path.is_file() for path in found.values()):
                 files[number] = found
+                other = records[number].get("color_space", space)
+                if other != space:
+                    raise JobError(
+                        f"frames in {space}, as the last run wrote them",
+                        f"frame {number} in {other}",
+                        "Matte all of them with the same settings",
+                    )
         finished = Finished(folder, files, space, float(report["fps"]))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise JobError(
             "an output folder with a report.json", f"{folder}: {error!r}", "Matte the footage first"
         ) from None
-    others = [number for number in files if spaces[number] != space]
-    if others:
-        raise JobError(
-            f"frames in {space}, as the last run wrote them",
-            f"frame {others[0]} in {spaces[others[0]]}",
-            "Matte all of them with the same settings",
-        )
     if not files:
         raise JobError("finished frames with their foreground", f"none in {folder}", "Matte the footage first")
     return finished

@@ -108,8 +108,7 @@ def run_job(
     warn = (lambda message: None) if device else on_warning  # of what the caller has seen, too
     for message in footage.warnings:
         warn(message)
-    plate = _Plate(job, footage, warn)
-    plate.check_track(numbers)
+    plate = _Plate(job, footage, numbers, warn)
     masks = MaskReader(job.masks, footage, numbers)
     results = _Results(job, footage, plate, masks)
 
@@ -179,7 +178,7 @@ def preview_frame(job: Job, frame_number: int, folder: Path) -> dict[str, Any]:
         numbers = _select(footage, (frame_number, frame_number))
         coming = readers.submit(_read_frame, job.footage, frame_number, footage.identity(frame_number))
         wait([plate_read])
-        plate = _Plate(job, footage, lambda message: None)
+        plate = _Plate(job, footage, numbers, lambda message: None)
         matter = _warm_matter(job)
         masks = MaskReader(job.masks, footage, numbers)
         results = _Results(job, footage, plate, masks, folder)
@@ -212,12 +211,7 @@ def make_plate(
     needs_exr = footage.is_float or color.is_scene_linear(footage.color_space)
     if path.suffix.lower() not in ((".exr",) if needs_exr else (".png", ".exr")):
         raise JobError("an .exr plate, or .png for integer footage", path.name, "Change the name's ending")
-    try:  # before all the work
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            "a folder that can be written", f"{path.parent}: {error.strerror}", "Choose another"
-        ) from None
+    _make_folders(path.parent)  # before all the work
     try:
         plate = plate_from_clip(
             reader,
@@ -493,6 +487,24 @@ def warm_up() -> None:
     _hash_file(path, path.stat().st_mtime_ns)
 
 
+def _make_folders(*folders: Path) -> None:
+    """Make them, and see that the last of them can be written.
+
+    Raises:
+        OutputError: that does not go.
+    """
+    try:
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        probe = folders[-1] / f".{os.getpid()}.part.probe"
+        probe.touch()
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            "a folder that can be written", f"{folders[-1]}: {error.strerror}", "Choose another output folder"
+        ) from None
+
+
 @dataclass(frozen=True)
 class _Laid:
     """A frame and its plate, as the network sees them.
@@ -513,7 +525,7 @@ class _Laid:
 class _Plate:
     """The job's clean plate as each frame needs it: aligned, matched, at the footage's size, sRGB-encoded."""
 
-    def __init__(self, job: Job, footage: Footage, on_warning: Callable[[str], None]) -> None:
+    def __init__(self, job: Job, footage: Footage, numbers: list[int], on_warning: Callable[[str], None]) -> None:
         self.identity = ""
         self.subject: Matte | None = None  # the last that is known
         self._options = job.plate
@@ -529,13 +541,19 @@ class _Plate:
                     f"{job.plate.path}, which moves by itself or holds all that a moving camera saw",
                     "Let the plate follow the picture, without a track",
                 )
+            missing = next((number for number in numbers if number not in self._track), None)
+            if missing is not None:
+                raise JobError(
+                    f"a track of the frames {numbers[0]} to {numbers[-1]}",
+                    f"none of frame {missing} in {job.plate.track}",
+                    "Export the track again, numbered as the footage is",
+                )
         self._align = job.plate.align != "off" or self._motion is not None
         self.settles = self._pixels is not None and (self._align or job.plate.match or job.plate.moving)
         self.reset()
 
     def _open(self, job: Job, footage: Footage, on_warning: Callable[[str], None]) -> color.Pixels | FootageReader:
-        opened = frame_io.open_footage if job.plate.moving else frame_io.open_plate
-        source = opened(job.plate.path, job.plate.color_space)
+        source = frame_io.open_plate(job.plate.path, job.plate.color_space, job.plate.moving)
         self.identity = "".join(dict.fromkeys(source.identity(number) for number in source.numbers))
         self._motion = None if job.plate.moving else plate_files.read_motion(Path(job.plate.path))
         if self._motion is None:
@@ -561,16 +579,6 @@ class _Plate:
             self.identity += frame_io.file_identity(coverage)
             self._known = frame_io.resize(frame_io.read_image(coverage), *size)[..., 0] > 0
         return _read_plate(Path(job.plate.path), job.plate.color_space, size, source.identity(source.numbers[0]))
-
-    def check_track(self, numbers: list[int]) -> None:
-        """Raise JobError where the track lacks one of these frames."""
-        missing = next((number for number in numbers if self._track and number not in self._track), None)
-        if missing is not None:
-            raise JobError(
-                f"a track of the frames {numbers[0]} to {numbers[-1]}",
-                f"none of frame {missing} in {self._options.track}",
-                "Export the track again, numbered as the footage is",
-            )
 
     @property
     def is_fitted(self) -> bool:
@@ -601,9 +609,8 @@ class _Plate:
             return _Laid(src, self._pixels, None, {})
         self._shot = self._shot or self._start(number, src)
         where = None if subject is None else subject.pha
-        nearest = min(
-            self._track, key=lambda known: abs(known - number), default=number
-        )  # of those run before the first
+        # Frames that run before a range's first, for the memory's sake, need not be in the track
+        nearest = min(self._track, key=lambda known: abs(known - number), default=number)
         fitted = self._shot.under(src, where, homography=self._track.get(nearest))
         notes = {
             "plate_residual": round(fitted.aligned.residual, 4),
@@ -614,8 +621,11 @@ class _Plate:
 
 
 def _read_plate_early(job: Job) -> None:
-    """Have a plate in memory that has the footage's size, as most have, while the footage is still being opened."""
-    if job.plate.path and not job.plate.moving:
+    """Have a plate in memory that has the footage's size, as most have, while the footage is still being opened.
+
+    Not a movie: to open it takes as long.
+    """
+    if Path(job.plate.path).suffix.lower() in frame_io.IMAGE_EXTENSIONS and not job.plate.moving:
         source = frame_io.open_plate(job.plate.path, job.plate.color_space)
         size = (source.width, source.height)
         _read_plate(Path(job.plate.path), job.plate.color_space, size, source.identity(source.numbers[0]))
@@ -688,16 +698,7 @@ class _Results:
                     unfinished.unlink(missing_ok=True)
 
     def make_folders(self) -> None:
-        try:
-            for name in (*self._names(), "records"):
-                (self.folder / name).mkdir(parents=True, exist_ok=True)
-            probe = self.folder / f".{os.getpid()}.part.probe"
-            probe.touch()
-            probe.unlink(missing_ok=True)
-        except OSError as error:
-            raise OutputError(
-                "a folder that can be written", f"{self.folder}: {error.strerror}", "Choose another output folder"
-            ) from None
+        _make_folders(*(self.folder / name for name in (*self._names(), "records")), self.folder)
 
     def _names(self) -> list[str]:
         optional = {"foreground": self.output.foreground, "matte": self.output.matte, "error": self.output.error}

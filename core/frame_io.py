@@ -98,8 +98,8 @@ def open_footage(path: str | Path, color_space: str = "auto") -> Footage:
     return MovieFootage(path, color_space)
 
 
-def open_plate(path: str | Path, color_space: str = "auto") -> Footage:
-    """Open a clean plate: a still (that file only, whatever its name's digits), or a movie.
+def open_plate(path: str | Path, color_space: str = "auto", moving: bool = False) -> Footage:
+    """Open a clean plate: a still (that file only, whatever its name's digits, unless it is `moving`), or a movie.
 
     Raises:
         FootageError: as `open_footage`.
@@ -107,7 +107,7 @@ def open_plate(path: str | Path, color_space: str = "auto") -> Footage:
     path = Path(path)
     _check_exists(path, "a plate")
     if path.suffix.lower() in IMAGE_EXTENSIONS:
-        return SequenceFootage(path, {1: path}, color_space)
+        return SequenceFootage(path, _sequence_files(path) if moving else {1: path}, color_space)
     return MovieFootage(path, color_space)
 
 

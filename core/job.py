@@ -26,6 +26,7 @@ YAML or JSON (which is YAML). Relative paths are relative to the job file's fold
 from __future__ import annotations
 
 import dataclasses
+import json
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,14 +157,16 @@ def read_job(path: str | Path, output: str = "") -> Job:
 
 
 def job_text(job: Job, folder: Path) -> str:
-    """A job file's YAML, for a file in `folder`; in its own output folder, that folder is "." and may be moved."""
+    """A job file, for `folder`; in its own output folder, that folder is "." and may be moved.
+
+    It is JSON, which is YAML: the add-on reads it in Blender's Python, which has no YAML.
+    """
     data = dataclasses.asdict(job)
     data["frames"] = list(job.frames) if job.frames else None
     data["output"]["deliver"] = list(job.output.deliver)
     if folder == Path(job.output.folder):
         data["output"]["folder"] = "."
-    text: str = yaml.safe_dump(data, sort_keys=False)
-    return text
+    return json.dumps(data, indent=2, ensure_ascii=False)
 
 
 def job_from_dict(data: Any, folder: Path) -> Job:

@@ -329,6 +329,7 @@ def test_the_real_engine_in_blender(kind: str, archive: Path, shot: Any, tmp_pat
     plate = shot.write_plate(tmp_path / "plate.png")
     setup = {"zip": archive, "footage": footage, "plate": plate, "frame": 3, "size": [shot.width, shot.height]}
     result = run_blender("5.2", "real_engine.py", Path(sys.executable), tmp_path, **setup)
+    assert f"holds the matte of {footage}" in result["refused"]
     for extension, renders in result["renders"].items():
         folder = tmp_path / extension
         name = f"{first + 2:04d}.{extension}"

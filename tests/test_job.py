@@ -25,6 +25,7 @@ def test_a_written_job_reads_back_the_same(tmp_path):
     job = job_from_dict({"footage": {"path": "a.mov"}, "plate": {"path": "p.png"}, "frames": [1, 2]}, tmp_path)
     (tmp_path / "job.yaml").write_text(job_text(job, tmp_path))
     assert read_job(tmp_path / "job.yaml") == job
+    assert json.loads(job_text(job, tmp_path))["footage"]["path"] == job.footage.path  # the add-on has no YAML
 
 
 @pytest.mark.parametrize(

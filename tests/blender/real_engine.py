@@ -31,7 +31,8 @@ def main() -> None:
         for output in ("Alpha", "Image"):
             connect(scene, node, output)
             renders[extension][output] = render(scene, args["frame"], folder / f"{extension}_{output}.exr")
-    finish(renders=renders)
+    bgm.clip = load_clip(args["plate"])  # as other footage
+    finish(renders=renders, refused=error_of(bpy.ops.bgm.matte_clip))
 
 
 main()
