@@ -23,7 +23,8 @@ from .errors import DeviceError, ShapeError
 from .models.fusing import cast_convolutions, fused
 from .models.matting_refine import MattingRefine
 from .models.patches import upsampled
-from .models.recurrent import PlateFeatures, RecurrentMatting
+from .models.recurrent import PlateFeatures, RecurrentMatting, RecurrentOutput, State
+from .region import SUBJECT, Box, PlateRange, bounds, choose_box, is_cut, moved
 from .transfer import Coming, transfer_for
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ BLIND_SIDE = 512  # pixels, long side of the same without a plate, as RobustVide
 PLATE_GRAIN = 0.01  # noise given to the plate: the network knows plates from cameras, and takes rendered ones worse
 LOOKS = 5  # at a shot's first frame before a plate, whose matte would be less sure than those after it
 BLIND_ERROR = 0.25  # expected error where the plate has nothing to say
+CLOSEST = 0.9  # share of a frame's size at which a small part of it is looked at: the rest is the refinement's
 SLIVER = 8  # pixels beside the plate on which its judgement, with its border continued, goes on
 
 
@@ -43,6 +45,16 @@ class Matte:
     pha: Floats  # (H, W)
     fgr: Floats  # (H, W, 3), straight, sRGB-encoded
     err: Floats  # (H, W), expected absolute error of pha
+
+
+@dataclass
+class _Plate:
+    """A plate, and what was computed of it."""
+
+    pixels: Pixels
+    tensor: Tensor  # (1, 3, H, W), for the recurrent network with grain
+    range: PlateRange | None = None
+    features: tuple[Box, float, PlateFeatures] | None = None
 
 
 class ComingMatte(Matte):
@@ -155,8 +167,10 @@ class Matter:
             self.model = self.model.to(self.dtype)
         elif self.dtype != torch.float32:
             cast_convolutions(self.model, self.dtype)
-        self._plate: tuple[Pixels, float, Tensor | PlateFeatures] | None = None
-        self._memory: dict[str, tuple[Tensor, ...]] = {}  # with the plate, and without
+        self._plate: _Plate | None = None
+        self._memory: dict[str, State] = {}  # with the plate, and without
+        self._box: Box | None = None  # what the one with the plate is of
+        self._subject: Box | None = None  # where it was in the frame before
 
     @property
     def is_recurrent(self) -> bool:
@@ -166,19 +180,24 @@ class Matter:
     def reset(self) -> None:
         """Forget the frames before: the next one is a shot's first."""
         self._memory.clear()
+        self._box = self._subject = None
 
     def memory(self) -> dict[str, Tensor]:
         """What the network remembers of the frames before, on the CPU, to be stored; empty before the first frame."""
-        return {
+        memory = {
             f"{name}.{i}": state.cpu().contiguous()
             for name, states in self._memory.items()
             for i, state in enumerate(states)
         }
+        boxes = {"box": self._box, "subject": self._subject}
+        return memory | {name: torch.tensor(box) for name, box in boxes.items() if box is not None}
 
     def remember(self, memory: dict[str, Tensor]) -> None:
         """Go on where `memory()` was taken."""
         self.reset()
-        for key in sorted(memory):
+        boxes = {name: Box(*memory[name].tolist()) for name in ("box", "subject") if name in memory}
+        self._box, self._subject = boxes.get("box"), boxes.get("subject")
+        for key in sorted(memory.keys() - boxes.keys()):
             name = key.partition(".")[0]
             # The layout is the network's own: in another one it would compute the same in another order.
             state = memory[key].to(self.device, memory_format=torch.channels_last)
@@ -213,11 +232,17 @@ class Matter:
 
     def _matte(self, src: Pixels, bgr: Pixels | None, valid: NDArray[np.bool_] | None) -> Matte:
         source = self._to_tensor(src)
-        pha, fgr, err = self._run(source, bgr)
+        slivers = valid is None or _is_sliver(~valid)
+        if not self.is_recurrent:
+            pha, fgr, err = self._matte_by_paper(source, bgr)
+        elif bgr is None:
+            pha, fgr, err = self._matte_blindly(source)
+        else:
+            pha, fgr, err = self._matte_before(src, source, bgr, valid if slivers else None)
         if bgr is not None and valid is not None and not valid.all():
             inside = torch.from_numpy(valid).to(self.device)[None, None].float()
-            if self.is_recurrent and not _is_sliver(~valid):
-                blind_pha, blind_fgr, _ = self._run(source, None)
+            if self.is_recurrent and not slivers:
+                blind_pha, blind_fgr, _ = self._matte_blindly(source)
                 trust = torch.maximum(_softly_around(inside), _missed(pha, blind_pha, inside))
                 pha, fgr = torch.lerp(blind_pha, pha, trust), torch.lerp(blind_fgr, fgr, trust)
             err = torch.maximum(err, BLIND_ERROR * (1 - inside))
@@ -252,50 +277,99 @@ class Matter:
     def _coarse_ratio(self, height: int, width: int, blind: bool) -> float:
         return self.detail or coarse_ratio(height, width, blind)
 
-    def _run(self, source: Tensor, bgr: Pixels | None) -> tuple[Tensor, Tensor, Tensor]:
-        """One pass: pha (1, 1, H, W), fgr (1, 3, H, W), err (1, 1, H, W), float32."""
-        height, width = source.shape[2:]
-        ratio = self._coarse_ratio(height, width, blind=bgr is None)
-        name = "blind" if bgr is None else "plate"
-        autocast = (
-            contextlib.nullcontext()
-            if self.dtype == torch.float32 or not self.is_recurrent
-            else torch.autocast(self.device.type, dtype=self.dtype)
-        )
-        with autocast:
-            plate = None if bgr is None else self._encoded_plate(bgr, ratio)
-            if isinstance(self.model, RecurrentMatting):
-                out = self.model(source, plate, self._memory.get(name), ratio, 1 if bgr is None else LOOKS)
-                self._memory[name] = out.rec
-                pha, fgr, err = out.pha, out.fgr, out.err
-            else:
-                pha, fgr, err = self._matte_by_paper(source, plate)
-        err = upsampled(err.float(), height, width).permute(0, 3, 1, 2)
-        return pha.float(), fgr.float(), err
+    def _matte_blindly(self, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Without a plate: pha (1, 1, H, W), fgr (1, 3, H, W), err (1, 1, H, W), float32."""
+        ratio = self._coarse_ratio(source.shape[2], source.shape[3], blind=True)
+        out = self._run(source, None, self._memory.get("blind"), ratio)
+        self._memory["blind"] = out.rec
+        return out.pha, out.fgr, out.err
 
-    def _matte_by_paper(self, source: Tensor, plate: Tensor | PlateFeatures | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _matte_before(
+        self, src: Pixels, source: Tensor, bgr: Pixels, valid: NDArray[np.bool_] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Before a plate: as `_matte_blindly`, of a box around all that differs from it and the last frame's subject.
+
+        What is outside is background. Where a subject turns out to reach beyond the box, the whole frame is looked at.
+        """
+        height, width = source.shape[2:]
+        frame = Box(0, height, 0, width)
+        plate = self._kept_plate(bgr)
+        if plate.range is None:
+            plate.range = PlateRange(bgr, coarse_ratio(height, width))
+        differing = plate.range.find(src, valid)
+        needed = differing.joined(self._subject) if differing else self._subject
+        if needed is None:
+            self._memory.pop("plate", None)
+            self._box = None
+            pha, err = source.new_zeros(2, 1, 1, height, width)
+            return pha, source.clone(), err  # of floats, the source is the caller's
+        box = choose_box(needed, self._box, height, width)
+        out = self._run_in_box(source, plate, box)
+        if box != frame and is_cut(out.pha, box, frame):
+            box = frame
+            out = self._run_in_box(source, plate, box)
+        self._memory["plate"], self._box = out.rec, box
+        self._subject = bounds((out.pha[0, 0] > SUBJECT).byte().cpu().numpy(), box)
+        if box == frame:
+            return out.pha, out.fgr, out.err
+        pha, err = source.new_zeros(2, 1, 1, height, width)
+        fgr = source.clone()
+        for whole, part in ((pha, out.pha), (fgr, out.fgr), (err, out.err)):
+            box.of(whole).copy_(part)
+        return pha, fgr, err
+
+    def _run_in_box(self, source: Tensor, plate: _Plate, box: Box) -> RecurrentOutput:
+        """`_run` of a box in a frame before its plate."""
+        height, width = source.shape[2:]
+        ratio = self.detail or min(coarse_ratio(*box.size), max(CLOSEST, coarse_ratio(height, width)))
+        if plate.features is None or plate.features[:2] != (box, ratio):
+            with self._autocast():
+                tensor = box.of(plate.tensor).contiguous(memory_format=torch.channels_last)
+                plate.features = box, ratio, self.model.encode_plate(tensor, ratio)  # type: ignore[operator]
+        features = plate.features[2]
+        rec = self._memory.get("plate")
+        if rec is not None and self._box is not None and box != self._box:
+            rec = tuple(  # type: ignore[assignment]
+                moved(state, self._box, box, feature.shape[-2:])
+                for state, feature in zip(rec, features.features, strict=True)
+            )
+        return self._run(box.of(source), features, rec, ratio)
+
+    def _run(self, source: Tensor, plate: PlateFeatures | None, rec: State | None, ratio: float) -> RecurrentOutput:
+        """The recurrent network's next frame; all in float32 and of the source's size but for what it remembers."""
+        with self._autocast():
+            out = self.model(
+                source.contiguous(memory_format=torch.channels_last), plate, rec, ratio, 1 if plate is None else LOOKS
+            )
+        err = upsampled(out.err.float(), source.shape[2], source.shape[3]).permute(0, 3, 1, 2)
+        return RecurrentOutput(out.pha.float(), out.fgr.float(), err, out.rec)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    def _matte_by_paper(self, source: Tensor, bgr: Pixels | None) -> tuple[Tensor, Tensor, Tensor]:
         """The paper's networks want a plate and sizes that divide by 4: padded by the edge, then cropped."""
-        if not isinstance(plate, Tensor):
+        if bgr is None:
             raise ShapeError("a clean plate, which this network cannot do without", "none", "Give one, or use default")
         height, width = source.shape[2:]
         padding = (0, -width % 4, 0, -height % 4)
-        source, plate = (F.pad(t, padding, mode="replicate") for t in (source, plate))
+        source, plate = (F.pad(t, padding, mode="replicate") for t in (source, self._kept_plate(bgr).tensor))
         if isinstance(self.model, MattingRefine):
             self.model.suit(height, width, self.detail, self.refine_pixels)
         pha, fgr, *rest = self.model(source, plate)
         err = rest[2] if len(rest) == 4 else rest[0]  # MattingRefine gives its coarse pha and fgr in between
         err = F.interpolate(err.float(), source.shape[2:], mode="bilinear", align_corners=False)
-        return pha[..., :height, :width], fgr[..., :height, :width], err[..., :height, :width]
+        pha, fgr, err = (t[..., :height, :width].float() for t in (pha, fgr, err))
+        return pha, fgr, err
 
-    def _encoded_plate(self, bgr: Pixels, ratio: float) -> Tensor | PlateFeatures:
-        """What the network needs of the plate, kept while the same array comes again."""
-        if self._plate is None or self._plate[0] is not bgr or self._plate[1] != ratio:
-            tensor, model = self._to_tensor(bgr), self.model
-            if isinstance(model, RecurrentMatting):
-                self._plate = bgr, ratio, model.encode_plate(_with_grain(tensor), ratio)
-            else:
-                self._plate = bgr, ratio, tensor
-        return self._plate[2]
+    def _kept_plate(self, bgr: Pixels) -> _Plate:
+        """What is computed of a plate, kept while the same array comes again."""
+        if self._plate is None or self._plate.pixels is not bgr:
+            tensor = self._to_tensor(bgr)
+            self._plate = _Plate(bgr, _with_grain(tensor) if self.is_recurrent else tensor)
+        return self._plate
 
     def _to_tensor(self, pixels: Pixels) -> Tensor:
         """(H, W, 3) of any type to (1, 3, H, W) float32, 0 to 1, channels last in memory."""

@@ -386,10 +386,10 @@ def test_a_job_that_ran_short_of_memory_is_taken_up_again(shot, tmp_path, monkey
     monkeypatch.setattr(engine, "SEGMENT", 2)
     starved, run = [True], Matter._run
 
-    def starved_once(self, source, bgr):
+    def starved_once(self, *arguments):
         if starved and starved.pop():
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
-        return run(self, source, bgr)
+        return run(self, *arguments)
 
     monkeypatch.setattr(Matter, "_run", starved_once)
     warnings, done = [], []

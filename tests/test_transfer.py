@@ -182,10 +182,10 @@ def test_out_of_memory_on_a_card_ends_on_the_processor(shot, monkeypatch):
     matter.on_warning = warnings.append
     run = Matter._run
 
-    def starved(self, source, bgr):
+    def starved(self, source, *arguments):
         if source.device.type == "cuda":
             raise torch.OutOfMemoryError("out of memory")
-        return run(self, source, bgr)
+        return run(self, source, *arguments)
 
     monkeypatch.setattr(Matter, "_run", starved)
     assert matter.matte(frame, None).pha.shape == frame.shape[:2]
