@@ -231,20 +231,20 @@ class Matter:
             self._step_down(src.shape[0], src.shape[1], bgr is None, words)
 
     def _matte(self, src: Pixels, bgr: Pixels | None, valid: NDArray[np.bool_] | None) -> Matte:
-        source = self._to_tensor(src)
-        slivers = valid is None or _is_sliver(~valid)
+        source, blind = self._to_tensor(src), None
         if not self.is_recurrent:
             pha, fgr, err = self._matte_by_paper(source, bgr)
         elif bgr is None:
             pha, fgr, err = self._matte_blindly(source)
         else:
-            pha, fgr, err = self._matte_before(src, source, bgr, valid if slivers else None)
+            apart = valid is not None and not _is_sliver(~valid)
+            blind = self._matte_blindly(source) if apart else None
+            pha, fgr, err = self._matte_before(src, source, bgr, None if apart else valid)
         if bgr is not None and valid is not None and not valid.all():
             inside = torch.from_numpy(valid).to(self.device)[None, None].float()
-            if self.is_recurrent and not slivers:
-                blind_pha, blind_fgr, _ = self._matte_blindly(source)
-                trust = torch.maximum(_softly_around(inside), _missed(pha, blind_pha, inside))
-                pha, fgr = torch.lerp(blind_pha, pha, trust), torch.lerp(blind_fgr, fgr, trust)
+            if blind is not None:
+                trust = torch.maximum(_softly_around(inside), _missed(pha, blind[0], inside))
+                pha, fgr = torch.lerp(blind[0], pha, trust), torch.lerp(blind[1], fgr, trust)
             err = torch.maximum(err, BLIND_ERROR * (1 - inside))
         results = pha[0, 0], fgr[0].permute(1, 2, 0).contiguous(), err[0, 0].clamp(0, 1)
         return ComingMatte(*(self._transfer.download(result) for result in results))
@@ -290,6 +290,7 @@ class Matter:
         """Before a plate: as `_matte_blindly`, of a box around all that differs from it and the last frame's subject.
 
         What is outside is background. Where a subject turns out to reach beyond the box, the whole frame is looked at.
+        The foreground comes in the source's memory.
         """
         height, width = source.shape[2:]
         frame = Box(0, height, 0, width)
@@ -302,21 +303,20 @@ class Matter:
             self._memory.pop("plate", None)
             self._box = None
             pha, err = source.new_zeros(2, 1, 1, height, width)
-            return pha, source.clone(), err  # of floats, the source is the caller's
+            return pha, source, err
         box = choose_box(needed, self._box, height, width)
         out = self._run_in_box(source, plate, box)
         if box != frame and is_cut(out.pha, box, frame):
             box = frame
             out = self._run_in_box(source, plate, box)
         self._memory["plate"], self._box = out.rec, box
-        self._subject = bounds((out.pha[0, 0] > SUBJECT).byte().cpu().numpy(), box)
+        self._subject = bounds((out.pha[0, 0, ::4, ::4] > SUBJECT).byte().cpu().numpy(), box)
         if box == frame:
             return out.pha, out.fgr, out.err
         pha, err = source.new_zeros(2, 1, 1, height, width)
-        fgr = source.clone()
-        for whole, part in ((pha, out.pha), (fgr, out.fgr), (err, out.err)):
+        for whole, part in ((pha, out.pha), (source, out.fgr), (err, out.err)):
             box.of(whole).copy_(part)
-        return pha, fgr, err
+        return pha, source, err
 
     def _run_in_box(self, source: Tensor, plate: _Plate, box: Box) -> RecurrentOutput:
         """`_run` of a box in a frame before its plate."""
@@ -372,10 +372,10 @@ class Matter:
         return self._plate
 
     def _to_tensor(self, pixels: Pixels) -> Tensor:
-        """(H, W, 3) of any type to (1, 3, H, W) float32, 0 to 1, channels last in memory."""
+        """(H, W, 3) of any type to (1, 3, H, W) float32, 0 to 1, channels last in memory that is not the caller's."""
         tensor = self._transfer.upload(pixels)[None].permute(0, 3, 1, 2)
         if tensor.is_floating_point():
-            return tensor.float()
+            return tensor.to(torch.float32, copy=self.device.type == "cpu")
         return tensor.float().mul_(1 / torch.iinfo(tensor.dtype).max)
 
 
