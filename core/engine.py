@@ -809,20 +809,28 @@ class _Results:
             pictures["error"] = color.to_dtype(matte.err, np.dtype(np.uint8))
         if "foreground" not in wanted and "matte" not in wanted:
             return pictures
-        source = frame.pixels
+        around = cv2.dilate((alpha > 0).view(np.uint8), np.ones((2 * RIM + 1, 2 * RIM + 1), np.uint8))
+        left, top, width, height = cv2.boundingRect(around)
+        part = np.s_[top : top + max(1, height), left : left + max(1, width)]  # all the rest is black
+
+        def whole(pixels: color.Pixels) -> color.Pixels:
+            canvas = np.zeros((*alpha.shape, *pixels.shape[2:]), pixels.dtype)
+            canvas[part] = pixels
+            return canvas
+
+        source = np.ascontiguousarray(frame.pixels[part])
         if exr:
             full = source.dtype.kind == "u" and source.dtype.itemsize > 1 or source.dtype == np.float32
             if source.dtype != np.float16 or frame.color_space != self.color_space:
                 dtype = np.dtype("f4" if full else "f2")
                 source = color.convert_to(source, frame.color_space, self.color_space, dtype)
-        foreground = color.matte_to(matte.fgr, self.color_space, source.dtype)
-        foreground = cv2.copyTo(source, (alpha == (1 if exr else 65535)).view(np.uint8), foreground)
-        around = cv2.dilate((alpha > 0).view(np.uint8), np.ones((2 * RIM + 1, 2 * RIM + 1), np.uint8))
-        foreground = cv2.copyTo(foreground, around)
+        foreground = color.matte_to(np.ascontiguousarray(matte.fgr[part]), self.color_space, source.dtype)
+        foreground = cv2.copyTo(source, (alpha[part] == (1 if exr else 65535)).view(np.uint8), foreground)
+        foreground = cv2.copyTo(foreground, around[part])
         if "foreground" in wanted:
-            pictures["foreground"] = foreground
+            pictures["foreground"] = whole(foreground)
         if "matte" in wanted:
-            pictures["matte"] = _rgba(foreground, source, matte.pha)
+            pictures["matte"] = whole(_rgba(foreground, source, matte.pha[part]))
         return pictures
 
     def summary(self, numbers: list[int]) -> dict[str, Any]:

@@ -61,6 +61,15 @@ def test_what_a_job_writes(shot, job):
     assert abs(report[0]["coverage"] - alpha.mean() / 65535) < 1e-4
 
 
+@pytest.mark.parametrize("format", ["png", "exr"])
+def test_a_shot_without_a_subject_has_black_files_of_the_footages_size(shot, tmp_path, format):
+    plate = shot.write_plate(tmp_path / "plate.png")
+    result = engine.run_job(make_job(plate, plate, tmp_path / "out", format=format, foreground=True, matte=True))
+    for name, channels in (("alpha", 1), ("foreground", 3), ("matte", 4)):
+        pixels = oiio.ImageBuf(result[name]).get_pixels(oiio.FLOAT)
+        assert pixels.shape == (shot.height, shot.width, channels) and not pixels.any()
+
+
 def test_where_alpha_is_one_the_foreground_is_the_source(shot, job, tmp_path, monkeypatch):
     """Half of the frame is made opaque; there the source's own pixels come back, beside it the network's, then none."""
     from core.matting import Matte, Matter
