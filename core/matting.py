@@ -24,7 +24,7 @@ from .models.fusing import cast_convolutions, fused
 from .models.matting_refine import MattingRefine
 from .models.patches import upsampled
 from .models.recurrent import PlateFeatures, RecurrentMatting, RecurrentOutput, State
-from .region import SUBJECT, Box, PlateRange, bounds, choose_box, is_cut, moved
+from .region import GRID, SUBJECT, Box, ReducedPlate, bounds, choose_box, is_cut, moved
 from .transfer import Coming, transfer_for
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ PLATE_GRAIN = 0.01  # noise given to the plate: the network knows plates from ca
 LOOKS = 5  # at a shot's first frame before a plate, whose matte would be less sure than those after it
 BLIND_ERROR = 0.25  # expected error where the plate has nothing to say
 CLOSEST = 0.9  # share of a frame's size at which a small part of it is looked at: the rest is the refinement's
+LEAST_SIDE = 16  # reduced pixels, of the shorter side of what is looked at
 SLIVER = 8  # pixels beside the plate on which its judgement, with its border continued, goes on
 
 
@@ -53,7 +54,7 @@ class _Plate:
 
     pixels: Pixels
     tensor: Tensor  # (1, 3, H, W), for the recurrent network with grain
-    range: PlateRange | None = None
+    reduced: ReducedPlate | None = None
     features: tuple[Box, float, PlateFeatures] | None = None
 
 
@@ -170,6 +171,7 @@ class Matter:
         self._plate: _Plate | None = None
         self._memory: dict[str, State] = {}  # with the plate, and without
         self._box: Box | None = None  # what the one with the plate is of
+        self._ratio: float | None = None  # at which share of its size
         self._subject: Box | None = None  # where it was in the frame before
 
     @property
@@ -180,7 +182,7 @@ class Matter:
     def reset(self) -> None:
         """Forget the frames before: the next one is a shot's first."""
         self._memory.clear()
-        self._box = self._subject = None
+        self._box = self._ratio = self._subject = None
 
     def memory(self) -> dict[str, Tensor]:
         """What the network remembers of the frames before, on the CPU, to be stored; empty before the first frame."""
@@ -189,15 +191,18 @@ class Matter:
             for name, states in self._memory.items()
             for i, state in enumerate(states)
         }
-        boxes = {"box": self._box, "subject": self._subject}
-        return memory | {name: torch.tensor(box) for name, box in boxes.items() if box is not None}
+        look = {"box": self._box, "ratio": self._ratio, "subject": self._subject}
+        return memory | {
+            name: torch.tensor(value, dtype=torch.float64) for name, value in look.items() if value is not None
+        }
 
     def remember(self, memory: dict[str, Tensor]) -> None:
         """Go on where `memory()` was taken."""
         self.reset()
-        boxes = {name: Box(*memory[name].tolist()) for name in ("box", "subject") if name in memory}
+        boxes = {name: Box(*memory[name].long().tolist()) for name in ("box", "subject") if name in memory}
         self._box, self._subject = boxes.get("box"), boxes.get("subject")
-        for key in sorted(memory.keys() - boxes.keys()):
+        self._ratio = float(memory["ratio"]) if "ratio" in memory else None
+        for key in sorted(memory.keys() - boxes.keys() - {"ratio"}):
             name = key.partition(".")[0]
             # The layout is the network's own: in another one it would compute the same in another order.
             state = memory[key].to(self.device, memory_format=torch.channels_last)
@@ -206,6 +211,8 @@ class Matter:
     @torch.inference_mode()
     def matte(self, src: Pixels, bgr: Pixels | None, valid: NDArray[np.bool_] | None = None) -> Matte:
         """Matte the next frame of the shot.
+
+        With a plate the recurrent network looks at what differs from it (see `region`): alpha and err are 0 elsewhere.
 
         Args:
             src: (H, W, 3) sRGB-encoded, uint8, uint16 or float32 (0 to 1).
@@ -295,13 +302,13 @@ class Matter:
         height, width = source.shape[2:]
         frame = Box(0, height, 0, width)
         plate = self._kept_plate(bgr)
-        if plate.range is None:
-            plate.range = PlateRange(bgr, coarse_ratio(height, width))
-        differing = plate.range.find(src, valid)
+        if plate.reduced is None:
+            plate.reduced = ReducedPlate(bgr, coarse_ratio(height, width))
+        differing = plate.reduced.differing(src, valid)
         needed = differing.joined(self._subject) if differing else self._subject
         if needed is None:
             self._memory.pop("plate", None)
-            self._box = None
+            self._box = self._ratio = None
             pha, err = source.new_zeros(2, 1, 1, height, width)
             return pha, source, err
         box = choose_box(needed, self._box, height, width)
@@ -309,6 +316,7 @@ class Matter:
         if box != frame and is_cut(out.pha, box, frame):
             box = frame
             out = self._run_in_box(source, plate, box)
+        self._ratio = self._choose_ratio(box, height, width)
         self._memory["plate"], self._box = out.rec, box
         self._subject = bounds((out.pha[0, 0, ::4, ::4] > SUBJECT).byte().cpu().numpy(), box)
         if box == frame:
@@ -321,7 +329,7 @@ class Matter:
     def _run_in_box(self, source: Tensor, plate: _Plate, box: Box) -> RecurrentOutput:
         """`_run` of a box in a frame before its plate."""
         height, width = source.shape[2:]
-        ratio = self.detail or min(coarse_ratio(*box.size), max(CLOSEST, coarse_ratio(height, width)))
+        ratio = self._choose_ratio(box, height, width)
         if plate.features is None or plate.features[:2] != (box, ratio):
             with self._autocast():
                 tensor = box.of(plate.tensor).contiguous(memory_format=torch.channels_last)
@@ -334,6 +342,19 @@ class Matter:
                 for state, feature in zip(rec, features.features, strict=True)
             )
         return self._run(box.of(source), features, rec, ratio)
+
+    def _choose_ratio(self, box: Box, height: int, width: int) -> float:
+        """At which share of its size a box of a frame is looked at: the one before while that is about right.
+
+        Another one would place the reduced pixels anew, and what stands still would flicker.
+        """
+        if self.detail:
+            return min(1.0, max(self.detail, LEAST_SIDE / min(box.size)))
+        whole = coarse_ratio(height, width)
+        best = min(coarse_ratio(*box.size), max(CLOSEST, whole))
+        if self._ratio is not None and self._ratio / 1.07 <= best <= 1.4 * self._ratio:
+            return self._ratio
+        return max(whole, math.floor(best * GRID) / GRID)
 
     def _run(self, source: Tensor, plate: PlateFeatures | None, rec: State | None, ratio: float) -> RecurrentOutput:
         """The recurrent network's next frame; all in float32 and of the source's size but for what it remembers."""

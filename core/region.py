@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from .color import Floats, Pixels, to_float
 
-TOLERANCE = 0.03  # of 0 to 1: what differs by less from all that the plate has nearby is its noise or a veil of nothing
+TOLERANCE = 0.04  # of 0 to 1: means of 3 x 3 reduced pixels that differ by less are noise, or what no matte would show
+GRID = 24  # pixels that divide a box's edges: at shares of its size with this denominator reduced pixels stay in place
 MARGIN = 0.05  # of the frame's geometric mean side, around what differs; half of it must remain while a box is kept
 SUBJECT = 0.1  # alpha from which on a pixel is of what must be looked at in the next frame as well
 WASTE = 2.0  # times the area that it would need, at which a box is given up for a smaller one
@@ -67,14 +68,14 @@ class Box(NamedTuple):
         return x[..., self.top : self.bottom, self.left : self.right]
 
     def grown(self, pixels: float, height: int, width: int) -> Box:
-        """With so many pixels around it, rounded up to a multiple of 8, as far as a frame of this size goes."""
-        top, left = (max(0, int((edge - pixels) // 8 * 8)) for edge in (self.top, self.left))
-        bottom, right = (int(-(-(edge + pixels) // 8) * 8) for edge in (self.bottom, self.right))
+        """With so many pixels around it, rounded up to a multiple of `GRID`, as far as a frame of this size goes."""
+        top, left = (max(0, int((edge - pixels) // GRID * GRID)) for edge in (self.top, self.left))
+        bottom, right = (int(-(-(edge + pixels) // GRID) * GRID) for edge in (self.bottom, self.right))
         return Box(top, min(bottom, height), left, min(right, width))
 
 
-class PlateRange:
-    """A plate, reduced, and what it shows around each of its pixels.
+class ReducedPlate:
+    """A plate as it is compared with frames.
 
     Args:
         bgr: (H, W, 3) uint8, uint16 or float32 (0 to 1).
@@ -83,25 +84,24 @@ class PlateRange:
 
     def __init__(self, bgr: Pixels, ratio: float) -> None:
         self._ratio = ratio
-        reduced, square = _reduced(bgr, ratio), np.ones((3, 3), np.uint8)
-        self._low, self._high = cv2.erode(reduced, square) - TOLERANCE, cv2.dilate(reduced, square) + TOLERANCE
+        self._bgr = _reduced(bgr, ratio)
 
-    def find(self, src: Pixels, valid: NDArray[np.bool_] | None = None) -> Box | None:
+    def differing(self, src: Pixels, valid: NDArray[np.bool_] | None = None) -> Box | None:
         """The smallest box around all that differs, in the frame's pixels; None where nothing does.
 
-        A pixel, the mean of 3 x 3 reduced ones, differs where it is outside the range of the plate's around it: the
-        background's edges that lie half a pixel off, or leaves that move a little, do not. Single ones are noise.
+        Single reduced pixels are noise.
 
         Args:
             src: the frame, as the plate.
             valid: (H, W), False where the plate has no pixels and the frame is not judged; None where it has all.
         """
-        beyond: NDArray[Any] = cv2.bitwise_not(cv2.inRange(_reduced(src, self._ratio), self._low, self._high))
+        difference = cv2.absdiff(_reduced(src, self._ratio), self._bgr)
+        beyond: NDArray[Any] = cv2.bitwise_not(cv2.inRange(difference, (0.0,) * 3, (TOLERANCE,) * 3))
         if valid is not None:
             judged = cv2.resize(valid.view(np.uint8), beyond.shape[::-1], interpolation=cv2.INTER_NEAREST)
             beyond = cv2.bitwise_and(beyond, beyond, mask=judged)
-        differing = cv2.morphologyEx(beyond, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
-        return bounds(differing, Box(0, src.shape[0], 0, src.shape[1]))
+        beyond = cv2.morphologyEx(beyond, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
+        return bounds(beyond, Box(0, src.shape[0], 0, src.shape[1]))
 
 
 def bounds(mask: NDArray[Any], box: Box) -> Box | None:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Pictures to the device and results back, on a CUDA card beside the network. No bpy.
 
-Frame n + 1 goes up and frame n - 1 comes down while the network is at frame n. A card copies by itself only from and to
+Frame n - 1 comes down while the network is at frame n, and without a plate frame n + 1 goes up; before a plate the
+processor waits for frame n's alpha, to know where to look next. A card copies by itself only from and to
 pinned memory, of which torch keeps what it was once given; two streams of their own keep the copies out of the
 network's queue, and events say what has to be waited for.
 """

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from core.checkpoints import load_model
-from core.matting import Matter
-from core.region import Box, PlateRange, bounds, choose_box, is_cut, moved
+from core.matting import Matter, coarse_ratio
+from core.region import GRID, Box, ReducedPlate, bounds, choose_box, is_cut, moved
 
 HEIGHT, WIDTH = 360, 640
 FRAME = Box(0, HEIGHT, 0, WIDTH)
@@ -23,10 +23,11 @@ def plate():
 
 
 def shot(plate, *boxes, colour=(200, 60, 40)):
-    """The plate with opaque things before it, and a camera's noise."""
+    """The plate with opaque, speckled things before it, and a camera's noise."""
     src = plate.copy()
     for box in boxes:
-        src[box.top : box.bottom, box.left : box.right] = colour
+        speckle = np.random.default_rng(5).integers(-40, 40, (*box.size, 1))
+        src[box.top : box.bottom, box.left : box.right] = speckle + colour
     noise = np.random.default_rng(4).normal(0, 3, src.shape)
     return np.clip(src + noise, 0, 255).astype(np.uint8)
 
@@ -39,26 +40,37 @@ def test_what_differs_is_found_and_noise_is_not(plate, dtype):
     def as_type(picture):
         return (picture * np.float64(scale)).astype(dtype)
 
-    seen = PlateRange(as_type(plate), 1.0)
-    assert seen.find(as_type(shot(plate))) is None
-    found = seen.find(as_type(shot(plate, thing)))
+    seen = ReducedPlate(as_type(plate), 1.0)
+    assert seen.differing(as_type(shot(plate))) is None
+    found = seen.differing(as_type(shot(plate, thing)))
     assert found.contains(thing) and found.area < 1.1 * thing.area
-    half = PlateRange(as_type(plate), 0.5).find(as_type(shot(plate, thing)))
+    half = ReducedPlate(as_type(plate), 0.5).differing(as_type(shot(plate, thing)))
     assert half.contains(thing) and half.area < 1.3 * thing.area
 
 
 def test_a_wire_is_found_and_a_plate_that_is_off_by_less_than_a_pixel_is_not(plate):
     wire = Box(20, 340, 500, 502)
-    assert PlateRange(plate, 0.5).find(shot(plate, wire)).contains(Box(24, 336, 500, 502))
+    assert ReducedPlate(plate, 0.5).differing(shot(plate, wire)).contains(Box(24, 336, 500, 502))
     off = cv2.warpAffine(plate, np.float32([[1, 0, 0.7], [0, 1, 0.5]]), (WIDTH, HEIGHT), borderMode=cv2.BORDER_REFLECT)
-    assert PlateRange(off, 1.0).find(shot(plate)) is None
+    assert ReducedPlate(off, 1.0).differing(shot(plate)) is None
+
+
+@pytest.mark.parametrize("period", [4, 6, 10])
+def test_what_has_the_mean_colour_of_a_striped_plate_is_found(period):
+    stripes = np.where(np.arange(WIDTH) % period < period // 2, 50, 200).astype(np.uint8)
+    blinds = np.repeat(np.tile(stripes, (HEIGHT, 1))[..., None], 3, axis=2)
+    thing = Box(100, 220, 280, 400)
+    src = blinds.copy()
+    src[thing.top : thing.bottom, thing.left : thing.right] = 125
+    assert ReducedPlate(blinds, 1.0).differing(src).contains(Box(104, 216, 284, 396))
+    assert Matter(load_model()).matte(src, blinds).pha[120:200, 300:380].mean() > 0.5
 
 
 def test_what_is_beside_the_plate_is_not_judged(plate):
     valid = np.ones((HEIGHT, WIDTH), bool)
     valid[:, 600:] = False
     src = shot(plate, Box(0, HEIGHT, 600, WIDTH), Box(100, 200, 100, 200))
-    assert PlateRange(plate, 1.0).find(src, valid).right <= 202
+    assert ReducedPlate(plate, 1.0).differing(src, valid).right <= 202
 
 
 def test_a_box_is_kept_while_it_has_room_and_is_not_far_too_large():
@@ -134,15 +146,27 @@ def test_a_subject_that_reaches_beyond_the_box_is_seen_whole(plate, monkeypatch)
     valid = np.ones((HEIGHT, WIDTH), bool)
     src = shot(plate, thing)
     expected = Matter(load_model()).matte(src, plate).pha
-    monkeypatch.setattr(PlateRange, "find", lambda self, src, valid: Box(100, 220, 200, 300))
+    monkeypatch.setattr(ReducedPlate, "differing", lambda self, src, valid: Box(100, 220, 200, 300))
     matter = Matter(load_model())
     pha = matter.matte(src, plate, valid).pha
     assert matter._box == FRAME
     assert np.abs(pha - expected).mean() < 0.005
     monkeypatch.setattr(
-        PlateRange, "find", lambda self, src, valid: None
+        ReducedPlate, "differing", lambda self, src, valid: None
     )  # nothing differs any more: it is still there
     assert matter.matte(src, plate, valid).pha[150, 400] > 0.9
+
+
+def test_a_box_that_grows_a_little_is_looked_at_as_closely_as_before():
+    """Elsewhere the reduced pixels would lie anew, and what stands still in the box would flicker."""
+    matter = Matter(load_model())
+    box = Box(240, 720, 480, 960)
+    first = matter._ratio = matter._choose_ratio(box, 1080, 1920)
+    assert (first * GRID) % 1 == 0 and first > 2 * coarse_ratio(1080, 1920)
+    assert matter._choose_ratio(Box(240, 744, 456, 960), 1080, 1920) == first
+    assert matter._choose_ratio(Box(0, 1080, 0, 1440), 1080, 1920) < first
+    matter.detail = 0.01
+    assert matter._choose_ratio(Box(0, 48, 0, 96), 1080, 1920) * 48 >= 16
 
 
 def test_a_moving_box_takes_its_memory_along_and_stored_memory_its_box(plate):
@@ -160,6 +184,7 @@ def test_a_moving_box_takes_its_memory_along_and_stored_memory_its_box(plate):
         truth[box.top : box.bottom, box.left : box.right] = 1
         assert np.abs(matte.pha - truth).mean() < 0.01
     assert len(set(seen)) > 3
+    assert all(edge % GRID == 0 or edge in (HEIGHT, WIDTH) for box in seen for edge in box)
     other = Matter(load_model())
     other.remember(stored)
     for src in frames[6:]:
