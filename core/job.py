@@ -97,7 +97,7 @@ class Job:
     device: str = "auto"  # auto, cpu, mps, cuda, cuda:N; all: every card; several, with commas: a process on each
     precision: str = "auto"
     masks: Masks = field(default_factory=Masks)
-    detail: float = 0.0  # size of the coarse pass as a share of the frame, 0 < detail <= 1; 0: chosen by frame size
+    detail: float = 0.0  # size of the coarse pass as a share of the frame, 0 < detail <= 1; 0: chosen
     refine_pixels: int = 0  # that a MattingRefine refines; 0: what its file says, else chosen by frame size
     version: int = FILE_VERSION
 

@@ -316,8 +316,7 @@ class Matter:
         if box != frame and is_cut(out.pha, box, frame):
             box = frame
             out = self._run_in_box(source, plate, box)
-        self._ratio = self._choose_ratio(box, height, width)
-        self._memory["plate"], self._box = out.rec, box
+        self._memory["plate"], self._box, self._ratio = out.rec, box, self._choose_ratio(box, height, width)
         self._subject = bounds((out.pha[0, 0, ::4, ::4] > SUBJECT).byte().cpu().numpy(), box)
         if box == frame:
             return out.pha, out.fgr, out.err
