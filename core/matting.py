@@ -312,11 +312,11 @@ class Matter:
             pha, err = source.new_zeros(2, 1, 1, height, width)
             return pha, source, err
         box = choose_box(needed, self._box, height, width)
-        out = self._run_in_box(source, plate, box)
-        if box != frame and is_cut(out.pha, box, frame):
+        out, ratio = self._run_in_box(source, plate, box)
+        if is_cut(out.pha, box, frame):
             box = frame
-            out = self._run_in_box(source, plate, box)
-        self._memory["plate"], self._box, self._ratio = out.rec, box, self._choose_ratio(box, height, width)
+            out, ratio = self._run_in_box(source, plate, box)
+        self._memory["plate"], self._box, self._ratio = out.rec, box, ratio
         self._subject = bounds((out.pha[0, 0, ::4, ::4] > SUBJECT).byte().cpu().numpy(), box)
         if box == frame:
             return out.pha, out.fgr, out.err
@@ -325,10 +325,9 @@ class Matter:
             box.of(whole).copy_(part)
         return pha, source, err
 
-    def _run_in_box(self, source: Tensor, plate: _Plate, box: Box) -> RecurrentOutput:
-        """`_run` of a box in a frame before its plate."""
-        height, width = source.shape[2:]
-        ratio = self._choose_ratio(box, height, width)
+    def _run_in_box(self, source: Tensor, plate: _Plate, box: Box) -> tuple[RecurrentOutput, float]:
+        """`_run` of a box in a frame before its plate, and the ratio at which it was looked at."""
+        ratio = self._choose_ratio(box, source.shape[2], source.shape[3])
         if plate.features is None or plate.features[:2] != (box, ratio):
             with self._autocast():
                 tensor = box.of(plate.tensor).contiguous(memory_format=torch.channels_last)
@@ -340,7 +339,7 @@ class Matter:
                 moved(state, self._box, box, feature.shape[-2:])
                 for state, feature in zip(rec, features.features, strict=True)
             )
-        return self._run(box.of(source), features, rec, ratio)
+        return self._run(box.of(source), features, rec, ratio), ratio
 
     def _choose_ratio(self, box: Box, height: int, width: int) -> float:
         """At which share of its size a box of a frame is looked at: the one before while that is about right.

@@ -122,10 +122,10 @@ def bounds(mask: NDArray[Any], box: Box) -> Box | None:
 def choose_box(needed: Box, kept: Box | None, height: int, width: int) -> Box:
     """The box to look at: the one before as long as it does, so that what is remembered need not be moved."""
     margin = MARGIN * math.sqrt(height * width)
-    if kept is not None and kept.contains(needed.grown(margin / 2, height, width)):
-        if kept.area < WASTE * needed.grown(margin, height, width).area:
-            return kept
-    return needed.grown(margin, height, width)
+    wanted = needed.grown(margin, height, width)
+    if kept and kept.contains(needed.grown(margin / 2, height, width)) and kept.area < WASTE * wanted.area:
+        return kept
+    return wanted
 
 
 def is_cut(pha: Tensor, box: Box, frame: Box) -> bool:

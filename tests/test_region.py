@@ -141,7 +141,7 @@ def test_a_box_is_seen_as_if_it_were_the_frame(plate):
 
 
 def test_a_subject_that_reaches_beyond_the_box_is_seen_whole(plate, monkeypatch):
-    """What hides it from the search for differences here is a mask of where the plate is."""
+    """The search for differences sees half of it here, then nothing."""
     thing = Box(100, 220, 200, 440)
     valid = np.ones((HEIGHT, WIDTH), bool)
     src = shot(plate, thing)
@@ -151,9 +151,7 @@ def test_a_subject_that_reaches_beyond_the_box_is_seen_whole(plate, monkeypatch)
     pha = matter.matte(src, plate, valid).pha
     assert matter._box == FRAME
     assert np.abs(pha - expected).mean() < 0.005
-    monkeypatch.setattr(
-        ReducedPlate, "differing", lambda self, src, valid: None
-    )  # nothing differs any more: it is still there
+    monkeypatch.setattr(ReducedPlate, "differing", lambda self, src, valid: None)
     assert matter.matte(src, plate, valid).pha[150, 400] > 0.9
 
 
