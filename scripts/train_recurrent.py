@@ -24,8 +24,9 @@ from core.checkpoints import load_model, save_model
 from core.errors import JobError, ending_in_words
 from core.evaluation import mean_scores, score_clip
 from core.models import RecurrentMatting
-from core.models.recurrent import average, clamp_unit
+from core.models.recurrent import clamp_unit
 from core.models.refiner import PATCH, SolvingRefiner
+from core.models.scales import average
 from core.training import losses, windows
 from core.training.loop import Batch, Process, Trainer, Validation, join_processes, sample_order
 from core.training.options import add_loop_arguments, loop_options, parse_with_config
@@ -44,11 +45,14 @@ class Stage:
     frames: int = 2
     batch: int = 6  # clips, or windows, per step of one process
     downsample_ratio: float | tuple[float, float] = 1.0  # at which the network looks; a range is drawn from
-    part: str = "coarse"  # what learns; "review" is the last of it by itself, "refiner" learns from windows of clips
+    part: str = (
+        "coarse"  # what learns; "review" is the last of it by itself, "see-through" the last of that; see `PARTS`
+    )
 
 
 PROTOTYPE = Stage(steps=2000)
-PARTS = {"coarse": "", "review": "plate_review", "refiner": "refiner"}  # what learns: modules whose names begin so
+# What learns: parameters whose names begin so
+PARTS = {"coarse": "", "review": "plate_review.", "see-through": "plate_review.see_through.", "refiner": "refiner."}
 ERROR_WEIGHT = 0.1
 WINDOW_WEIGHTS = {"pha_l1": 1.0, "pha_gradient": 2.0, "fgr_l1": 0.5}
 
@@ -163,11 +167,13 @@ def compute_losses(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """
     part = "refiner" if "guides" in batch else batch.get("part", "coarse")
     for name, child in model.named_children():
-        child.train(name.startswith(PARTS[part])).requires_grad_(name.startswith(PARTS[part]))
+        child.train(PARTS[part].startswith(name) or not PARTS[part])
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(PARTS[part]))
     if part == "refiner":
         return _window_losses(model, batch)
     total: dict[str, Tensor] = {}
-    has_plate = batch["has_plate"] | (part == "review")  # which does nothing without
+    has_plate = batch["has_plate"] | (part != "coarse")  # the review does nothing without
     for chosen, plate in ((has_plate, True), (~has_plate, False)):
         if chosen.any():
             src, bgr, pha, fgr = (batch[name][chosen] for name in ("src", "bgr", "pha", "fgr"))

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from core.checkpoints import half_weights, load_model
 from core.errors import CheckpointError, ShapeError
 from core.models.mobilenetv3 import MobileNetV3Encoder
-from core.models.recurrent import RecurrentMatting, _moments, _relate, clamp_unit
+from core.models.recurrent import RecurrentMatting, clamp_unit
 from core.models.refiner import SolvingRefiner, fuse_foreground, solve_alpha
+from core.models.review import SeeThrough, plate_moments, relate
 from scripts.convert_rvm import find_onnx, load_onnx_weights
 
 COARSE = ["753", "754"]  # the published graph's names for its foreground residual and alpha before the guided filter
@@ -232,12 +233,14 @@ def test_a_wrong_alpha_can_be_trained_away_where_it_is_clamped() -> None:
 @pytest.mark.parametrize("ratio", [1.0, 0.5])
 def test_every_plate_parameter_matters(ratio: float) -> None:
     model = perturbed()
+    model.plate_review.see_through.weigh[-1].bias[2] = 2.0  # which never takes away from alpha
     src = clip(96, 128, 2)
     with torch.enable_grad():
         output = model(src, src.flip(-1), downsample_ratio=ratio)
         (output.pha.sum() + output.err.sum()).backward()
     silent = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().any()}
-    parts = ("filter.", "refiner.") if ratio == 1 else "filter."  # the filter is for shots without a plate
+    # The filter is for shots without a plate, and the refiner gives no gradient back to the coarse alpha
+    parts = ("filter.", "refiner." if ratio == 1 else "plate_review.see_through.")
     assert silent == {name for name, _ in model.named_parameters() if name.startswith(parts)}
 
 
@@ -251,7 +254,7 @@ def test_how_the_source_follows_the_plate(alpha: float, colour: float, found: fl
     coarse = F.interpolate(torch.rand(1, 3, 10, 12, generator=noise), scale_factor=8)  # what the widest still sees
     bgr = (torch.rand(1, 3, 80, 96, generator=noise) + coarse) / 2
     src = alpha * colour + (1 - alpha) * bgr
-    relations = _relate(src, bgr, _moments(bgr))
+    relations = relate(src, bgr, plate_moments(bgr))
     assert [relation.shape for relation in relations] == [(1, 9, 160 // n, 192 // n) for n in (2, 4, 8, 16)]
     for relation in relations:
         assert (relation[:, :1] - found).abs().max() < 0.05  # the share that counts as blank
@@ -259,7 +262,7 @@ def test_how_the_source_follows_the_plate(alpha: float, colour: float, found: fl
         assert relation[:, 4].max() < 4 * 0.03  # nothing is left over
     blank = torch.full_like(bgr, 0.6)
     src = alpha * colour + (1 - alpha) * blank
-    relation = _relate(src, blank, _moments(blank))[0]
+    relation = relate(src, blank, plate_moments(blank))[0]
     assert relation[:, :1].abs().max() < 1e-3
     torch.testing.assert_close(relation[:, 1:4], src - blank, atol=1e-3, rtol=0)
 
@@ -267,7 +270,7 @@ def test_how_the_source_follows_the_plate(alpha: float, colour: float, found: fl
 def test_what_a_relation_leaves_over_is_what_the_plate_does_not_explain() -> None:
     noise = torch.Generator().manual_seed(0)
     bgr, own = (torch.rand(1, 3, 64, 80, generator=noise) for _ in range(2))
-    relation = _relate(own, bgr, _moments(bgr))[0]
+    relation = relate(own, bgr, plate_moments(bgr))[0]
     within = own.var(dim=(2, 3)).sum().sqrt()  # of the three channels
     assert abs(float(relation[:, 4].mean() / 4 - within)) < 0.1 * within
     assert abs(float(relation[:, 6].mean()) - 0.5) < 0.05  # both have as much texture
@@ -297,9 +300,29 @@ def test_the_review_sees_an_outline_from_afar() -> None:
     relations = [torch.ones(1, 9, 32 // n, 192 // n) for n in (1, 2, 4, 8)]
     review = perturbed().plate_review
     with torch.enable_grad():
-        gates = review(torch.ones(1, 16, 64, 384), torch.ones(1, 3, 32, 192), relations, pha)
-        gates[..., 150:].square().sum().backward()
+        corrected, doubt = review(torch.ones(1, 16, 64, 384), torch.ones(1, 3, 32, 192), relations, pha)
+        (corrected[..., 150:].square().sum() + doubt[..., 150:].square().sum()).backward()
     assert pha.grad is not None and pha.grad[..., :4].any()
+
+
+@pytest.mark.parametrize(("taken_for", "then"), [(0.2, 0.4), (0.7, 0.7)])
+def test_what_texture_shows_of_a_pane_corrects_all_of_it(taken_for: float, then: float) -> None:
+    """Texture is behind its left half, a blank wall behind the right; beside it is something opaque. Nothing sinks."""
+    bgr = F.interpolate(torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0)), scale_factor=4)
+    bgr[..., 96:] = 0.5
+    pha = torch.zeros(1, 1, 128, 192)
+    pha[..., 24:104, 24:160] = taken_for
+    pha[..., 170:] = 1.0
+    alpha = torch.where(pha == taken_for, 0.4, pha)
+    relation = relate(alpha * 0.6 + (1 - alpha) * bgr, bgr, plate_moments(bgr))[0]
+    see_through, features = SeeThrough(16), torch.zeros(1, 16, 128, 192)
+    assert not see_through(features, relation, pha).any()  # before any training
+    see_through.weigh[-1].bias += torch.tensor([3.0, -6.0, 9.0])  # each place is trusted, as it is, altogether
+    corrected = pha + see_through(features, relation, pha)
+    assert (corrected - then)[..., 34:94, 34:86].abs().max() < 0.05
+    assert (corrected - then)[..., 34:94, 106:150].abs().max() < 0.05
+    torch.testing.assert_close(corrected[..., :20], pha[..., :20], rtol=0, atol=0)
+    torch.testing.assert_close(corrected[..., 164:], pha[..., 164:], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.5])

@@ -326,13 +326,17 @@ def test_windows_teach_the_refiner_alone() -> None:
     assert model.encoder.training and model.refiner.training
 
 
-def test_the_review_learns_alone() -> None:
+@pytest.mark.parametrize(
+    ("part", "learning"), [("review", "plate_review."), ("see-through", "plate_review.see_through.")]
+)
+def test_the_review_learns_alone(part: str, learning: str) -> None:
     torch.manual_seed(0)
     model = RecurrentMatting()
-    stage = train_recurrent.Stage(1, size=32, batch=3, part="review")
+    stage = train_recurrent.Stage(1, size=32, batch=3, part=part)
     batch = next(iter(train_recurrent.stage_batches(0, [stage], Clips, 0, 0, Process(), model)))
     sum(train_recurrent.compute_losses(model, batch).values()).backward()
-    assert {name.partition(".")[0] for name, p in model.named_parameters() if p.grad is not None} == {"plate_review"}
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == name.startswith(learning), name
 
 
 def test_windows_are_what_the_network_sees_there() -> None:

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from core.errors import ShapeError
 from core.models.mobilenetv3 import MobileNetV3Encoder
 from core.models.refiner import PATCH, SolvingRefiner
+from core.models.review import Review, plate_moments, relate
+from core.models.scales import average, doubled, halved, pyramid, shrunk
 
 State: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 
 _IMAGES = 3 + 3  # channels: the plate, and its absolute difference from the source
-_RELATION = 1 + 3  # channels of `_relate` that the decoder sees
-_SCALES = 4  # at which `_relate` looks
+_RELATION = 1 + 3  # channels of `relate` that the decoder sees
 
 
 class RecurrentOutput(NamedTuple):
@@ -138,7 +139,7 @@ class _UpBlock(nn.Module):
     def forward(
         self, x: Tensor, skip: Tensor, src: Tensor, plate: tuple[Tensor, ...], frames: int, state: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        x = F.relu(self.conv(_double(x, src), skip, src, plate=plate), inplace=True)
+        x = F.relu(self.conv(doubled(x, src), skip, src, plate=plate), inplace=True)
         return self.gru(x, frames, state)  # type: ignore[no-any-return]
 
 
@@ -172,14 +173,14 @@ class _Decoder(nn.Module):
         Args:
             srcs: (B * frames, 3, ...) the source at 1/2, 1/4 and 1/8 of the coarse size.
             images: (B * frames, 6, ...) plate and absolute difference at the same sizes; empty without a plate.
-            relations: what `_relate` finds; empty without a plate.
+            relations: what `relate` finds; empty without a plate.
             changes: absolute differences of the encoder's features, finest first; empty without a plate.
         """
         plates: list[tuple[Tensor, ...]] = [()] * 3
         if relations:
             relation = relations[0][:, :_RELATION]
-            half = _halved(relation)
-            plates = list(zip(changes[:3], images, (relation, half, _halved(half)), strict=True))
+            half = halved(relation)
+            plates = list(zip(changes[:3], images, (relation, half, halved(half)), strict=True))
         r1, r2, r3, r4 = rec if rec is not None else (None, None, None, None)
         x = features[3]
         if changes:
@@ -192,74 +193,8 @@ class _Decoder(nn.Module):
 
     def finish(self, x: Tensor, src: Tensor, images: tuple[Tensor, ...]) -> Tensor:
         """What `forward` gives, and source and images at the coarse size -> hidden features (B * frames, 16, h, w)."""
-        x = F.relu(self.conv0(_double(x, src), src, plate=images), inplace=True)
+        x = F.relu(self.conv0(doubled(x, src), src, plate=images), inplace=True)
         return F.relu(self.conv1(x), inplace=True)
-
-
-def _conv3(in_channels: int, out_channels: int) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, 3, padding=1)
-
-
-class _Review(nn.Module):
-    """Corrects the decoder's alpha by what the relation of source and plate shows of each neighbourhood.
-
-    The decoder is told of that relation, but would have to build a product out of convolutions to act upon it, and
-    left glass and veils at half of what their background plainly showed. Here it says how far to go from its alpha to
-    the one that is found in neighbourhoods of each size, to 0 (behind a shadow) and to 1 (in a hole). Dark glass and a
-    shadow differ only in their outlines, which may lie far away: so it looks down to 1/64 and comes back up.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        seen, channels, deep = 9 + 16 + 1 + 3, 24, 32
-        self.down4 = _conv3(seen, channels)
-        self.down8 = _conv3(seen + channels, channels)
-        self.down16 = _conv3(seen + channels, deep)
-        self.down32 = _conv3(deep, deep)
-        self.down64 = _conv3(deep, deep)
-        self.up32 = _conv3(2 * deep, deep)
-        self.up16 = _conv3(2 * deep, channels)
-        self.up8 = _conv3(2 * channels, channels)
-        self.up4 = _conv3(2 * channels, channels)
-        self.conv2a = nn.Conv2d(seen + channels, 16, 1)
-        self.conv2b = _conv3(16, 16)
-        self.gates = nn.Conv2d(16, _SCALES + 2 + 1, 1)
-        nn.init.zeros_(self.gates.weight)
-        nn.init.zeros_(self.gates.bias)  # type: ignore[arg-type]
-
-    def forward(self, hid: Tensor, difference: Tensor, relations: list[Tensor], pha: Tensor) -> Tensor:
-        """What is to be done at each coarse pixel.
-
-        Args:
-            hid: (N, 16, h, w) the decoder's features.
-            difference: (N, 3, h/2, w/2) absolute, of source and plate.
-            relations: what `_relate` finds, at 1/2 down to 1/16.
-            pha: (N, 1, h, w) the decoder's alpha, 0 to 1.
-
-        Returns:
-            (N, 3, h, w): how much to add to alpha, what share of it to take away, and what to add to the logit of the
-            expected error.
-        """
-        image = torch.cat([x.to(hid.dtype) for x in (_halved(hid), _halved(pha), difference)], dim=1)
-        image = image.contiguous(memory_format=torch.channels_last)  # which one channel does not tell
-        seen = []
-        for relation in relations:
-            seen.append((relation.to(hid.dtype), image))
-            image = _halved(image)
-        down4 = F.relu(self.down4(torch.cat(seen[1], dim=1)))
-        down8 = F.relu(self.down8(torch.cat([*seen[2], _halved(down4)], dim=1)))
-        down16 = F.relu(self.down16(torch.cat([*seen[3], _halved(down8)], dim=1)))
-        down32 = F.relu(self.down32(_halved(down16)))
-        x = F.relu(self.down64(_halved(down32)))
-        for conv, here in ((self.up32, down32), (self.up16, down16), (self.up8, down8), (self.up4, down4)):
-            x = F.relu(conv(torch.cat([here, _double(x, here)], dim=1)))
-        x = F.relu(self.conv2a(torch.cat([*seen[0], _double(x, seen[0][1])], dim=1)))
-        gates = self.gates(F.relu(self.conv2b(x))).float().contiguous()  # of which sums over channels are faster
-        gates, doubt = torch.tanh(gates[:, :-1]), gates[:, -1:]  # to each neighbourhood's alpha, to 0 and to 1
-        size = relations[0].shape[-2:]
-        alphas = [F.interpolate(r[:, :1], size, mode="bilinear", align_corners=False) for r in relations]
-        added = (gates[:, :_SCALES] * torch.cat(alphas, dim=1).clamp(0, 1)).sum(1, keepdim=True) + gates[:, -1:]
-        return _double(torch.cat([added, gates.sum(1, keepdim=True), doubt], dim=1), pha)
 
 
 class _GuidedRefiner(nn.Module):
@@ -322,7 +257,7 @@ class RecurrentMatting(nn.Module):
         self.aspp = _LiteAspp(self.encoder.channels[3], 128)
         self.decoder = _Decoder()
         self.project = nn.Conv2d(16, 4, 1)
-        self.plate_review = _Review()
+        self.plate_review = Review()
         self.filter = _GuidedRefiner()
         self.refiner = SolvingRefiner(refine_threshold, hidden_channels=16 + 3)
         self.error = nn.Conv2d(16, 1, 1)
@@ -345,7 +280,7 @@ class RecurrentMatting(nn.Module):
         bgr = _padded(_fold(bgr), downsample_ratio)
         bgr_sm = average(bgr, downsample_ratio)
         features = tuple(_unfold(feature, frames) for feature in self._encode(bgr_sm))
-        moments = tuple(_unfold(moment, frames) for moment in _moments(_halved(bgr_sm)))
+        moments = tuple(_unfold(moment, frames) for moment in plate_moments(halved(bgr_sm)))
         return PlateFeatures(_unfold(bgr, frames), _unfold(bgr_sm, frames), moments, features)
 
     def forward(
@@ -423,16 +358,16 @@ class RecurrentMatting(nn.Module):
         looks: int = 1,
     ) -> _Seen:
         """Sources (B * frames, 3, H, W), reduced, through encoder and decoder."""
-        shrink = _shrink if plate is None else average
+        shrink = shrunk if plate is None else average
         src_sm = shrink(src, ratio).contiguous(memory_format=torch.channels_last)
-        features, srcs = self._encode(src_sm), _pyramid(src_sm)
+        features, srcs = self._encode(src_sm), pyramid(src_sm)
         images: tuple[Tensor, ...] = ()
         relations: list[Tensor] = []
         changes: tuple[Tensor, ...] = ()
         if plate is not None:
             bgr_sm = _repeat(plate.bgr_sm, frames)
-            images = _pyramid(torch.cat([bgr_sm, (src_sm - bgr_sm).abs()], dim=1))
-            relations = _relate(srcs[1], images[1][:, :3], [_repeat(moment, frames) for moment in plate.moments])
+            images = pyramid(torch.cat([bgr_sm, (src_sm - bgr_sm).abs()], dim=1))
+            relations = relate(srcs[1], images[1][:, :3], [_repeat(moment, frames) for moment in plate.moments])
             pairs = zip(features, plate.features, strict=True)
             changes = tuple((feature - _repeat(other, frames)).abs() for feature, other in pairs)
         seen = features, srcs[1:], images[1:], relations, changes
@@ -443,10 +378,8 @@ class RecurrentMatting(nn.Module):
         hid = self.decoder.finish(x, srcs[0], images[:1])
         coarse, err = self.project(hid).to(src.dtype), self.error(hid)
         if plate is not None:
-            pha = clamp_unit(coarse[:, 3:])
-            added, taken, doubt = self.plate_review(hid, images[1][:, 3:], relations, pha).chunk(3, dim=1)
-            coarse = torch.cat([coarse[:, :3], pha + added - taken * pha], dim=1)
-            coarse = coarse.contiguous(memory_format=torch.channels_last)
+            pha, doubt = self.plate_review(hid, images[1][:, 3:], relations, clamp_unit(coarse[:, 3:]))
+            coarse = torch.cat([coarse[:, :3], pha], dim=1).contiguous(memory_format=torch.channels_last)
             err = err + doubt
         return _Seen(src_sm, coarse, torch.sigmoid(err), hid, rec)
 
@@ -498,98 +431,9 @@ def _fold(x: Tensor) -> Tensor:
     return x.squeeze(1) if x.shape[1] == 1 else x.flatten(0, 1)
 
 
-def _shrink(x: Tensor, ratio: float) -> Tensor:
-    """Bilinear by a factor; the size is rounded down, as the published network does it."""
-    if ratio == 1:
-        return x
-    return F.interpolate(x, scale_factor=ratio, mode="bilinear", align_corners=False, recompute_scale_factor=False)
-
-
-def average(x: Tensor, ratio: float) -> Tensor:
-    """Smaller by a factor, by halves as long as that goes: unlike in `_shrink`, noise and fine texture average out."""
-    while ratio < 1:
-        step = max(0.5, ratio)
-        x = F.interpolate(x, scale_factor=step, mode="bilinear", align_corners=False, recompute_scale_factor=True)
-        ratio /= step
-    return x
-
-
 def _padded(x: Tensor, ratio: float) -> Tensor:
     """Sizes that the refinement's patches divide, by repeating the last row and column."""
     height, width = x.shape[-2:]
     if ratio == 1 or (height % PATCH == 0 and width % PATCH == 0):
         return x
     return F.pad(x, (0, -width % PATCH, 0, -height % PATCH), mode="replicate")
-
-
-def _double(x: Tensor, like: Tensor) -> Tensor:
-    """Twice the size, cut to the size of `like` (whose odd sizes were rounded up on the way down)."""
-    x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-    return x[:, :, : like.shape[-2], : like.shape[-1]]
-
-
-def _pyramid(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The image at 1, 1/2, 1/4, 1/8, sizes rounded up."""
-    half = _halved(x)
-    quarter = _halved(half)
-    return x, half, quarter, _halved(quarter)
-
-
-def _halved(x: Tensor) -> Tensor:
-    return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
-
-
-def _relate(src: Tensor, bgr: Tensor, moments: list[Tensor]) -> list[Tensor]:
-    """How the source follows the plate in neighbourhoods of 10, 20, 40 and 80 pixels.
-
-    By least squares, src = (1 - found) * bgr + offset. Where nothing stands before the plate, found and offset are 0;
-    behind a shadow offset is 0; an opaque subject has found 1, and where the subject lets through a part of its
-    background, found is its alpha, as far as the plate has texture to see it by: a blank plate leaves found at 0 and
-    offset at the difference.
-
-    Args:
-        src, bgr: (B, 3, h/2, w/2), 0 to 1.
-        moments: what `_moments` says of the plate.
-
-    Returns:
-        At 1/2, 1/4, 1/8 and 1/16 (B, 9, ...): found, offset, four times what the line leaves over and the plate's
-        texture (standard deviations), the share of the first in both, the brightness of what would be before the plate
-        (offset / found) and the plate's.
-    """
-    blank = 1e-3  # variance of all channels that counts as half of the truth: noise has about that
-    relations = []
-    for means, moment in zip(_local_means(src, bgr), moments, strict=True):
-        mean_src, product, square = means.tensor_split([3, 4], dim=1)
-        mean_bgr, variance = moment.tensor_split([3], dim=1)
-        covariance = product - (mean_src * mean_bgr).sum(1, keepdim=True)
-        found = (1 - (covariance + blank) / (variance + blank)).clamp(-1, 2)
-        slope = 1 - found
-        offset = mean_src - slope * mean_bgr
-        left = square - mean_src.square().sum(1, keepdim=True) - 2 * slope * covariance + slope.square() * variance
-        left, texture = ((x.clamp_min(0) + 1e-5).sqrt() for x in (left, variance))
-        brightness = (offset.mean(1, keepdim=True) / (found.abs() + 0.05)).clamp(-1, 2), mean_bgr.mean(1, keepdim=True)
-        relation = torch.cat([found, offset, 4 * left, 4 * texture, left / (left + texture), *brightness], dim=1)
-        relations.append(relation.contiguous(memory_format=torch.channels_last))  # like all that it is joined with
-    return relations
-
-
-def _moments(bgr: Tensor) -> list[Tensor]:
-    """The plate (B, 3, h/2, w/2) -> local mean, and variance summed over the channels, (B, 4, ...) at each scale."""
-    moments = []
-    for means in _local_means(bgr, bgr):
-        mean, square = means[:, :3], means[:, 3:4]
-        moments.append(torch.cat([mean, square - mean.square().sum(1, keepdim=True)], dim=1))
-    return moments
-
-
-def _local_means(x: Tensor, y: Tensor) -> list[Tensor]:
-    """Means of x (B, 3, h/2, w/2) and of the sums of x * y and x * x over the channels, (B, 5, ...) at each scale."""
-    found = []
-    with torch.autocast(x.device.type, enabled=False):
-        x, y = x.float(), y.float()
-        stacked = torch.cat([x, (x * y).sum(1, keepdim=True), (x * x).sum(1, keepdim=True)], dim=1)
-        kernel = stacked.new_full((5, 1, 5, 5), 1 / 25)
-        for _ in range(_SCALES):
-            found.append(F.conv2d(F.pad(stacked, (2, 2, 2, 2), mode="replicate"), kernel, groups=5))
-            stacked = _halved(stacked)
-    return found

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How a source follows its plate from pixel to pixel, and what that says about alpha where things are see-through."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.models.scales import doubled, halved
+
+SCALES = 4  # at which `relate` looks
+BLANK = 1e-3  # variance of all channels that counts as half of the truth: noise has about that
+_FLOOR = 1e-5  # added to variances before their roots are taken
+
+
+def relate(src: Tensor, bgr: Tensor, moments: list[Tensor]) -> list[Tensor]:
+    """How the source follows the plate in neighbourhoods of 10, 20, 40 and 80 pixels.
+
+    By least squares, src = (1 - found) * bgr + offset. Where nothing stands before the plate, found and offset are 0;
+    behind a shadow offset is 0; an opaque subject has found 1, and where the subject lets through a part of its
+    background, found is its alpha, as far as the plate has texture to see it by: a blank plate leaves found at 0 and
+    offset at the difference.
+
+    Args:
+        src, bgr: (B, 3, h/2, w/2), 0 to 1.
+        moments: what `plate_moments` says of the plate.
+
+    Returns:
+        At 1/2, 1/4, 1/8 and 1/16 (B, 9, ...): found, offset, four times what the line leaves over and the plate's
+        texture (standard deviations), the share of the first in both, the brightness of what would be before the plate
+        (offset / found) and the plate's.
+    """
+    relations = []
+    for means, moment in zip(_local_means(src, bgr), moments, strict=True):
+        mean_src, product, square = means.tensor_split([3, 4], dim=1)
+        mean_bgr, variance = moment.tensor_split([3], dim=1)
+        covariance = product - (mean_src * mean_bgr).sum(1, keepdim=True)
+        found = (1 - (covariance + BLANK) / (variance + BLANK)).clamp(-1, 2)
+        slope = 1 - found
+        offset = mean_src - slope * mean_bgr
+        left = square - mean_src.square().sum(1, keepdim=True) - 2 * slope * covariance + slope.square() * variance
+        left, texture = ((x.clamp_min(0) + _FLOOR).sqrt() for x in (left, variance))
+        brightness = (offset.mean(1, keepdim=True) / (found.abs() + 0.05)).clamp(-1, 2), mean_bgr.mean(1, keepdim=True)
+        relation = torch.cat([found, offset, 4 * left, 4 * texture, left / (left + texture), *brightness], dim=1)
+        relations.append(relation.contiguous(memory_format=torch.channels_last))  # like all that it is joined with
+    return relations
+
+
+def plate_moments(bgr: Tensor) -> list[Tensor]:
+    """The plate (B, 3, h/2, w/2) -> local mean, and variance summed over the channels, (B, 4, ...) at each scale."""
+    moments = []
+    for means in _local_means(bgr, bgr):
+        mean, square = means[:, :3], means[:, 3:4]
+        moments.append(torch.cat([mean, square - mean.square().sum(1, keepdim=True)], dim=1))
+    return moments
+
+
+def _local_means(x: Tensor, y: Tensor) -> list[Tensor]:
+    """Means of x (B, 3, h/2, w/2) and of the sums of x * y and x * x over the channels, (B, 5, ...) at each scale."""
+    found = []
+    with torch.autocast(x.device.type, enabled=False):
+        x, y = x.float(), y.float()
+        stacked = torch.cat([x, (x * y).sum(1, keepdim=True), (x * x).sum(1, keepdim=True)], dim=1)
+        kernel = stacked.new_full((5, 1, 5, 5), 1 / 25)
+        for _ in range(SCALES):
+            found.append(F.conv2d(F.pad(stacked, (2, 2, 2, 2), mode="replicate"), kernel, groups=5))
+            stacked = halved(stacked)
+    return found
+
+
+def _conv3(in_channels: int, out_channels: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1)
+
+
+class Review(nn.Module):
+    """Corrects the decoder's alpha by what the relation of source and plate shows of each neighbourhood.
+
+    The decoder is told of that relation, but would have to build a product out of convolutions to act upon it, and
+    left glass and veils at half of what their background plainly showed. Here it says how far to go from its alpha to
+    the one that is found in neighbourhoods of each size, to 0 (behind a shadow) and to 1 (in a hole). Dark glass and a
+    shadow differ only in their outlines, which may lie far away: so it looks down to 1/64 and comes back up.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        seen, channels, deep = 9 + 16 + 1 + 3, 24, 32
+        self.down4 = _conv3(seen, channels)
+        self.down8 = _conv3(seen + channels, channels)
+        self.down16 = _conv3(seen + channels, deep)
+        self.down32 = _conv3(deep, deep)
+        self.down64 = _conv3(deep, deep)
+        self.up32 = _conv3(2 * deep, deep)
+        self.up16 = _conv3(2 * deep, channels)
+        self.up8 = _conv3(2 * channels, channels)
+        self.up4 = _conv3(2 * channels, channels)
+        self.conv2a = nn.Conv2d(seen + channels, 16, 1)
+        self.conv2b = _conv3(16, 16)
+        self.gates = nn.Conv2d(16, SCALES + 2 + 1, 1)
+        nn.init.zeros_(self.gates.weight)
+        nn.init.zeros_(self.gates.bias)  # type: ignore[arg-type]
+        self.see_through = SeeThrough(16)
+
+    def forward(self, hid: Tensor, difference: Tensor, relations: list[Tensor], pha: Tensor) -> tuple[Tensor, Tensor]:
+        """Correct the decoder's alpha.
+
+        Args:
+            hid: (N, 16, h, w) the decoder's features.
+            difference: (N, 3, h/2, w/2) absolute, of source and plate.
+            relations: what `relate` finds, at 1/2 down to 1/16.
+            pha: (N, 1, h, w) the decoder's alpha, 0 to 1.
+
+        Returns:
+            Alpha, not clamped, and what to add to the logit of the expected error; both (N, 1, h, w).
+        """
+        image = torch.cat([x.to(hid.dtype) for x in (halved(hid), halved(pha), difference)], dim=1)
+        image = image.contiguous(memory_format=torch.channels_last)  # which one channel does not tell
+        seen = []
+        for relation in relations:
+            seen.append((relation.to(hid.dtype), image))
+            image = halved(image)
+        down4 = F.relu(self.down4(torch.cat(seen[1], dim=1)))
+        down8 = F.relu(self.down8(torch.cat([*seen[2], halved(down4)], dim=1)))
+        down16 = F.relu(self.down16(torch.cat([*seen[3], halved(down8)], dim=1)))
+        down32 = F.relu(self.down32(halved(down16)))
+        x = F.relu(self.down64(halved(down32)))
+        for conv, here in ((self.up32, down32), (self.up16, down16), (self.up8, down8), (self.up4, down4)):
+            x = F.relu(conv(torch.cat([here, doubled(x, here)], dim=1)))
+        x = F.relu(self.conv2a(torch.cat([*seen[0], doubled(x, seen[0][1])], dim=1)))
+        x = F.relu(self.conv2b(x))
+        gates = self.gates(x).float().contiguous()  # of which sums over channels are faster
+        gates, doubt = torch.tanh(gates[:, :-1]), gates[:, -1:]  # to each neighbourhood's alpha, to 0 and to 1
+        size = relations[0].shape[-2:]
+        alphas = [F.interpolate(r[:, :1], size, mode="bilinear", align_corners=False) for r in relations]
+        added = (gates[:, :SCALES] * torch.cat(alphas, dim=1).clamp(0, 1)).sum(1, keepdim=True) + gates[:, -1:]
+        added, taken, doubt = doubled(torch.cat([added, gates.sum(1, keepdim=True), doubt], dim=1), pha).chunk(3, dim=1)
+        pha = pha + added - taken * pha
+        return pha + doubled(self.see_through(x, relations[0], halved(pha).clamp(0, 1)), pha), doubt
+
+
+class SeeThrough(nn.Module):
+    """Brings what is see-through up to the alpha that the texture of the plate behind it shows.
+
+    Through alpha a, texture keeps 1 - a of its contrast, whatever colour is before it. The review is told so, but goes
+    only part of the way, as a shadow may look the same, and cannot measure where the plate is blank. Here each place at
+    which the contrast can be measured is weighed by a small network, and the whole see-through surface is corrected by
+    the weighed mean of those nearby, or farther away where there are none (pull-push: Gortler et al. 1996).
+
+    Args:
+        channels: of the features by which places are weighed.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weigh = nn.Sequential(
+            nn.Conv2d(channels + 9 + 8, 24, 1), nn.ReLU(), nn.Conv2d(24, 16, 1), nn.ReLU(), nn.Conv2d(16, 3, 1)
+        )
+        nn.init.zeros_(self.weigh[-1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.weigh[-1].bias)  # type: ignore[arg-type]
+        # Logarithms of the weight at which what is near counts as much as what is farther away, and of that of nothing
+        self.reach = nn.Parameter(torch.tensor([-1.6, -5.0]))
+
+    def forward(self, features: Tensor, relation: Tensor, pha: Tensor) -> Tensor:
+        """What to add to alpha.
+
+        Args:
+            features: (N, channels, h, w).
+            relation: (N, 9, h, w) what `relate` finds, the finest of it.
+            pha: (N, 1, h, w) alpha, 0 to 1. No gradient goes back into it.
+
+        Returns:
+            (N, 1, h, w), at least 0, and that away from what is see-through.
+        """
+        pha = pha.detach()
+        least, most = -F.max_pool2d(-pha, 5, 1, 2), F.max_pool2d(pha, 5, 1, 2)
+        around = F.avg_pool2d(F.pad(pha, (2, 2, 2, 2), mode="replicate"), 5, 1)
+        within = ((least - 0.04) / 0.08).clamp(0, 1) * ((0.99 - most) / 0.04).clamp(0, 1)  # and not at an edge
+        covariance, variance, src_variance = _spread(relation)
+        slope = (covariance / (variance + _FLOOR)).clamp(-1, 2)
+        explained = slope.square() * variance
+        left = (src_variance - explained).clamp_min(0)
+        textured = variance / (variance + 2 * BLANK)
+        measures = [slope, (left / (explained + _FLOOR)).clamp(0, 4), textured, (variance + 1e-6).log() / 10]
+        seen = [features, relation, pha, least, most, around, *measures]
+        judged = self.weigh(torch.cat([x.to(features.dtype) for x in seen], dim=1)).float()
+        weight, blurred, share = torch.sigmoid(judged[:, :1]), torch.sigmoid(judged[:, 1:2]), torch.tanh(judged[:, 2:])
+        # A plate out of place or out of focus explains too little of the contrast that is there
+        contrast = (slope.clamp_min(0).square() + 1.3 * blurred * left / (variance + 1e-4) + 1e-6).sqrt()
+        weight = within * textured * weight
+        correction = share * ((1 - contrast).clamp(0, 1) - around)
+        # Never less: a subject that is coloured like its plate looks as if texture were seen through it
+        return self._spread_out(weight * correction, weight).clamp_min(0) * _blurred(within)
+
+    def _spread_out(self, weighed: Tensor, weight: Tensor) -> Tensor:
+        """The weighed mean (N, 1, h, w) of what is near, or else of what is farther away."""
+        enough, nothing = self.reach.exp()
+        levels = [(weighed, weight)]
+        while max(levels[-1][1].shape[-2:]) > 1:
+            levels.append((halved(levels[-1][0]), halved(levels[-1][1])))
+        mean = levels[-1][0] / (levels[-1][1] + nothing)
+        for above, below in levels[-2:0:-1]:
+            mean = F.interpolate(mean, above.shape[-2:], mode="bilinear", align_corners=False)
+            mean = (_blurred(above) + enough * mean) / (_blurred(below) + enough)
+        return F.interpolate(mean, weight.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _spread(relation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of a relation (N, 9, h, w): the covariance of source and plate, and the variances of plate and source."""
+    slope = 1 - relation[:, :1]
+    left, variance = ((x / 4).square().sub(_FLOOR).clamp_min(0) for x in (relation[:, 4:5], relation[:, 5:6]))
+    covariance = slope * (variance + BLANK) - BLANK
+    return covariance, variance, left + 2 * slope * covariance - slope.square() * variance
+
+
+def _blurred(x: Tensor) -> Tensor:
+    return F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
