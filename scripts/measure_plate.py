@@ -27,7 +27,7 @@ import torch  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from core import color, evaluation  # noqa: E402
-from core.errors import ending_in_words  # noqa: E402
+from core.errors import JobError, ending_in_words  # noqa: E402
 from core.plate import FittedPlate, ShotPlate, plate_from_clip  # noqa: E402
 from core.plate.alignment import PlateAligner  # noqa: E402
 from core.plate.doctor import Diagnosis, diagnose  # noqa: E402
@@ -181,6 +181,8 @@ class Material:
 
 
 def read_folder(folder: Path, flag: int) -> list[Image]:
+    if not folder.is_dir():
+        raise JobError("a folder of pictures", f"{folder}", "Correct --photos or --cutouts")
     files = sorted(f for f in folder.iterdir() if f.suffix.lower() in {".jpg", ".jpeg", ".png"})
     images = [cv2.imread(str(file), flag) for file in files]
     order = cv2.COLOR_BGRA2RGBA if flag == cv2.IMREAD_UNCHANGED else cv2.COLOR_BGR2RGB
