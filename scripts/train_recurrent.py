@@ -45,9 +45,7 @@ class Stage:
     frames: int = 2
     batch: int = 6  # clips, or windows, per step of one process
     downsample_ratio: float | tuple[float, float] = 1.0  # at which the network looks; a range is drawn from
-    part: str = (
-        "coarse"  # what learns; "review" is the last of it by itself, "see-through" the last of that; see `PARTS`
-    )
+    part: str = "coarse"  # what learns, see `PARTS`; "review" is the last of "coarse", "see-through" the last of that
 
 
 PROTOTYPE = Stage(steps=2000)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.models.scales import doubled, halved
+from core.models.scales import doubled, halved, resized
 
 SCALES = 4  # at which `relate` looks
 BLANK = 1e-3  # variance of all channels that counts as half of the truth: noise has about that
@@ -130,8 +130,7 @@ class Review(nn.Module):
         x = F.relu(self.conv2b(x))
         gates = self.gates(x).float().contiguous()  # of which sums over channels are faster
         gates, doubt = torch.tanh(gates[:, :-1]), gates[:, -1:]  # to each neighbourhood's alpha, to 0 and to 1
-        size = relations[0].shape[-2:]
-        alphas = [F.interpolate(r[:, :1], size, mode="bilinear", align_corners=False) for r in relations]
+        alphas = [resized(r[:, :1], relations[0]) for r in relations]
         added = (gates[:, :SCALES] * torch.cat(alphas, dim=1).clamp(0, 1)).sum(1, keepdim=True) + gates[:, -1:]
         added, taken, doubt = doubled(torch.cat([added, gates.sum(1, keepdim=True), doubt], dim=1), pha).chunk(3, dim=1)
         pha = pha + added - taken * pha
@@ -173,9 +172,9 @@ class SeeThrough(nn.Module):
         """
         pha = pha.detach()
         least, most = -F.max_pool2d(-pha, 5, 1, 2), F.max_pool2d(pha, 5, 1, 2)
-        around = F.avg_pool2d(F.pad(pha, (2, 2, 2, 2), mode="replicate"), 5, 1)
+        around = _blurred(pha, 5)
         within = ((least - 0.04) / 0.08).clamp(0, 1) * ((0.99 - most) / 0.04).clamp(0, 1)  # and not at an edge
-        covariance, variance, src_variance = _spread(relation)
+        covariance, variance, src_variance = _variances(relation)
         slope = (covariance / (variance + _FLOOR)).clamp(-1, 2)
         explained = slope.square() * variance
         left = (src_variance - explained).clamp_min(0)
@@ -189,7 +188,7 @@ class SeeThrough(nn.Module):
         weight = within * textured * weight
         correction = share * ((1 - contrast).clamp(0, 1) - around)
         # Never less: a subject that is coloured like its plate looks as if texture were seen through it
-        return self._spread_out(weight * correction, weight).clamp_min(0) * _blurred(within)
+        return self._spread_out(weight * correction, weight).clamp_min(0) * _blurred(within, 3)
 
     def _spread_out(self, weighed: Tensor, weight: Tensor) -> Tensor:
         """The weighed mean (N, 1, h, w) of what is near, or else of what is farther away."""
@@ -199,12 +198,12 @@ class SeeThrough(nn.Module):
             levels.append((halved(levels[-1][0]), halved(levels[-1][1])))
         mean = levels[-1][0] / (levels[-1][1] + nothing)
         for above, below in levels[-2:0:-1]:
-            mean = F.interpolate(mean, above.shape[-2:], mode="bilinear", align_corners=False)
-            mean = (_blurred(above) + enough * mean) / (_blurred(below) + enough)
-        return F.interpolate(mean, weight.shape[-2:], mode="bilinear", align_corners=False)
+            mean = resized(mean, above)
+            mean = (_blurred(above, 3) + enough * mean) / (_blurred(below, 3) + enough)
+        return resized(mean, weight)
 
 
-def _spread(relation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _variances(relation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of a relation (N, 9, h, w): the covariance of source and plate, and the variances of plate and source."""
     slope = 1 - relation[:, :1]
     left, variance = ((x / 4).square().sub(_FLOOR).clamp_min(0) for x in (relation[:, 4:5], relation[:, 5:6]))
@@ -212,5 +211,5 @@ def _spread(relation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return covariance, variance, left + 2 * slope * covariance - slope.square() * variance
 
 
-def _blurred(x: Tensor) -> Tensor:
-    return F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
+def _blurred(x: Tensor, size: int) -> Tensor:
+    return F.avg_pool2d(F.pad(x, [size // 2] * 4, mode="replicate"), size, 1)

@@ -38,3 +38,8 @@ def pyramid(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     half = halved(x)
     quarter = halved(half)
     return x, half, quarter, halved(quarter)
+
+
+def resized(x: Tensor, like: Tensor) -> Tensor:
+    """Bilinear, to the size of `like`."""
+    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
