@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from core.errors import ShapeError
 from core.models.mobilenetv3 import MobileNetV3Encoder
+from core.models.patches import upsampled
 from core.models.refiner import PATCH, SolvingRefiner
-from core.models.review import Review, plate_moments, relate
+from core.models.review import Review, broadly_see_through, clear_foreground, plate_moments, relate
 from core.models.scales import average, doubled, halved, pyramid, shrunk
 
 State: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -337,6 +338,9 @@ class RecurrentMatting(nn.Module):
             pha, fgr = clamp_unit(pha), clamp_unit(src + fgr)
         else:  # in place: at full size every copy counts
             pha, fgr = pha.clamp_(0, 1), fgr.add_(src).clamp_(0, 1)
+            if plate is not None:
+                bgr, bgr_sm = (_repeat(x, frames) for x in (plate.bgr, plate.bgr_sm))
+                fgr = self._cleared(src, bgr, bgr_sm, seen, pha, fgr)
         outputs = [pha[..., :height, :width], fgr[..., :height, :width], seen.err]
         pha, fgr, err = outputs if single else (_unfold(output, frames) for output in outputs)
         return RecurrentOutput(pha, fgr, err, seen.rec)
@@ -347,6 +351,24 @@ class RecurrentMatting(nn.Module):
         src = _padded(_fold(src), downsample_ratio)
         seen = self._look(src, plate, frames, None, downsample_ratio)
         return src, _repeat(plate.bgr, frames), *seen.guides()
+
+    def _cleared(self, src: Tensor, bgr: Tensor, bgr_sm: Tensor, seen: _Seen, pha: Tensor, fgr: Tensor) -> Tensor:
+        """The foreground (N, 3, H, W) with the colour of `clear_foreground` in what is see-through.
+
+        `bgr_sm` (N, 3, h, w) is the plate at the coarse size; the others are what `forward` has at the full one.
+        """
+        coarse = halved(seen.coarse[:, 3:].float().clamp(0, 1))
+        share, traceable = broadly_see_through(coarse), self.refiner.traceable
+        if not traceable and not share.any():
+            return fgr
+        known = (seen.src_sm + seen.coarse[:, :3]).clamp(0, 1)
+        src_sm, bgr_sm, known = (halved(x.float().contiguous()) for x in (seen.src_sm, bgr_sm, known))
+        color, own = clear_foreground(src_sm, bgr_sm, coarse, known)
+        height, width = src.shape[-2:]
+        parts = upsampled(torch.cat([color, own, share], dim=1), height, width, traceable=traceable)
+        color, own, share = parts.permute(0, 3, 1, 2).tensor_split([3, 4], dim=1)
+        detail = src - torch.lerp(bgr, color, pha)
+        return torch.lerp(fgr, (color + own * detail / (pha + 0.05)).clamp(0, 1), share)
 
     def _look(
         self,

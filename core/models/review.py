@@ -171,9 +171,8 @@ class SeeThrough(nn.Module):
             (N, 1, h, w), at least 0, and that away from what is see-through.
         """
         pha = pha.detach()
-        least, most = -F.max_pool2d(-pha, 5, 1, 2), F.max_pool2d(pha, 5, 1, 2)
+        least, most, within = _see_through(pha)
         around = _blurred(pha, 5)
-        within = ((least - 0.04) / 0.08).clamp(0, 1) * ((0.99 - most) / 0.04).clamp(0, 1)  # and not at an edge
         covariance, variance, src_variance = _variances(relation)
         slope = (covariance / (variance + _FLOOR)).clamp(-1, 2)
         explained = slope.square() * variance
@@ -188,19 +187,79 @@ class SeeThrough(nn.Module):
         weight = within * textured * weight
         correction = share * ((1 - contrast).clamp(0, 1) - around)
         # Never less: a subject that is coloured like its plate looks as if texture were seen through it
-        return self._spread_out(weight * correction, weight).clamp_min(0) * _blurred(within, 3)
+        return _spread_out(weight * correction, weight, *self.reach.exp()).clamp_min(0) * _blurred(within, 3)
 
-    def _spread_out(self, weighed: Tensor, weight: Tensor) -> Tensor:
-        """The weighed mean (N, 1, h, w) of what is near, or else of what is farther away."""
-        enough, nothing = self.reach.exp()
-        levels = [(weighed, weight)]
-        while max(levels[-1][1].shape[-2:]) > 1:
-            levels.append((halved(levels[-1][0]), halved(levels[-1][1])))
-        mean = levels[-1][0] / (levels[-1][1] + nothing)
-        for above, below in levels[-2:0:-1]:
-            mean = resized(mean, above)
-            mean = (_blurred(above, 3) + enough * mean) / (_blurred(below, 3) + enough)
-        return resized(mean, weight)
+
+def broadly_see_through(pha: Tensor) -> Tensor:
+    """How much each place of alpha (N, 1, h/2, w/2), 0 to 1, lies inside of a see-through surface; hair is none."""
+    within = _see_through(pha)[2]
+    broad = F.max_pool2d((10 * F.avg_pool2d(within, 4, ceil_mode=True) - 9).clamp_min(0), 3, 1, 1)
+    return within * resized(broad, within)
+
+
+def clear_foreground(src: Tensor, bgr: Tensor, pha: Tensor, fgr: Tensor) -> tuple[Tensor, Tensor]:
+    """The colour of what is see-through, without the plate that shows in it.
+
+    In neighbourhoods of 10 pixels, so that grain and a plate that is slightly off average out. It lies between the
+    network's colour and the one that solves the compositing equation, the closer to the latter the less source and
+    plate differ nearby where nothing stands before it: a shadow or another light would be solved into the colour. What
+    that leaves of the source is the subject's own detail as far as there is more of it than the plate's errors make.
+
+    Args:
+        src, bgr, fgr: (N, 3, h/2, w/2) source, plate and the network's straight foreground, 0 to 1.
+        pha: (N, 1, h/2, w/2) alpha, 0 to 1.
+
+    Returns:
+        (N, 3, h/2, w/2) straight foreground, 0 to 1, and (N, 1, h/2, w/2) the subject's share of the detail, 0 to 1;
+        of use where `broadly_see_through` finds something.
+    """
+    _, most, within = _see_through(pha)
+    shown = within * pha
+    covered = _blurred(shown, 5) + 1e-4
+    solved = (_blurred(within * (src - (1 - pha) * bgr), 5) / covered).clamp(0, 1)
+    known = _blurred(shown * fgr, 5) / covered
+    empty = (most < 0.02).to(pha.dtype)
+    apart, wrong = _mean_square_and_variance(src - bgr)
+    apart = _spread_out(empty * apart + 1e-6 * 0.03**2, empty + 1e-6, 1e-3, 0.0)  # 0.03 where nothing is empty
+    around = _blurred(shown * pha, 5) / covered
+    through = (1 - around) / (around + 0.05)
+    trust = 0.05**2 / (0.05**2 + through.square() * apart)  # 0.05: by how much the network's colour errs
+    color = torch.lerp(known, solved, trust)
+    texture = _mean_square_and_variance(bgr)[1] + 1e-3
+    wrong = texture * _spread_out(empty * wrong + 1e-9 * 0.3, empty * texture + 1e-9, 1e-5, 0.0)
+    left = _mean_square_and_variance(src - torch.lerp(bgr, color, pha))[1]
+    return color, (1 - 3 * (wrong + 1e-4) / (left + 1e-6)).clamp_min(0)
+
+
+def _mean_square_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Of neighbourhoods of (N, C, h, w), each averaged over the channels: (N, 1, h, w), the square of the mean."""
+    square = _blurred(x, 5).square().mean(1, keepdim=True)
+    return square, _blurred(x.square().mean(1, keepdim=True), 5) - square
+
+
+def _see_through(pha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The least and the most alpha around each place, and how much that lies inside of what is see-through, 0 to 1."""
+    pools = F.max_pool2d(F.max_pool2d(torch.cat([-pha, pha], dim=1), (1, 5), 1, (0, 2)), (5, 1), 1, (2, 0))
+    least, most = -pools[:, :1], pools[:, 1:]
+    return least, most, ((least - 0.04) / 0.08).clamp(0, 1) * ((0.99 - most) / 0.04).clamp(0, 1)
+
+
+def _spread_out(weighed: Tensor, weight: Tensor, enough: Tensor | float, nothing: Tensor | float) -> Tensor:
+    """The weighed mean (N, 1, h, w) of what is near, or else of what is farther away.
+
+    Args:
+        weighed, weight: (N, 1, h, w).
+        enough: the weight at which what is near counts as much as what is farther away.
+        nothing: that of no place at all, where the mean is 0.
+    """
+    levels = [(weighed, weight)]
+    while max(levels[-1][1].shape[-2:]) > 1:
+        levels.append((halved(levels[-1][0]), halved(levels[-1][1])))
+    mean = levels[-1][0] / (levels[-1][1] + nothing)
+    for above, below in levels[-2:0:-1]:
+        mean = resized(mean, above)
+        mean = (_blurred(above, 3) + enough * mean) / (_blurred(below, 3) + enough)
+    return resized(mean, weight)
 
 
 def _variances(relation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
