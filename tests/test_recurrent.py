@@ -357,13 +357,13 @@ def test_what_is_see_through_loses_the_plate_and_keeps_its_print() -> None:
     assert (color - fgr)[..., 60:64, 60:120].mean() > 0.1  # by itself it is too soft for the print
 
 
-def test_a_shadow_is_not_solved_into_the_colour() -> None:
-    """Where source and plate differ all around, the network's colour (0.5 here) is as good as any."""
-    known = torch.full((1, 3, 128, 192), 0.5)
-    for shadow, least, most in ((1.0, 0.17, 0.21), (0.6, -0.06, 0.01)):
-        src, bgr, pha, _ = pane(shadow)
-        moved = (clear_foreground(src, bgr, pha, known)[0] - known)[INSIDE]
-        assert least < moved.mean() < most
+@pytest.mark.parametrize(("shadow", "flaw", "colour"), [(1.0, 0.0, 0.7), (0.6, 0.0, 0.7), (1.0, 0.3, 0.5)])
+def test_colour_is_solved_as_far_as_the_plate_is_right_around(shadow: float, flaw: float, colour: float) -> None:
+    """As it is in a shadow that the plate lacks, too. Elsewhere the network's own (0.5 here) is as good as any."""
+    src, bgr, pha, _ = pane(shadow)
+    src[:, 0] = src[:, 0] + flaw * (pha[:, 0] == 0)
+    found = clear_foreground(src, bgr, pha, torch.full((1, 3, 128, 192), 0.5))[0]
+    assert abs(found[INSIDE].mean() - colour) < 0.03
 
 
 def test_texture_of_a_plate_that_is_off_is_no_detail_of_the_subject() -> None:

@@ -202,8 +202,9 @@ def clear_foreground(src: Tensor, bgr: Tensor, pha: Tensor, fgr: Tensor) -> tupl
 
     In neighbourhoods of 10 pixels, so that grain and a plate that is slightly off average out. It lies between the
     network's colour and the one that solves the compositing equation, the closer to the latter the less source and
-    plate differ nearby where nothing stands before it: a shadow or another light would be solved into the colour. What
-    that leaves of the source is the subject's own detail as far as there is more of it than the plate's errors make.
+    plate differ nearby where nothing stands before it, but for the light: how much darker the source is there, as in a
+    shadow, it is taken to be behind the surface, too. What that leaves of the source is the subject's own detail as far
+    as there is more of it than the plate's errors make.
 
     Args:
         src, bgr, fgr: (N, 3, h/2, w/2) source, plate and the network's straight foreground, 0 to 1.
@@ -214,11 +215,13 @@ def clear_foreground(src: Tensor, bgr: Tensor, pha: Tensor, fgr: Tensor) -> tupl
         of use where `broadly_see_through` finds something.
     """
     _, most, within = _see_through(pha)
+    empty = (most < 0.02).to(pha.dtype)
+    seen, expected = ((x * bgr).mean(1, keepdim=True) for x in (src, bgr))
+    bgr = bgr * _spread_out(empty * seen + 1e-6, empty * expected + 1e-6, 1e-3, 0.0)
     shown = within * pha
     covered = _blurred(shown, 5) + 1e-4
     solved = (_blurred(within * (src - (1 - pha) * bgr), 5) / covered).clamp(0, 1)
     known = _blurred(shown * fgr, 5) / covered
-    empty = (most < 0.02).to(pha.dtype)
     apart, wrong = _mean_square_and_variance(src - bgr)
     apart = _spread_out(empty * apart + 1e-6 * 0.03**2, empty + 1e-6, 1e-3, 0.0)  # 0.03 where nothing is empty
     around = _blurred(shown * pha, 5) / covered
