@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="JOB.yaml",
         help="a job file; of the options below, only --frames and --output then apply",
     )
-    matte.add_argument("--footage", help="movie, one file of an image sequence, or its folder")
+    matte.add_argument("--footage", help="movie, one file of an image sequence, its folder, or shot.####.png")
     matte.add_argument("--plate", help="clean plate; without one the network judges alone")
     matte.add_argument("--output", help="folder for alpha/, foreground/, error/ and report.json")
     matte.add_argument("--frames", default="", metavar="A-B", help="inclusive, the footage's numbers; default all")

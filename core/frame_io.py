@@ -51,6 +51,7 @@ _HDR_CURVES = {16: "Rec.2100-PQ", 18: "Rec.2100-HLG"}  # transfer characteristic
 oiio.attribute("openexr:core", 1)  # OpenEXR's newer reader: a quarter less time where each row is deflated by itself
 
 _NUMBERED = re.compile(r"^(?P<prefix>.*?)(?P<number>\d+)(?P<suffix>\.[^.]+)$")
+_PLACE_OF_NUMBER = re.compile(r"(#+|%0?\d*d)(?=\.[^.]+$)")  # as in shot.####.png and shot.%04d.png
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Footage(Protocol):
 
 
 def open_footage(path: str | Path, color_space: str = "auto") -> Footage:
-    """Open a movie, an image sequence (any one of its files, or its folder) or a still image.
+    """Open a movie, an image sequence (any one of its files, its folder, or shot.####.png) or a still image.
 
     Raises:
         FootageError: absent, of an unknown kind, empty, or damaged beyond reading its header.
@@ -94,6 +95,12 @@ def open_footage(path: str | Path, color_space: str = "auto") -> Footage:
         if not images:
             raise FootageError("a folder with images", f"{path}, which holds none", "Name the footage itself")
         path = images[0]
+    elif path.parent.is_dir() and not path.exists() and (place := _PLACE_OF_NUMBER.search(path.name)):
+        numbered = path.with_name(path.name[: place.start()] + "0" + path.name[place.end() :])
+        files = _sequence_files(numbered)
+        if not files:
+            raise FootageError(f"numbered files like {path.name}", f"none in {path.parent}", "Name one of the files")
+        path = files[min(files)]
     _check_exists(path, "footage")
     if path.suffix.lower() in IMAGE_EXTENSIONS:
         return SequenceFootage(path, _sequence_files(path), color_space)

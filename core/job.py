@@ -4,7 +4,7 @@
 YAML or JSON (which is YAML). Relative paths are relative to the job file's folder. Example:
 
     version: 1
-    footage: {path: ../shot.mov, color_space: auto}   # movie, or one file of an image sequence
+    footage: {path: ../shot.mov, color_space: auto}   # movie, one file of an image sequence, shot.####.png
     frames: [1, 100]                                  # inclusive, the footage's numbers; absent: all
     plate: {path: ../plate.png, color_space: auto}    # absent path: no plate, the network judges alone
     model: default

@@ -23,6 +23,21 @@ def test_movie_frames_by_number(shot, tmp_path):
         assert np.array_equal(frame.pixels, shot.frame(number - 1))
 
 
+@pytest.mark.parametrize("name", ["shot2_####.png", "shot2_%04d.png", "shot2_%d.png"])
+def test_a_place_for_the_number_names_the_sequence(shot, tmp_path, name):
+    for number in (8, 9, 10):
+        shot.write_plate(tmp_path / f"shot2_{number:04}.png")
+    shot.write_plate(tmp_path / "other_0001.png")
+    assert frame_io.open_footage(tmp_path / name).numbers == [8, 9, 10]
+    with pytest.raises(FootageError, match=r"numbered files like shot3_#\.png"):
+        frame_io.open_footage(tmp_path / "shot3_#.png")
+
+
+def test_a_name_that_only_looks_like_a_place_for_the_number(shot, tmp_path):
+    shot.write_plate(tmp_path / "take#.png")
+    assert frame_io.open_footage(tmp_path / "take#.png").numbers == [1]
+
+
 def test_movie_with_a_varying_rate_repeats_what_is_on_screen(shot, tmp_path):
     footage = frame_io.open_footage(shot.write_movie(tmp_path / "a.mkv", 4, times=[0, 1, 5, 6]))
     frames = read_all(footage)
