@@ -26,6 +26,7 @@ State: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 
 _IMAGES = 3 + 3  # channels: the plate, and its absolute difference from the source
 _RELATION = 1 + 3  # channels of `relate` that the decoder sees
+_STRIP = 64  # rows of a full frame that a few steps in a row find in the processor's cache
 
 
 class RecurrentOutput(NamedTuple):
@@ -353,7 +354,7 @@ class RecurrentMatting(nn.Module):
         return src, _repeat(plate.bgr, frames), *seen.guides()
 
     def _cleared(self, src: Tensor, bgr: Tensor, bgr_sm: Tensor, seen: _Seen, pha: Tensor, fgr: Tensor) -> Tensor:
-        """The foreground (N, 3, H, W) with the colour of `clear_foreground` in what is see-through.
+        """The foreground (N, 3, H, W), written over, with the colour of `clear_foreground` in what is see-through.
 
         `bgr_sm` (N, 3, h, w) is the plate at the coarse size; the others are what `forward` has at the full one.
         """
@@ -366,9 +367,14 @@ class RecurrentMatting(nn.Module):
         color, own = clear_foreground(src_sm, bgr_sm, coarse, known)
         height, width = src.shape[-2:]
         parts = upsampled(torch.cat([color, own, share], dim=1), height, width, traceable=traceable)
-        color, own, share = parts.permute(0, 3, 1, 2).tensor_split([3, 4], dim=1)
-        detail = src - torch.lerp(bgr, color, pha)
-        return torch.lerp(fgr, (color + own * detail / (pha + 0.05)).clamp(0, 1), share)
+        whole = src, bgr, pha, fgr, parts.permute(0, 3, 1, 2)
+        if traceable:
+            return _with_color(*whole)
+        strips = zip(*(x.chunk(-(-height // _STRIP), dim=2) for x in whole), strict=True)
+        for strip in strips:
+            if strip[-1][:, 4:].any():
+                strip[3].copy_(_with_color(*(x.contiguous() for x in strip)))
+        return fgr
 
     def _look(
         self,
@@ -432,6 +438,13 @@ def clamp_unit(x: Tensor) -> Tensor:
     could never be trained away.
     """
     return _ClampUnit.apply(x) if x.requires_grad else x.clamp(0, 1)  # type: ignore[no-untyped-call]
+
+
+def _with_color(src: Tensor, bgr: Tensor, pha: Tensor, fgr: Tensor, parts: Tensor) -> Tensor:
+    """`fgr`, and by the last of `parts` its first three as colour with the fourth's share of the subject's detail."""
+    color, own, share = parts.tensor_split([3, 4], dim=1)
+    detail = src - torch.lerp(bgr, color, pha)
+    return torch.lerp(fgr, (color + own * detail / (pha + 0.05)).clamp(0, 1), share)
 
 
 def _repeat(x: Tensor, frames: int) -> Tensor:
