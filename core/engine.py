@@ -52,7 +52,7 @@ from .plate.photometric import PhotometricFit
 
 SEGMENT = 200  # frames between two fresh starts of a recurrent network
 PREROLL = 12  # frames run before a segment to settle the plate, and the memory where none is stored
-VERSION = 11  # raise when the same job gives other pixels: finished frames are then redone
+VERSION = 12  # raise when the same job gives other pixels: finished frames are then redone
 RIM = 8  # pixels around the subject where the foreground goes on: who scales it down looks beyond the edge
 DOCTOR_FRAMES = 6  # frames that the plate doctor looks at
 READ_AHEAD = 4  # frames decoded before the network asks
@@ -369,6 +369,7 @@ class _Run:
             _ReadAhead(self.footage, before + numbers) as frames,
             _WriteBehind() as writer,
             ThreadPoolExecutor(1) as layer,
+            self.matter.overlapping(),
         ):
             for number, frame, laid in _lay_ahead(frames, self.plate, layer):
                 if self.listener.cancelled():

@@ -6,9 +6,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import cv2
@@ -23,7 +24,7 @@ from .errors import DeviceError, ShapeError
 from .models.fusing import cast_convolutions, fused
 from .models.matting_refine import MattingRefine
 from .models.patches import upsampled
-from .models.recurrent import PlateFeatures, RecurrentMatting, RecurrentOutput, State
+from .models.recurrent import Look, PlateFeatures, RecurrentMatting, State
 from .region import GRID, SUBJECT, Box, ReducedPlate, bounds, choose_box, is_cut, moved
 from .transfer import Coming, transfer_for
 
@@ -58,8 +59,12 @@ class _Plate:
     features: tuple[Box, float, PlateFeatures] | None = None
 
 
+Tensors = tuple[Tensor, Tensor, Tensor]  # pha (1, 1, H, W), fgr (1, 3, H, W), err (1, 1, H, W), float32
+Finish = Callable[[], Tensors]  # what is left to do of a frame that nothing else waits for
+
+
 class ComingMatte(Matte):
-    """A matte on its way from a card: who asks for one of its arrays waits for that one."""
+    """A matte on its way: who asks for one of its arrays waits for that one."""
 
     def __init__(self, pha: Coming, fgr: Coming, err: Coming) -> None:
         object.__setattr__(self, "_coming", {"pha": pha, "fgr": fgr, "err": err})
@@ -173,6 +178,8 @@ class Matter:
         self._box: Box | None = None  # what the one with the plate is of
         self._ratio: float | None = None  # at which share of its size
         self._subject: Box | None = None  # where it was in the frame before
+        self._finisher: ThreadPoolExecutor | None = None  # see `overlapping`
+        self._finishing: Future[list[Coming]] | None = None
 
     @property
     def is_recurrent(self) -> bool:
@@ -208,7 +215,25 @@ class Matter:
             state = memory[key].to(self.device, memory_format=torch.channels_last)
             self._memory[name] = (*self._memory.get(name, ()), state)
 
-    @torch.inference_mode()
+    @contextlib.contextmanager
+    def overlapping(self) -> Iterator[None]:
+        """Within, the recurrent network looks at a frame while the matte of the one before is being finished.
+
+        On a processor: each with half of its threads, which two frames use better than one does. A card has its queue.
+        """
+        threads = torch.get_num_threads()
+        if not self.is_recurrent or self.device.type != "cpu":
+            yield
+            return
+        half = max(1, threads // 2)
+        torch.set_num_threads(half)
+        try:
+            with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(half,)) as self._finisher:
+                yield
+        finally:
+            self._finisher, self._finishing = None, None
+            torch.set_num_threads(threads)
+
     def matte(self, src: Pixels, bgr: Pixels | None, valid: NDArray[np.bool_] | None = None) -> Matte:
         """Matte the next frame of the shot.
 
@@ -229,32 +254,60 @@ class Matter:
             raise ShapeError(f"a plate of {src.shape}", f"{bgr.shape}", "Scale the plate to the footage's size")
         while True:
             try:
-                return self._matte(src, bgr, valid)
+                with torch.inference_mode():
+                    finish = self._begin(src, bgr, valid)
+                    if self._finisher is None:
+                        return ComingMatte(*finish())
             except RuntimeError as error:
-                if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+                if not _is_of_memory(error):
                     raise
                 words = str(error).splitlines()[0]
+            else:
+                return self._finish_beside(self._finisher, finish)
             # Out here, where the failure no longer holds on to its tensors.
             self._step_down(src.shape[0], src.shape[1], bgr is None, words)
 
-    def _matte(self, src: Pixels, bgr: Pixels | None, valid: NDArray[np.bool_] | None) -> Matte:
-        source, blind = self._to_tensor(src), None
+    def _finish_beside(self, finisher: ThreadPoolExecutor, finish: Callable[[], list[Coming]]) -> Matte:
+        """On the other thread; one frame at a time, which bounds the memory."""
+
+        def run() -> list[Coming]:
+            try:
+                with torch.inference_mode():
+                    return finish()
+            except RuntimeError as error:
+                if not _is_of_memory(error):
+                    raise
+                raise _too_little_memory(str(error).splitlines()[0]) from None
+
+        if self._finishing is not None:
+            wait([self._finishing])
+        coming = self._finishing = finisher.submit(run)
+        return ComingMatte(*(lambda index=index: coming.result()[index]() for index in range(3)))
+
+    def _begin(self, src: Pixels, bgr: Pixels | None, valid: NDArray[np.bool_] | None) -> Callable[[], list[Coming]]:
+        """What the next frame waits for; returns the rest."""
+        source = self._to_tensor(src)
         if not self.is_recurrent:
-            pha, fgr, err = self._matte_by_paper(source, bgr)
-        elif bgr is None:
-            pha, fgr, err = self._matte_blindly(source)
-        else:
-            apart = valid is not None and not _is_sliver(~valid)
-            blind = self._matte_blindly(source) if apart else None
-            pha, fgr, err = self._matte_before(src, source, bgr, None if apart else valid)
-        if bgr is not None and valid is not None and not valid.all():
+            return partial(self._deliver, partial(self._matte_by_paper, source, bgr), None, None)
+        if bgr is None:
+            return partial(self._deliver, self._look_blindly(source), None, None)
+        apart = valid is not None and not _is_sliver(~valid)
+        blind = self._look_blindly(source) if apart else None
+        before = self._look_before(src, source, bgr, None if apart else valid)
+        return partial(self._deliver, before, blind, None if valid is None or valid.all() else valid)
+
+    def _deliver(self, finish: Finish, blind: Finish | None, valid: NDArray[np.bool_] | None) -> list[Coming]:
+        """Finish a frame, `blind` where it has to do without a plate as well, and begin to fetch its results."""
+        without = blind() if blind else None  # first: the other takes the source's memory
+        pha, fgr, err = finish()
+        if valid is not None:
             inside = torch.from_numpy(valid).to(self.device)[None, None].float()
-            if blind is not None:
-                trust = torch.maximum(_softly_around(inside), _missed(pha, blind[0], inside))
-                pha, fgr = torch.lerp(blind[0], pha, trust), torch.lerp(blind[1], fgr, trust)
+            if without is not None:
+                trust = torch.maximum(_softly_around(inside), _missed(pha, without[0], inside))
+                pha, fgr = torch.lerp(without[0], pha, trust), torch.lerp(without[1], fgr, trust)
             err = torch.maximum(err, BLIND_ERROR * (1 - inside))
         results = pha[0, 0], fgr[0].permute(1, 2, 0).contiguous(), err[0, 0].clamp(0, 1)
-        return ComingMatte(*(self._transfer.download(result) for result in results))
+        return [self._transfer.download(result) for result in results]
 
     def _step_down(self, height: int, width: int, blind: bool, words: str) -> None:
         """After the device ran out of memory: half the coarse size as often as that leaves 256 pixels, then the CPU.
@@ -279,25 +332,22 @@ class Matter:
             self._transfer = transfer_for(self.device)
             self.model = self.model.to(self.device, self.dtype)
         else:
-            raise DeviceError("enough memory for one frame", words, "Close other programs or scale the footage")
+            raise _too_little_memory(words)
 
     def _coarse_ratio(self, height: int, width: int, blind: bool) -> float:
         return self.detail or coarse_ratio(height, width, blind)
 
-    def _matte_blindly(self, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Without a plate: pha (1, 1, H, W), fgr (1, 3, H, W), err (1, 1, H, W), float32."""
+    def _look_blindly(self, source: Tensor) -> Finish:
+        """Without a plate."""
         ratio = self._coarse_ratio(source.shape[2], source.shape[3], blind=True)
-        out = self._run(source, None, self._memory.get("blind"), ratio)
-        self._memory["blind"] = out.rec
-        return out.pha, out.fgr, out.err
+        look = self._look(source, None, self._memory.get("blind"), ratio)
+        self._memory["blind"] = look.rec
+        return partial(self._finish, look)
 
-    def _matte_before(
-        self, src: Pixels, source: Tensor, bgr: Pixels, valid: NDArray[np.bool_] | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Before a plate: as `_matte_blindly`, of a box around all that differs from it and the last frame's subject.
+    def _look_before(self, src: Pixels, source: Tensor, bgr: Pixels, valid: NDArray[np.bool_] | None) -> Finish:
+        """Before a plate: at a box around all that differs from it and the last frame's subject.
 
         What is outside is background. Where a subject turns out to reach beyond the box, the whole frame is looked at.
-        The foreground comes in the source's memory.
         """
         height, width = source.shape[2:]
         frame = Box(0, height, 0, width)
@@ -309,24 +359,18 @@ class Matter:
         if needed is None:
             self._memory.pop("plate", None)
             self._box = self._ratio = None
-            pha, err = source.new_zeros(2, 1, 1, height, width)
-            return pha, source, err
+            return lambda: (source.new_zeros(1, 1, height, width), source, source.new_zeros(1, 1, height, width))
         box = choose_box(needed, self._box, height, width)
-        out, ratio = self._run_in_box(source, plate, box)
-        if is_cut(out.pha, box, frame):
+        look = self._look_in_box(source, plate, box)
+        if is_cut(look.coarse[:, 3:], box, frame):
             box = frame
-            out, ratio = self._run_in_box(source, plate, box)
-        self._memory["plate"], self._box, self._ratio = out.rec, box, ratio
-        self._subject = bounds((out.pha[0, 0, ::4, ::4] > SUBJECT).byte().cpu().numpy(), box)
-        if box == frame:
-            return out.pha, out.fgr, out.err
-        pha, err = source.new_zeros(2, 1, 1, height, width)
-        for whole, part in ((pha, out.pha), (source, out.fgr), (err, out.err)):
-            box.of(whole).copy_(part)
-        return pha, source, err
+            look = self._look_in_box(source, plate, box)
+        self._memory["plate"], self._box, self._ratio = look.rec, box, look.downsample_ratio
+        self._subject = bounds((look.coarse[0, 3] > SUBJECT).byte().cpu().numpy(), box)
+        return partial(self._finish_in_box, look, box, source)
 
-    def _run_in_box(self, source: Tensor, plate: _Plate, box: Box) -> tuple[RecurrentOutput, float]:
-        """`_run` of a box in a frame before its plate, and the ratio at which it was looked at."""
+    def _look_in_box(self, source: Tensor, plate: _Plate, box: Box) -> Look:
+        """`_look` at a box in a frame before its plate."""
         ratio = self._choose_ratio(box, source.shape[2], source.shape[3])
         if plate.features is None or plate.features[:2] != (box, ratio):
             with self._autocast():
@@ -339,7 +383,18 @@ class Matter:
                 moved(state, self._box, box, feature.shape[-2:])
                 for state, feature in zip(rec, features.features, strict=True)
             )
-        return self._run(box.of(source), features, rec, ratio), ratio
+        return self._look(box.of(source), features, rec, ratio)
+
+    def _finish_in_box(self, look: Look, box: Box, source: Tensor) -> Tensors:
+        """`_finish` of a box; the foreground comes in the source's memory."""
+        found = self._finish(look)
+        height, width = source.shape[2:]
+        if box.size == (height, width):
+            return found
+        whole = source.new_zeros(1, 1, height, width), source, source.new_zeros(1, 1, height, width)
+        for frame, part in zip(whole, found, strict=True):
+            box.of(frame).copy_(part)
+        return whole
 
     def _choose_ratio(self, box: Box, height: int, width: int) -> float:
         """At which share of its size a box of a frame is looked at: the one before while that is about right.
@@ -354,21 +409,26 @@ class Matter:
             return self._ratio
         return max(whole, math.floor(best * GRID) / GRID)
 
-    def _run(self, source: Tensor, plate: PlateFeatures | None, rec: State | None, ratio: float) -> RecurrentOutput:
-        """The recurrent network's next frame; all in float32 and of the source's size but for what it remembers."""
+    def _look(self, source: Tensor, plate: PlateFeatures | None, rec: State | None, ratio: float) -> Look:
+        """The recurrent network's look at the next frame."""
         with self._autocast():
-            out = self.model(
+            return self.model.look(  # type: ignore[operator,no-any-return]
                 source.contiguous(memory_format=torch.channels_last), plate, rec, ratio, 1 if plate is None else LOOKS
             )
-        err = upsampled(out.err.float(), source.shape[2], source.shape[3]).permute(0, 3, 1, 2)
-        return RecurrentOutput(out.pha.float(), out.fgr.float(), err, out.rec)
+
+    def _finish(self, look: Look) -> Tensors:
+        """What it saw, in float32 and of the source's size."""
+        with self._autocast():
+            out = self.model.finish(look)  # type: ignore[operator]
+        err = upsampled(out.err.float(), look.shape[-2], look.shape[-1]).permute(0, 3, 1, 2)
+        return out.pha.float(), out.fgr.float(), err
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
-    def _matte_by_paper(self, source: Tensor, bgr: Pixels | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _matte_by_paper(self, source: Tensor, bgr: Pixels | None) -> Tensors:
         """The paper's networks want a plate and sizes that divide by 4: padded by the edge, then cropped."""
         if bgr is None:
             raise ShapeError("a clean plate, which this network cannot do without", "none", "Give one, or use default")
@@ -396,6 +456,14 @@ class Matter:
         if tensor.is_floating_point():
             return tensor.to(torch.float32, copy=self.device.type == "cpu")
         return tensor.float().mul_(1 / torch.iinfo(tensor.dtype).max)
+
+
+def _is_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def _too_little_memory(words: str) -> DeviceError:
+    return DeviceError("enough memory for one frame", words, "Close other programs or scale the footage")
 
 
 def _with_grain(plate: Tensor) -> Tensor:

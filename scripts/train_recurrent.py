@@ -45,12 +45,18 @@ class Stage:
     frames: int = 2
     batch: int = 6  # clips, or windows, per step of one process
     downsample_ratio: float | tuple[float, float] = 1.0  # at which the network looks; a range is drawn from
-    part: str = "coarse"  # what learns, see `PARTS`; "review" is the last of "coarse", "see-through" the last of that
+    part: str = "coarse"  # what learns, see `PARTS`; "decoder" and "review" are the last of "coarse"
 
 
 PROTOTYPE = Stage(steps=2000)
-# What learns: parameters whose names begin so
-PARTS = {"coarse": "", "review": "plate_review.", "see-through": "plate_review.see_through.", "refiner": "refiner."}
+# What learns: parameters whose names begin with one of these
+PARTS: dict[str, tuple[str, ...]] = {
+    "coarse": ("",),
+    "decoder": ("decoder.", "project.", "error.", "plate_review."),  # which leaves the encoder: half of a step's time
+    "review": ("plate_review.",),
+    "see-through": ("plate_review.see_through.",),
+    "refiner": ("refiner.",),
+}
 ERROR_WEIGHT = 0.1
 WINDOW_WEIGHTS = {"pha_l1": 1.0, "pha_gradient": 2.0, "fgr_l1": 0.5}
 
@@ -165,13 +171,13 @@ def compute_losses(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """
     part = "refiner" if "guides" in batch else batch.get("part", "coarse")
     for name, child in model.named_children():
-        child.train(PARTS[part].startswith(name) or not PARTS[part])
+        child.train(any(prefix.startswith(name) or not prefix for prefix in PARTS[part]))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(PARTS[part]))
     if part == "refiner":
         return _window_losses(model, batch)
     total: dict[str, Tensor] = {}
-    has_plate = batch["has_plate"] | (part != "coarse")  # the review does nothing without
+    has_plate = batch["has_plate"] | (part != "coarse")  # before no plate another network takes over
     for chosen, plate in ((has_plate, True), (~has_plate, False)):
         if chosen.any():
             src, bgr, pha, fgr = (batch[name][chosen] for name in ("src", "bgr", "pha", "fgr"))

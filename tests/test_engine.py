@@ -393,14 +393,14 @@ def test_a_job_that_ran_short_of_memory_is_taken_up_again(shot, tmp_path, monkey
         frame_io.write_image(tmp_path / f"in/a.{i + 1:04d}.png", np.kron(shot.frame(i), np.ones((8, 8, 1), np.uint8)))
     job = make_job(tmp_path / "in/a.0001.png", None, tmp_path / "out")
     monkeypatch.setattr(engine, "SEGMENT", 2)
-    starved, run = [True], Matter._run
+    starved, run = [True], Matter._look
 
     def starved_once(self, *arguments):
         if starved and starved.pop():
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
         return run(self, *arguments)
 
-    monkeypatch.setattr(Matter, "_run", starved_once)
+    monkeypatch.setattr(Matter, "_look", starved_once)
     warnings, done = [], []
     engine.run_job(job, on_progress=done.append, on_warning=warnings.append, cancelled=lambda: len(done) > 2)
     assert "half the coarse size" in warnings[0] and not list((tmp_path / "out/records").glob("memory.*"))

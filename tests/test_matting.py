@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Arrays through a network."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -149,7 +151,7 @@ def test_upright_and_square_frames_are_looked_at_with_as_many_pixels():
 def test_out_of_memory_takes_half_the_coarse_size_then_gives_up_in_words(matter, frames, monkeypatch):
     src, plate = (np.tile(picture, (9, 12, 1)) for picture in frames)
     ratios, warnings = [], []
-    run = Matter._run
+    run = Matter._look
 
     def starved(self, source, plate, rec, ratio):
         ratios.append(ratio)
@@ -158,27 +160,27 @@ def test_out_of_memory_takes_half_the_coarse_size_then_gives_up_in_words(matter,
         return run(self, source, plate, rec, ratio)
 
     matter.on_warning = warnings.append
-    monkeypatch.setattr(Matter, "_run", starved)
+    monkeypatch.setattr(Matter, "_look", starved)
     assert matter.matte(src, plate).pha.shape == (576, 1152)
     assert ratios == [coarse_ratio(576, 1152), coarse_ratio(576, 1152) / 2] and "half the coarse size" in warnings[0]
 
     def always(self, *arguments):
         raise torch.OutOfMemoryError("tried to allocate 7 GB")
 
-    monkeypatch.setattr(Matter, "_run", always)
+    monkeypatch.setattr(Matter, "_look", always)
     with pytest.raises(DeviceError, match="7 GB"):
         matter.matte(src, plate)
 
 
 def test_out_of_memory_without_a_plate_takes_half_of_that_size(matter, frames, monkeypatch):
-    src, run, starved = np.tile(frames[0], (1, 12, 1)), Matter._run, [True]
+    src, run, starved = np.tile(frames[0], (1, 12, 1)), Matter._look, [True]
 
     def starved_once(self, *arguments):
         if starved and starved.pop():
             raise torch.OutOfMemoryError("out of memory")
         return run(self, *arguments)
 
-    monkeypatch.setattr(Matter, "_run", starved_once)
+    monkeypatch.setattr(Matter, "_look", starved_once)
     matter.matte(src, None)
     assert matter.detail == 256 / 1152
 
@@ -224,3 +226,44 @@ def test_the_plate_s_grain_is_the_same_every_time(frames):
     matter.matte(255 - plate, plate)  # which differs everywhere
     grain = seen[0][0].permute(1, 2, 0).numpy() - plate / 255
     assert abs(grain.std() - PLATE_GRAIN) < 0.001 and abs(grain.mean()) < 0.001
+
+
+def test_a_frame_is_looked_at_while_the_one_before_is_finished(frames, monkeypatch):
+    """And their mattes are those of one after the other."""
+    src, plate = frames
+    shot = [np.roll(src, 3 * i, axis=1) for i in range(3)]
+    alone, threads = Matter(load_model()), torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // 2))  # with more, sums are rounded otherwise
+    expected = [alone.matte(frame, plate) for frame in shot]
+    torch.set_num_threads(threads)
+    looked, look, finish = [threading.Event() for _ in shot], Matter._look, Matter._finish
+    looks, finishes = iter(looked), iter([*looked[1:], looked[-1]])
+
+    def note(self, *arguments):
+        found = look(self, *arguments)
+        next(looks).set()
+        return found
+
+    def wait(self, seen):
+        assert next(finishes).wait(60), "the next frame waits for this one's end"
+        return finish(self, seen)
+
+    monkeypatch.setattr(Matter, "_look", note)
+    monkeypatch.setattr(Matter, "_finish", wait)
+    matter = Matter(load_model())
+    with matter.overlapping():
+        found = [matter.matte(frame, plate) for frame in shot]
+    assert torch.get_num_threads() == threads
+    for one, other in zip(found, expected, strict=True):
+        assert np.array_equal(one.pha, other.pha) and np.array_equal(one.fgr, other.fgr)
+
+
+def test_too_little_memory_for_a_frame_s_end_is_said_in_words(matter, frames, monkeypatch):
+    def starved(self, seen):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 GB")
+
+    monkeypatch.setattr(Matter, "_finish", starved)
+    with matter.overlapping():
+        matte = matter.matte(*frames)
+    with pytest.raises(DeviceError, match="7 GB"):
+        _ = matte.pha

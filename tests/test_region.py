@@ -120,7 +120,7 @@ def test_memory_moves_with_the_box():
 
 def test_a_frame_that_is_its_plate_has_no_matte_and_costs_no_network(plate):
     matter = Matter(load_model())
-    matter.model.forward = None
+    matter.model.look = None
     src = shot(plate)
     matte = matter.matte(src, plate)
     assert matte.pha.max() == matte.err.max() == 0 and np.abs(matte.fgr - src / 255).max() < 1e-6

@@ -180,13 +180,13 @@ def test_out_of_memory_on_a_card_ends_on_the_processor(shot, monkeypatch):
     frame, warnings = np.tile(shot.frame(0), (6, 6, 1)), []
     matter = Matter(load_model(), "cuda:0")
     matter.on_warning = warnings.append
-    run = Matter._run
+    run = Matter._look
 
     def starved(self, source, *arguments):
         if source.device.type == "cuda":
             raise torch.OutOfMemoryError("out of memory")
         return run(self, source, *arguments)
 
-    monkeypatch.setattr(Matter, "_run", starved)
+    monkeypatch.setattr(Matter, "_look", starved)
     assert matter.matte(frame, None).pha.shape == frame.shape[:2]
     assert "going on with the CPU" in warnings[-1]

@@ -47,14 +47,18 @@ class PlateFeatures(NamedTuple):
     features: tuple[Tensor, ...]  # (B, T, C, h/2, w/2) down to (B, T, C, h/16, w/16)
 
 
-class _Seen(NamedTuple):
-    """What the network made of reduced frames (N, ...)."""
+class Look(NamedTuple):
+    """What the network made of a run of frames at the coarse size: `finish` brings it to theirs. N = B * T."""
 
+    src: Tensor  # (N, 3, H, W), its sides made to divide by `PATCH` where they have to
+    plate: PlateFeatures | None
     src_sm: Tensor  # (N, 3, h, w)
     coarse: Tensor  # (N, 4, h, w) foreground residual and alpha, not clamped
     err: Tensor  # (N, 1, h, w)
     hid: Tensor  # (N, 16, h, w)
     rec: State
+    shape: tuple[int, ...]  # of the source as it was given
+    downsample_ratio: float
 
     def guides(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Alpha, foreground residual, expected error, and features that end in the foreground, as `Refiner` takes them.
@@ -293,7 +297,18 @@ class RecurrentMatting(nn.Module):
         downsample_ratio: float = 1.0,
         looks: int = 1,
     ) -> RecurrentOutput:
-        """Matte a run of frames.
+        """Matte a run of frames: `look`, then `finish`."""
+        return self.finish(self.look(src, bgr, rec, downsample_ratio, looks))
+
+    def look(
+        self,
+        src: Tensor,
+        bgr: Tensor | PlateFeatures | None = None,
+        rec: State | None = None,
+        downsample_ratio: float = 1.0,
+        looks: int = 1,
+    ) -> Look:
+        """The coarse part, all that the next frame waits for.
 
         Args:
             src: (B, T, 3, H, W), or (B, 3, H, W) for one frame; sRGB-encoded, 0 to 1.
@@ -307,63 +322,69 @@ class RecurrentMatting(nn.Module):
             ShapeError: source and plate differ in size, or a shape is none of the above.
         """
         if bgr is None and self.blind is not None:
-            return self.blind(src, None, rec, downsample_ratio, looks)  # type: ignore[no-any-return]
-        single = src.dim() == 4
-        if single:
+            return self.blind.look(src, None, rec, downsample_ratio, looks)
+        shape = tuple(src.shape)
+        if src.dim() == 4:
             src = src.unsqueeze(1)
         if src.dim() != 5 or src.shape[2] != 3:
-            raise ShapeError(
-                "a source of (B, T, 3, H, W) or (B, 3, H, W)", f"{tuple(src.shape)}", "Pass RGB frames of that shape"
-            )
+            raise ShapeError("a source of (B, T, 3, H, W) or (B, 3, H, W)", f"{shape}", "Pass RGB frames of that shape")
         plate = self.encode_plate(bgr, downsample_ratio) if isinstance(bgr, Tensor) else bgr
-        batch, frames, _, height, width = src.shape
+        batch, frames = src.shape[:2]
         src = _fold(src)
         if plate is not None:
             src = _padded(src, downsample_ratio)
-            shape = tuple(plate.bgr.shape)
-            fitting = [
-                (batch, count, *src.shape[1:]) for count in (frames, 1)
-            ]  # no set: an exporter's sizes have no hash
-            if shape not in fitting:
+            # no set: an exporter's sizes have no hash
+            fitting = [(batch, count, *src.shape[1:]) for count in (frames, 1)]
+            if tuple(plate.bgr.shape) not in fitting:
                 raise ShapeError(
-                    f"a plate of {fitting[0]} or with one frame", f"{shape}", "Bring the plate to the source's size"
+                    f"a plate of {fitting[0]} or with one frame",
+                    f"{tuple(plate.bgr.shape)}",
+                    "Bring the plate to the source's size",
                 )
-        seen = self._look(src, plate, frames, rec, downsample_ratio, looks)
-        fgr, pha = seen.coarse[:, :3], seen.coarse[:, 3:]
-        if downsample_ratio != 1:
+        seen = self._see(src, plate, frames, rec, downsample_ratio, looks)
+        return Look(src, plate, *seen, shape, downsample_ratio)
+
+    def finish(self, look: Look) -> RecurrentOutput:
+        """Bring what `look` found to the full resolution."""
+        src, plate = look.src, look.plate
+        if plate is None and self.blind is not None:
+            return self.blind.finish(look)
+        single, height, width = len(look.shape) == 4, look.shape[-2], look.shape[-1]
+        frames = 1 if single else look.shape[1]
+        fgr, pha = look.coarse[:, :3], look.coarse[:, 3:]
+        if look.downsample_ratio != 1:
             if plate is None:
-                fgr, pha = self.filter(src, seen.src_sm, seen.coarse, seen.hid).tensor_split([3], dim=1)
+                fgr, pha = self.filter(src, look.src_sm, look.coarse, look.hid).tensor_split([3], dim=1)
             else:
-                pha, fgr, _ = self.refiner(src, _repeat(plate.bgr, frames), *seen.guides())
+                pha, fgr, _ = self.refiner(src, _repeat(plate.bgr, frames), *look.guides())
         if self.training:
             pha, fgr = clamp_unit(pha), clamp_unit(src + fgr)
         else:  # in place: at full size every copy counts
             pha, fgr = pha.clamp_(0, 1), fgr.add_(src).clamp_(0, 1)
             if plate is not None:
                 bgr, bgr_sm = (_repeat(x, frames) for x in (plate.bgr, plate.bgr_sm))
-                fgr = self._cleared(src, bgr, bgr_sm, seen, pha, fgr)
-        outputs = [pha[..., :height, :width], fgr[..., :height, :width], seen.err]
+                fgr = self._cleared(src, bgr, bgr_sm, look, pha, fgr)
+        outputs = [pha[..., :height, :width], fgr[..., :height, :width], look.err]
         pha, fgr, err = outputs if single else (_unfold(output, frames) for output in outputs)
-        return RecurrentOutput(pha, fgr, err, seen.rec)
+        return RecurrentOutput(pha, fgr, err, look.rec)
 
     def guide_refiner(self, src: Tensor, bgr: Tensor, downsample_ratio: float) -> tuple[Tensor, ...]:
         """What `refiner` would be given of clips and plates (B, T, 3, H, W): for a training of it alone."""
-        plate, frames = self.encode_plate(bgr, downsample_ratio), src.shape[1]
-        src = _padded(_fold(src), downsample_ratio)
-        seen = self._look(src, plate, frames, None, downsample_ratio)
-        return src, _repeat(plate.bgr, frames), *seen.guides()
+        look = self.look(src, bgr, None, downsample_ratio)
+        assert look.plate is not None
+        return look.src, _repeat(look.plate.bgr, src.shape[1]), *look.guides()
 
-    def _cleared(self, src: Tensor, bgr: Tensor, bgr_sm: Tensor, seen: _Seen, pha: Tensor, fgr: Tensor) -> Tensor:
+    def _cleared(self, src: Tensor, bgr: Tensor, bgr_sm: Tensor, look: Look, pha: Tensor, fgr: Tensor) -> Tensor:
         """The foreground (N, 3, H, W), written over, with the colour of `clear_foreground` in what is see-through.
 
         `bgr_sm` (N, 3, h, w) is the plate at the coarse size; the others are what `forward` has at the full one.
         """
-        coarse = halved(seen.coarse[:, 3:].float().clamp(0, 1))
+        coarse = halved(look.coarse[:, 3:].float().clamp(0, 1))
         share, traceable = broadly_see_through(coarse), self.refiner.traceable
         if not traceable and not share.any():
             return fgr
-        known = (seen.src_sm + seen.coarse[:, :3]).clamp(0, 1)
-        src_sm, bgr_sm, known = (halved(x.float().contiguous()) for x in (seen.src_sm, bgr_sm, known))
+        known = (look.src_sm + look.coarse[:, :3]).clamp(0, 1)
+        src_sm, bgr_sm, known = (halved(x.float().contiguous()) for x in (look.src_sm, bgr_sm, known))
         color, own = clear_foreground(src_sm, bgr_sm, coarse, known)
         height, width = src.shape[-2:]
         parts = upsampled(torch.cat([color, own, share], dim=1), height, width, traceable=traceable)
@@ -376,7 +397,7 @@ class RecurrentMatting(nn.Module):
                 strip[3].copy_(_with_color(*(x.contiguous() for x in strip)))
         return fgr
 
-    def _look(
+    def _see(
         self,
         src: Tensor,
         plate: PlateFeatures | None,
@@ -384,8 +405,8 @@ class RecurrentMatting(nn.Module):
         rec: State | None,
         ratio: float,
         looks: int = 1,
-    ) -> _Seen:
-        """Sources (B * frames, 3, H, W), reduced, through encoder and decoder."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, State]:
+        """Sources (B * frames, 3, H, W), reduced, through encoder and decoder: `Look.src_sm` to `Look.rec`."""
         shrink = shrunk if plate is None else average
         src_sm = shrink(src, ratio).contiguous(memory_format=torch.channels_last)
         features, srcs = self._encode(src_sm), pyramid(src_sm)
@@ -409,7 +430,7 @@ class RecurrentMatting(nn.Module):
             pha, doubt = self.plate_review(hid, images[1][:, 3:], relations, clamp_unit(coarse[:, 3:]))
             coarse = torch.cat([coarse[:, :3], pha], dim=1).contiguous(memory_format=torch.channels_last)
             err = err + doubt
-        return _Seen(src_sm, coarse, torch.sigmoid(err), hid, rec)
+        return src_sm, coarse, torch.sigmoid(err), hid, rec
 
     def _encode(self, image: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, h, w) -> features of 16, 24, 40 and 128 channels at 1/2, 1/4, 1/8 and 1/16."""
