@@ -23,6 +23,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache, partial
 from itertools import count
@@ -369,7 +370,8 @@ class _Run:
             _ReadAhead(self.footage, before + numbers) as frames,
             _WriteBehind() as writer,
             ThreadPoolExecutor(1) as layer,
-            self.matter.overlapping(),
+            # A matte that is forced is waited for
+            nullcontext() if self.masks else self.matter.overlapping(),
         ):
             for number, frame, laid in _lay_ahead(frames, self.plate, layer):
                 if self.listener.cancelled():

@@ -38,6 +38,10 @@ class MaskReader:
         self._garbage = _Track(masks.garbage, size, numbers) if masks.garbage.path else None
         self._core = _Track(masks.core, size, numbers) if masks.core.path else None
 
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return bool(self._garbage or self._core)
+
     def identity(self, number: int) -> list[str]:
         """Changes when a mask of this frame does."""
         roles = {"garbage": self._garbage, "core": self._core}
@@ -52,8 +56,8 @@ class MaskReader:
         Returns:
             The matte, and what the report says of it: the share of pixels that the masks changed.
         """
-        if not (self._garbage or self._core):
-            return matte, {}  # which may be on its way from a card
+        if not self:
+            return matte, {}  # which may be on its way
         pha, fgr, err = matte.pha, matte.fgr, matte.err
         if self._garbage:
             kept = 1 - self._garbage.at(number)

@@ -457,8 +457,8 @@ def test_claims_are_exclusive_and_expire(tmp_path):
 
 
 def test_two_engines_share_a_folder(shot, tmp_path):
-    """Each of 24 frames is written by exactly one of two processes."""
-    footage = shot.write_movie(tmp_path / "a.mkv", 24)
+    """Each of 96 frames is written by exactly one of two processes, which need not start at the same moment."""
+    footage = shot.write_movie(tmp_path / "a.mkv", 96)
     code = (
         "import sys; from core import engine, __main__ as m; engine.SEGMENT = 3; engine.PREROLL = 1;"
         f"sys.exit(m.main(['matte', '--footage', {str(footage)!r}, '--output', {str(tmp_path / 'out')!r}]))"
@@ -467,7 +467,7 @@ def test_two_engines_share_a_folder(shot, tmp_path):
     assert [run.wait(120) for run in runs] == [0, 0]
     logs = [log.read_text().splitlines() for log in (tmp_path / "out/records").glob("*.jsonl")]
     numbers = sorted(json.loads(line)["frame_number"] for log in logs for line in log)
-    assert numbers == list(range(1, 25)) and len(logs) == 2
+    assert numbers == list(range(1, 97)) and len(logs) == 2
     assert not list((tmp_path / "out/claims").iterdir())
 
 

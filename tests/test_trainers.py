@@ -286,7 +286,7 @@ def test_each_stage_has_its_size_and_ratio() -> None:
     assert train_recurrent.make_stages([{"steps": 2}], 10)[0].steps == 10
     for wrong, named in (
         ({"sise": 16}, "sise"),
-        ({"part": "decoder"}, "decoder"),
+        ({"part": "encoder"}, "encoder"),
         ({"part": "refiner", "size": 30}, "30"),
     ):
         with pytest.raises(JobError, match=named):
@@ -327,7 +327,12 @@ def test_windows_teach_the_refiner_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "learning"), [("review", "plate_review."), ("see-through", "plate_review.see_through.")]
+    ("part", "learning"),
+    [
+        ("decoder", ("decoder.", "project.", "error.", "plate_review.")),
+        ("review", "plate_review."),
+        ("see-through", "plate_review.see_through."),
+    ],
 )
 def test_the_review_learns_alone(part: str, learning: str) -> None:
     torch.manual_seed(0)

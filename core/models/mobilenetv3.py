@@ -79,7 +79,7 @@ class _Bottleneck(nn.Module):
 
     def __init__(self, channels: int, row: _Row) -> None:
         super().__init__()
-        self.activation = F.hardswish if row.hardswish else F.relu
+        self.activation = F.hardswish if row.hardswish else F.relu_  # in place: its gradient needs no input
         self.residual = channels == row.out and row.stride == 1
         self.expand = nn.Conv2d(channels, row.expanded, 1) if row.expanded != channels else None
         self.filter = _DepthwiseConv(

@@ -60,14 +60,16 @@ class Look(NamedTuple):
     shape: tuple[int, ...]  # of the source as it was given
     downsample_ratio: float
 
-    def guides(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Alpha, foreground residual, expected error, and features that end in the foreground, as `Refiner` takes them.
+    def guides(self) -> tuple[Tensor, ...]:
+        """Alpha, foreground residual, expected error, features and the foreground, as `SolvingRefiner` takes them.
 
         No gradient goes back: mixed with the coarse losses' it made the coarse network diverge.
         """
-        residual, pha = self.coarse.detach()[:, :3], self.coarse.detach()[:, 3:]
-        hid = torch.cat([self.hid.to(residual.dtype), (self.src_sm + residual).clamp(0, 1)], dim=1)
-        return pha.clamp(0, 1), residual, self.err.detach().to(pha.dtype), hid.detach()
+        residual, pha = (
+            x.contiguous(memory_format=torch.channels_last) for x in self.coarse.detach().tensor_split([3], dim=1)
+        )
+        err, hid = (x.detach().to(pha.dtype) for x in (self.err, self.hid))
+        return pha.clamp(0, 1), residual, err, hid, (self.src_sm + residual).clamp(0, 1)
 
 
 class PlateConv2d(nn.Conv2d):

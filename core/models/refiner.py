@@ -60,7 +60,7 @@ class WindowRefiner(nn.Module):
         self.traceable = False  # True while a tracer records: one pass, of operators that every runtime has
 
     def forward(
-        self, src: Tensor, bgr: Tensor, pha: Tensor, fgr: Tensor, err: Tensor, hid: Tensor
+        self, src: Tensor, bgr: Tensor, pha: Tensor, fgr: Tensor, err: Tensor, *hid: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Bring the coarse result to full resolution.
 
@@ -70,23 +70,26 @@ class WindowRefiner(nn.Module):
             pha: (B, 1, h, w) coarse alpha.
             fgr: (B, 3, h, w) coarse foreground residual.
             err: (B, 1, h, w) expected absolute error of alpha.
-            hid: (B, hidden_channels, h, w) features; the network computes in their precision, which is the weights'.
+            hid: (B, C, h, w) features, hidden_channels in all; the network computes in their precision, which is the
+                weights'.
 
         Returns:
             pha (B, 1, H, W) and foreground residual fgr (B, 3, H, W), neither clamped; ref (B, 1, H/4, W/4), 1 where a
             patch was refined, else 0.
         """
         H, W = src.shape[2:]
-        coarse = torch.cat([hid, pha.to(hid.dtype), fgr.to(hid.dtype)], dim=1)
+        dtype = hid[0].dtype
+        # Pixel by pixel, as windows are cut of it: joined by channels it might come out by planes
+        features = torch.cat([x.to(dtype).permute(0, 2, 3, 1) for x in (*hid, pha, fgr)], dim=3)
         if self.mode == "full":
-            out = self._refine_everywhere(torch.cat([src, bgr], dim=1).to(hid.dtype), coarse).to(src.dtype)
+            out = self._refine_everywhere(torch.cat([src, bgr], dim=1).to(dtype), features).to(src.dtype)
             return out[:, :1], out[:, 1:], src.new_ones(src.shape[0], 1, H // PATCH, W // PATCH)
         err = F.interpolate(err, [H // PATCH, W // PATCH], mode="bilinear", align_corners=False)
         ref = self._select(err)
         side, tiles = self._tile(ref)
         frames = [upsampled(image.float(), H, W, side * PATCH, self.traceable) for image in (pha, fgr)]
         if self.traceable or tiles.shape[0] > 0:
-            frames = self._refine_tiles(src, bgr, coarse, frames, ref, side, tiles)
+            frames = self._refine_tiles(src, bgr, features, frames, ref, side, tiles)
         pha, fgr = (frame[:, :H, :W].permute(0, 3, 1, 2) for frame in frames)
         return pha, fgr, ref
 
@@ -100,9 +103,10 @@ class WindowRefiner(nn.Module):
         ref = torch.zeros_like(flat).scatter_(1, worst, 1.0).view(err.shape)
         return ref * (err > 0) if self.prevent_oversampling else ref
 
-    def _refine_everywhere(self, images: Tensor, coarse: Tensor) -> Tensor:
-        """images (B, 6, H, W), coarse (B, C, h, w) -> alpha and foreground residual (B, 4, H, W)."""
+    def _refine_everywhere(self, images: Tensor, features: Tensor) -> Tensor:
+        """images (B, 6, H, W), features (B, h, w, C) -> alpha and foreground residual (B, 4, H, W)."""
         margin = self.half_margin
+        coarse = features.permute(0, 3, 1, 2)
         coarse = F.interpolate(coarse, [n // 2 for n in images.shape[2:]], mode="bilinear", align_corners=False)
         src, bgr = F.pad(images, [2 * margin] * 4).chunk(2, dim=1)
         return self.refine_windows(src, bgr, F.pad(coarse, [margin] * 4), None)
@@ -121,13 +125,13 @@ class WindowRefiner(nn.Module):
         raise NotImplementedError
 
     def _refine_tiles(
-        self, src: Tensor, bgr: Tensor, coarse: Tensor, frames: list[Tensor], ref: Tensor, side: int, tiles: Tensor
+        self, src: Tensor, bgr: Tensor, features: Tensor, frames: list[Tensor], ref: Tensor, side: int, tiles: Tensor
     ) -> list[Tensor]:
         """Replace alpha and foreground residual where a patch was chosen.
 
         Args:
             src, bgr: (B, 3, H, W).
-            coarse: (B, C, h, w) of which the guides are cut.
+            features: (B, h, w, C) of which the guides are cut.
             frames: (B, H, W, 1 and 3), rounded up to tiles; refined in place, unless traceable.
             ref: (B, 1, H/4, W/4), 1 where a patch is chosen.
             side: of a tile, in patches.
@@ -135,7 +139,6 @@ class WindowRefiner(nn.Module):
         """
         H, W = src.shape[2], src.shape[3]
         size = 2 * (side + self.half_margin)  # of a tile with its margins, at half resolution
-        features = coarse.permute(0, 2, 3, 1).contiguous()
         taps = upsampling_taps(features, H // 2, W // 2, size, self.half_margin, self.replicate)
         chosen = F.pad(ref, (0, -ref.shape[3] % side, 0, -ref.shape[2] % side)).bool().permute(0, 2, 3, 1).contiguous()
         for part, cut in self._split(tiles, side, size, H, W):
@@ -278,8 +281,9 @@ def _block(in_channels: int, channels: int) -> tuple[nn.Module, ...]:
 
 def _quartered(windows: Tensor) -> Tensor:
     """(N, C, 2 s, 2 s) -> (N, C, 4, s, s), contiguous: sums over channels then run along whole rows."""
-    parts = F.pixel_unshuffle(windows, 2).contiguous()
-    return parts.view(*windows.shape[:2], 4, *parts.shape[2:])
+    height, width = windows.shape[2] // 2, windows.shape[3] // 2
+    squares = windows.view(*windows.shape[:2], height, 2, width, 2)
+    return squares.permute(0, 1, 3, 5, 2, 4).reshape(*windows.shape[:2], 4, height, width)
 
 
 def _joined(*parts: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.models.scales import doubled, halved, resized
+from core.models.scales import blurred, doubled, halved, largest, resized
 
 SCALES = 4  # at which `relate` looks
 BLANK = 1e-3  # variance of all channels that counts as half of the truth: noise has about that
@@ -62,9 +62,8 @@ def _local_means(x: Tensor, y: Tensor) -> list[Tensor]:
     with torch.autocast(x.device.type, enabled=False):
         x, y = x.float(), y.float()
         stacked = torch.cat([x, (x * y).sum(1, keepdim=True), (x * x).sum(1, keepdim=True)], dim=1)
-        kernel = stacked.new_full((5, 1, 5, 5), 1 / 25)
         for _ in range(SCALES):
-            found.append(F.conv2d(F.pad(stacked, (2, 2, 2, 2), mode="replicate"), kernel, groups=5))
+            found.append(blurred(stacked, 5))
             stacked = halved(stacked)
     return found
 
@@ -119,15 +118,15 @@ class Review(nn.Module):
         for relation in relations:
             seen.append((relation.to(hid.dtype), image))
             image = halved(image)
-        down4 = F.relu(self.down4(torch.cat(seen[1], dim=1)))
-        down8 = F.relu(self.down8(torch.cat([*seen[2], halved(down4)], dim=1)))
-        down16 = F.relu(self.down16(torch.cat([*seen[3], halved(down8)], dim=1)))
-        down32 = F.relu(self.down32(halved(down16)))
-        x = F.relu(self.down64(halved(down32)))
+        down4 = F.relu_(self.down4(torch.cat(seen[1], dim=1)))
+        down8 = F.relu_(self.down8(torch.cat([*seen[2], halved(down4)], dim=1)))
+        down16 = F.relu_(self.down16(torch.cat([*seen[3], halved(down8)], dim=1)))
+        down32 = F.relu_(self.down32(halved(down16)))
+        x = F.relu_(self.down64(halved(down32)))
         for conv, here in ((self.up32, down32), (self.up16, down16), (self.up8, down8), (self.up4, down4)):
-            x = F.relu(conv(torch.cat([here, doubled(x, here)], dim=1)))
-        x = F.relu(self.conv2a(torch.cat([*seen[0], doubled(x, seen[0][1])], dim=1)))
-        x = F.relu(self.conv2b(x))
+            x = F.relu_(conv(torch.cat([here, doubled(x, here)], dim=1)))
+        x = F.relu_(self.conv2a(torch.cat([*seen[0], doubled(x, seen[0][1])], dim=1)))
+        x = F.relu_(self.conv2b(x))
         gates = self.gates(x).float().contiguous()  # of which sums over channels are faster
         gates, doubt = torch.tanh(gates[:, :-1]), gates[:, -1:]  # to each neighbourhood's alpha, to 0 and to 1
         alphas = [resized(r[:, :1], relations[0]) for r in relations]
@@ -172,7 +171,7 @@ class SeeThrough(nn.Module):
         """
         pha = pha.detach()
         least, most, within = _see_through(pha)
-        around = _blurred(pha, 5)
+        around = blurred(pha, 5)
         covariance, variance, src_variance = _variances(relation)
         slope = (covariance / (variance + _FLOOR)).clamp(-1, 2)
         explained = slope.square() * variance
@@ -181,13 +180,13 @@ class SeeThrough(nn.Module):
         measures = [slope, (left / (explained + _FLOOR)).clamp(0, 4), textured, (variance + 1e-6).log() / 10]
         seen = [features, relation, pha, least, most, around, *measures]
         judged = self.weigh(torch.cat([x.to(features.dtype) for x in seen], dim=1)).float()
-        weight, blurred, share = torch.sigmoid(judged[:, :1]), torch.sigmoid(judged[:, 1:2]), torch.tanh(judged[:, 2:])
+        weight, spread, share = torch.sigmoid(judged[:, :1]), torch.sigmoid(judged[:, 1:2]), torch.tanh(judged[:, 2:])
         # A plate out of place or out of focus explains too little of the contrast that is there
-        contrast = (slope.clamp_min(0).square() + 1.3 * blurred * left / (variance + 1e-4) + 1e-6).sqrt()
+        contrast = (slope.clamp_min(0).square() + 1.3 * spread * left / (variance + 1e-4) + 1e-6).sqrt()
         weight = within * textured * weight
         correction = share * ((1 - contrast).clamp(0, 1) - around)
         # Never less: a subject that is coloured like its plate looks as if texture were seen through it
-        return _spread_out(weight * correction, weight, *self.reach.exp()).clamp_min(0) * _blurred(within, 3)
+        return _spread_out(weight * correction, weight, *self.reach.exp()).clamp_min(0) * blurred(within, 3)
 
 
 def broadly_see_through(pha: Tensor) -> Tensor:
@@ -219,12 +218,12 @@ def clear_foreground(src: Tensor, bgr: Tensor, pha: Tensor, fgr: Tensor) -> tupl
     seen, expected = ((x * bgr).mean(1, keepdim=True) for x in (src, bgr))
     bgr = bgr * _spread_out(empty * seen + 1e-6, empty * expected + 1e-6, 1e-3, 0.0)
     shown = within * pha
-    covered = _blurred(shown, 5) + 1e-4
-    solved = (_blurred(within * (src - (1 - pha) * bgr), 5) / covered).clamp(0, 1)
-    known = _blurred(shown * fgr, 5) / covered
+    covered = blurred(shown, 5) + 1e-4
+    solved = (blurred(within * (src - (1 - pha) * bgr), 5) / covered).clamp(0, 1)
+    known = blurred(shown * fgr, 5) / covered
     apart, wrong = _mean_square_and_variance(src - bgr)
     apart = _spread_out(empty * apart + 1e-6 * 0.03**2, empty + 1e-6, 1e-3, 0.0)  # 0.03 where nothing is empty
-    around = _blurred(shown * pha, 5) / covered
+    around = blurred(shown * pha, 5) / covered
     through = (1 - around) / (around + 0.05)
     trust = 0.05**2 / (0.05**2 + through.square() * apart)  # 0.05: by how much the network's colour errs
     color = torch.lerp(known, solved, trust)
@@ -236,14 +235,13 @@ def clear_foreground(src: Tensor, bgr: Tensor, pha: Tensor, fgr: Tensor) -> tupl
 
 def _mean_square_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
     """Of neighbourhoods of (N, C, h, w), each averaged over the channels: (N, 1, h, w), the square of the mean."""
-    square = _blurred(x, 5).square().mean(1, keepdim=True)
-    return square, _blurred(x.square().mean(1, keepdim=True), 5) - square
+    square = blurred(x, 5).square().mean(1, keepdim=True)
+    return square, blurred(x.square().mean(1, keepdim=True), 5) - square
 
 
 def _see_through(pha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The least and the most alpha around each place, and how much that lies inside of what is see-through, 0 to 1."""
-    pools = F.max_pool2d(F.max_pool2d(torch.cat([-pha, pha], dim=1), (1, 5), 1, (0, 2)), (5, 1), 1, (2, 0))
-    least, most = -pools[:, :1], pools[:, 1:]
+    least, most = -largest(-pha), largest(pha)
     return least, most, ((least - 0.04) / 0.08).clamp(0, 1) * ((0.99 - most) / 0.04).clamp(0, 1)
 
 
@@ -261,7 +259,7 @@ def _spread_out(weighed: Tensor, weight: Tensor, enough: Tensor | float, nothing
     mean = levels[-1][0] / (levels[-1][1] + nothing)
     for above, below in levels[-2:0:-1]:
         mean = resized(mean, above)
-        mean = (_blurred(above, 3) + enough * mean) / (_blurred(below, 3) + enough)
+        mean = (blurred(above, 3) + enough * mean) / (blurred(below, 3) + enough)
     return resized(mean, weight)
 
 
@@ -271,7 +269,3 @@ def _variances(relation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     left, variance = ((x / 4).square().sub(_FLOOR).clamp_min(0) for x in (relation[:, 4:5], relation[:, 5:6]))
     covariance = slope * (variance + BLANK) - BLANK
     return covariance, variance, left + 2 * slope * covariance - slope.square() * variance
-
-
-def _blurred(x: Tensor, size: int) -> Tensor:
-    return F.avg_pool2d(F.pad(x, [size // 2] * 4, mode="replicate"), size, 1)

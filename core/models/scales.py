@@ -1,17 +1,34 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Frames and features at other sizes."""
+"""Frames and features at other sizes, and blurred.
+
+On a processor OpenCV does in a tenth of torch's time what has few channels and needs no gradient.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
+
+Image = NDArray[Any]  # (H, W, C) float32; OpenCV gives (H, W) for one channel
+
+_FEW = 6  # channels
 
 
 def average(x: Tensor, ratio: float) -> Tensor:
     """Smaller by a factor, by halves as long as that goes: unlike in `shrunk`, noise and fine texture average out."""
     while ratio < 1:
         step = max(0.5, ratio)
-        x = F.interpolate(x, scale_factor=step, mode="bilinear", align_corners=False, recompute_scale_factor=True)
+        if _suits_opencv(x):
+            x = _to_size(x, int(x.shape[-2] * step), int(x.shape[-1] * step))
+        else:
+            x = F.interpolate(x, scale_factor=step, mode="bilinear", align_corners=False, recompute_scale_factor=True)
         ratio /= step
     return x
 
@@ -25,12 +42,25 @@ def shrunk(x: Tensor, ratio: float) -> Tensor:
 
 def doubled(x: Tensor, like: Tensor) -> Tensor:
     """Twice the size, cut to the size of `like` (whose odd sizes were rounded up on the way down)."""
-    x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+    if _suits_opencv(x):
+        x = _to_size(x, 2 * x.shape[-2], 2 * x.shape[-1])
+    else:
+        x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
     return x[:, :, : like.shape[-2], : like.shape[-1]]
 
 
 def halved(x: Tensor) -> Tensor:
-    return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
+    """The mean of each 2 x 2; sizes are rounded up, and an odd row or column at the end is its own mean."""
+    if not _suits_opencv(x):
+        return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
+    height, width = x.shape[-2:]
+
+    def halve(image: Image) -> Image:
+        if height % 2 or width % 2:
+            image = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+        return cv2.resize(image, (-(-width // 2), -(-height // 2)), interpolation=cv2.INTER_AREA)
+
+    return _each(x, halve)
 
 
 def pyramid(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -42,4 +72,41 @@ def pyramid(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def resized(x: Tensor, like: Tensor) -> Tensor:
     """Bilinear, to the size of `like`."""
+    if _suits_opencv(x):
+        return _to_size(x, like.shape[-2], like.shape[-1])
     return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def blurred(x: Tensor, size: int) -> Tensor:
+    """The mean of `size` x `size` pixels around each, the edge repeated; `size` is odd."""
+    if _suits_opencv(x):
+        return _each(x, lambda image: cv2.blur(image, (size, size), borderType=cv2.BORDER_REPLICATE))
+    return F.avg_pool2d(F.pad(x, [size // 2] * 4, mode="replicate"), size, 1)
+
+
+def largest(x: Tensor) -> Tensor:
+    """The largest of 5 x 5 pixels around each. (Pooling also notes where that is, in twenty times the time.)"""
+    x = F.pad(x, [2] * 4, value=-torch.inf)
+    for _ in range(2):  # along rows, then along columns
+        two = torch.maximum(x[..., :-1], x[..., 1:])
+        four = torch.maximum(two[..., :-2], two[..., 2:])
+        x = torch.maximum(four[..., :-1], x[..., 4:]).transpose(2, 3)
+    return x
+
+
+def _suits_opencv(x: Tensor) -> bool:
+    if torch.jit.is_tracing() or x.requires_grad:  # type: ignore[attr-defined,no-untyped-call]
+        return False
+    return x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[1] <= _FEW
+
+
+def _to_size(x: Tensor, height: int, width: int) -> Tensor:
+    return _each(x, lambda image: cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR))
+
+
+def _each(x: Tensor, change: Callable[[Image], Image]) -> Tensor:
+    """What OpenCV makes of each image of (B, C, H, W), in channels-last layout."""
+    images = [change(image) for image in x.permute(0, 2, 3, 1).contiguous().numpy()]
+    joined = np.stack(images) if len(images) > 1 else images[0]
+    # By reshaping, an axis of one gets the stride by which torch knows the layout
+    return torch.from_numpy(joined.reshape(len(images), *images[0].shape[:2], x.shape[1])).permute(0, 3, 1, 2)

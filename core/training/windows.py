@@ -40,10 +40,10 @@ def cut_training_windows(model: RecurrentMatting, batch: Batch, ratio: float, se
     rng = np.random.default_rng(seed)
     device = next(model.parameters()).device
     margin = model.refiner.half_margin
-    src, bgr, pha, residual, _, hid = model.guide_refiner(batch["src"].to(device), batch["bgr"].to(device), ratio)
+    src, bgr, pha, residual, _, *hid = model.guide_refiner(batch["src"].to(device), batch["bgr"].to(device), ratio)
     height, width = src.shape[2] & -2, src.shape[3] & -2
     wide_src, wide_bgr = (F.pad(image, [2 * margin] * 4, "replicate") for image in (src, bgr))
-    guides = torch.cat([hid, pha, residual], dim=1)
+    guides = torch.cat([*hid, pha, residual], dim=1)
     half = F.interpolate(guides, [height // 2, width // 2], mode="bilinear", align_corners=False)
     half = F.pad(half, [margin] * 4, "replicate")
     coarse = F.interpolate(guides[:, -4:], src.shape[2:], mode="bilinear", align_corners=False)
