@@ -53,9 +53,10 @@ class Look(NamedTuple):
     src: Tensor  # (N, 3, H, W), its sides made to divide by `PATCH` where they have to
     plate: PlateFeatures | None
     src_sm: Tensor  # (N, 3, h, w)
-    coarse: Tensor  # (N, 4, h, w) foreground residual and alpha, not clamped
-    err: Tensor  # (N, 1, h, w)
+    coarse: Tensor  # (N, 4, h, w) foreground residual and alpha, not clamped; alpha not yet reviewed
+    err: Tensor  # (N, 1, h, w) expected error's logit
     hid: Tensor  # (N, 16, h, w)
+    evidence: tuple[Tensor, list[Tensor]] | None  # what the review is given of a plate: difference and relations
     rec: State
     shape: tuple[int, ...]  # of the source as it was given
     downsample_ratio: float
@@ -351,6 +352,7 @@ class RecurrentMatting(nn.Module):
         src, plate = look.src, look.plate
         if plate is None and self.blind is not None:
             return self.blind.finish(look)
+        look = self._reviewed(look)
         single, height, width = len(look.shape) == 4, look.shape[-2], look.shape[-1]
         frames = 1 if single else look.shape[1]
         fgr, pha = look.coarse[:, :3], look.coarse[:, 3:]
@@ -372,7 +374,7 @@ class RecurrentMatting(nn.Module):
 
     def guide_refiner(self, src: Tensor, bgr: Tensor, downsample_ratio: float) -> tuple[Tensor, ...]:
         """What `refiner` would be given of clips and plates (B, T, 3, H, W): for a training of it alone."""
-        look = self.look(src, bgr, None, downsample_ratio)
+        look = self._reviewed(self.look(src, bgr, None, downsample_ratio))
         assert look.plate is not None
         return look.src, _repeat(look.plate.bgr, src.shape[1]), *look.guides()
 
@@ -407,7 +409,7 @@ class RecurrentMatting(nn.Module):
         rec: State | None,
         ratio: float,
         looks: int = 1,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, State]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[Tensor, list[Tensor]] | None, State]:
         """Sources (B * frames, 3, H, W), reduced, through encoder and decoder: `Look.src_sm` to `Look.rec`."""
         shrink = shrunk if plate is None else average
         src_sm = shrink(src, ratio).contiguous(memory_format=torch.channels_last)
@@ -428,11 +430,16 @@ class RecurrentMatting(nn.Module):
         x, rec = self.decoder(*seen, frames, rec)
         hid = self.decoder.finish(x, srcs[0], images[:1])
         coarse, err = self.project(hid).to(src.dtype), self.error(hid)
-        if plate is not None:
-            pha, doubt = self.plate_review(hid, images[1][:, 3:], relations, clamp_unit(coarse[:, 3:]))
-            coarse = torch.cat([coarse[:, :3], pha], dim=1).contiguous(memory_format=torch.channels_last)
-            err = err + doubt
-        return src_sm, coarse, torch.sigmoid(err), hid, rec
+        evidence = None if plate is None else (images[1][:, 3:], relations)
+        return src_sm, coarse, err, hid, evidence, rec
+
+    def _reviewed(self, look: Look) -> Look:
+        """With the review's alpha and expected error (of 0 to 1), before a plate."""
+        if look.evidence is None:
+            return look._replace(err=torch.sigmoid(look.err))
+        pha, doubt = self.plate_review(look.hid, *look.evidence, clamp_unit(look.coarse[:, 3:]))
+        coarse = torch.cat([look.coarse[:, :3], pha], dim=1).contiguous(memory_format=torch.channels_last)
+        return look._replace(coarse=coarse, err=torch.sigmoid(look.err + doubt))
 
     def _encode(self, image: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, h, w) -> features of 16, 24, 40 and 128 channels at 1/2, 1/4, 1/8 and 1/16."""
