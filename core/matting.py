@@ -54,7 +54,7 @@ class _Plate:
     """A plate, and what was computed of it."""
 
     pixels: Pixels
-    tensor: Tensor  # (1, 3, H, W), for the recurrent network with grain
+    tensor: Tensor | None = None  # (1, 3, H, W), for the paper's networks
     reduced: ReducedPlate | None = None
     features: tuple[Box, float, PlateFeatures] | None = None
 
@@ -374,8 +374,8 @@ class Matter:
         ratio = self._choose_ratio(box, source.shape[2], source.shape[3])
         if plate.features is None or plate.features[:2] != (box, ratio):
             with self._autocast():
-                tensor = box.of(plate.tensor).contiguous(memory_format=torch.channels_last)
-                plate.features = box, ratio, self.model.encode_plate(tensor, ratio)  # type: ignore[operator]
+                tensor = self._to_tensor(np.ascontiguousarray(box.of_picture(plate.pixels)))
+                plate.features = box, ratio, self.model.encode_plate(_with_grain(tensor, box), ratio)  # type: ignore[operator]
         features = plate.features[2]
         rec = self._memory.get("plate")
         if rec is not None and self._box is not None and box != self._box:
@@ -434,7 +434,10 @@ class Matter:
             raise ShapeError("a clean plate, which this network cannot do without", "none", "Give one, or use default")
         height, width = source.shape[2:]
         padding = (0, -width % 4, 0, -height % 4)
-        source, plate = (F.pad(t, padding, mode="replicate") for t in (source, self._kept_plate(bgr).tensor))
+        kept = self._kept_plate(bgr)
+        if kept.tensor is None:
+            kept.tensor = self._to_tensor(bgr)
+        source, plate = (F.pad(t, padding, mode="replicate") for t in (source, kept.tensor))
         if isinstance(self.model, MattingRefine):
             self.model.suit(height, width, self.detail, self.refine_pixels)
         pha, fgr, *rest = self.model(source, plate)
@@ -446,8 +449,7 @@ class Matter:
     def _kept_plate(self, bgr: Pixels) -> _Plate:
         """What is computed of a plate, kept while the same array comes again."""
         if self._plate is None or self._plate.pixels is not bgr:
-            tensor = self._to_tensor(bgr)
-            self._plate = _Plate(bgr, _with_grain(tensor) if self.is_recurrent else tensor)
+            self._plate = _Plate(bgr)
         return self._plate
 
     def _to_tensor(self, pixels: Pixels) -> Tensor:
@@ -466,10 +468,11 @@ def _too_little_memory(words: str) -> DeviceError:
     return DeviceError("enough memory for one frame", words, "Close other programs or scale the footage")
 
 
-def _with_grain(plate: Tensor) -> Tensor:
-    """(1, 3, H, W) with the same noise in every call, so that nothing flickers; a tile of it is repeated."""
-    height, width = plate.shape[2:]
-    grain = _grain(plate.device).repeat(-(-height // 256), -(-width // 256), 1)[:height, :width]
+def _with_grain(plate: Tensor, box: Box) -> Tensor:
+    """A box of the plate, (1, 3, h, w), with the same noise at a place in every call, so that nothing flickers."""
+    height, width = box.size
+    tile = _grain(plate.device).roll((-box.top, -box.left), (0, 1))
+    grain = tile.repeat(-(-height // 256), -(-width // 256), 1)[:height, :width]
     return (plate + grain.permute(2, 0, 1)).clamp_(0, 1)
 
 

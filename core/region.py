@@ -67,6 +67,10 @@ class Box(NamedTuple):
         """This part of (..., H, W)."""
         return x[..., self.top : self.bottom, self.left : self.right]
 
+    def of_picture(self, pixels: Pixels) -> Pixels:
+        """This part of (H, W, C)."""
+        return pixels[self.top : self.bottom, self.left : self.right]
+
     def grown(self, pixels: float, height: int, width: int) -> Box:
         """With so many pixels around it, rounded up to a multiple of `GRID`, as far as a frame of this size goes."""
         top, left = (max(0, int((edge - pixels) // GRID * GRID)) for edge in (self.top, self.left))
