@@ -58,6 +58,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "refiner": ("refiner.",),
 }
 ERROR_WEIGHT = 0.1
+OVERSHOOT_WEIGHT = 1e-3
 WINDOW_WEIGHTS = {"pha_l1": 1.0, "pha_gradient": 2.0, "fgr_l1": 0.5}
 
 
@@ -181,9 +182,11 @@ def compute_losses(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     for chosen, plate in ((has_plate, True), (~has_plate, False)):
         if chosen.any():
             src, bgr, pha, fgr = (batch[name][chosen] for name in ("src", "bgr", "pha", "fgr"))
-            pred = model(src, bgr if plate else None)
+            look = model.look(src, bgr if plate else None)  # type: ignore[operator]
+            pred = model.finish(look)  # type: ignore[operator]
             found = losses.clip_losses(pred.pha, pred.fgr, pha, fgr)
             found["err_cross_entropy"] = ERROR_WEIGHT * losses.error_cross_entropy(pred.err, pred.pha, pha)
+            found["pha_overshoot"] = OVERSHOOT_WEIGHT * losses.overshoot(look.coarse[:, 3:])
             for name, value in found.items():
                 total[name] = total.get(name, 0) + value * chosen.float().mean()
     return total
