@@ -149,7 +149,9 @@ def _matte(args: argparse.Namespace) -> int:
             refine_pixels=args.refine_pixels,
         )
     else:
-        raise JobError("a job file, or --footage and --output", "neither", "See python -m core matte --help")
+        given = [name for name in ("footage", "output") if getattr(args, name)]
+        came = f"--{given[0]} alone" if given else "neither"
+        raise JobError("a job file, or --footage and --output", came, "See python -m core matte --help")
     with _Bar("matte") as bar:
         result = engine.run_job(job, parse_frames(args.frames), bar.show, bar.warn, _interrupted().is_set)
     if result["cancelled"]:
@@ -184,7 +186,7 @@ def _plate(args: argparse.Namespace) -> int:
     from . import engine
 
     source = Source(_absolute(args.footage), args.color_space)
-    with _Bar("plate") as bar:
+    with _Bar("plate", "%") as bar:
         result = engine.make_plate(
             source, Path(args.output), parse_frames(args.frames), bar.show, _interrupted().is_set
         )
@@ -264,10 +266,10 @@ def _interrupted() -> threading.Event:
 
 
 class _Bar:
-    """A progress bar on stderr, from the first progress on: frames, frames a second, time left."""
+    """A progress bar on stderr, from the first progress on: how much is done, how fast, time left."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, unit: str = "frame") -> None:
+        self._name, self._unit = name, unit
         self._bar: Any = None
 
     def __enter__(self) -> _Bar:
@@ -293,7 +295,7 @@ class _Bar:
         from tqdm import tqdm
 
         if self._bar is None:
-            self._bar = tqdm(total=total, initial=done, unit="frame", desc=self._name, dynamic_ncols=True)
+            self._bar = tqdm(total=total, initial=done, unit=self._unit, desc=self._name, dynamic_ncols=True)
         return self._bar
 
 

@@ -40,9 +40,9 @@ from torch import Tensor
 from . import color, delivery, frame_io, plate_files, share
 from .checkpoints import load_model, locate_model
 from .claims import Claims
-from .errors import JobError, OutputError, PlateError
+from .errors import JobError, MattingError, OutputError, PlateError
 from .frame_io import Footage, Frame
-from .job import Job, Source, job_text
+from .job import Job, Source, job_text, read_job
 from .masks import MaskReader
 from .matting import Matte, Matter, choose_devices
 from .memory import reused_memory
@@ -107,7 +107,7 @@ def run_job(
     footage = _open_footage(job.footage)
     numbers = _select(footage, frames or job.frames)
     warn = (lambda message: None) if device else on_warning  # of what the caller has seen, too
-    for message in footage.warnings:
+    for message in (*footage.warnings, *_missing_words(footage, frames or job.frames)):
         warn(message)
     plate = _Plate(job, footage, numbers, warn)
     masks = MaskReader(job.masks, footage, numbers)
@@ -120,6 +120,8 @@ def run_job(
         devices = devices[: max(1, sum(not todo.isdisjoint(segment) for segment in segments))]
     here = device or (devices[0] if len(devices) == 1 else "")
     matter = _warm_matter(replace(job, device=here)) if here else None
+    if not device:
+        results.check_folder()
     results.make_folders()
     if not device:
         results.note_job(job)
@@ -450,6 +452,16 @@ def _read_frame(source: Source, number: int, identity: str) -> Frame:
     return frame
 
 
+def _missing_words(footage: Footage, frames: tuple[int, int] | None) -> list[str]:
+    """That a range reaches beyond the footage; nothing where it does not."""
+    first, last = footage.numbers[0], footage.numbers[-1]
+    if frames is None or (first <= frames[0] and frames[1] <= last):
+        return []
+    return [
+        f"{footage.path.name} has the frames {first} to {last}; of {frames[0]} to {frames[1]} the others are left out."
+    ]
+
+
 def _select(footage: Footage, frames: tuple[int, int] | None) -> list[int]:
     first, last = frames or (footage.numbers[0], footage.numbers[-1])
     numbers = [n for n in footage.numbers if first <= n <= last]
@@ -604,7 +616,7 @@ class _Plate:
             self.subject = matte
 
     def under(self, number: int, frame: Frame, subject: Matte | None) -> _Laid:
-        """The plate for the next frame; waits for a `subject` that is on its way from a card."""
+        """The plate for the next frame; waits for a `subject` that is on its way."""
         src = color.to_srgb(frame.pixels, frame.color_space)
         if self._pixels is None:
             return _Laid(src, None, None, {})
@@ -684,6 +696,26 @@ class _Results:
         self._records: dict[int, dict[str, Any]] = {}
         self._log = self.folder / "records" / f"{platform.node()}-{os.getpid()}"
         self._lock = threading.Lock()
+
+    def check_folder(self) -> None:
+        """Refuse a folder with the matte of other footage that is still there: reports and deliveries would mix both.
+
+        Raises:
+            OutputError: it is one.
+        """
+        try:
+            other = _open_footage(read_job(self.folder / "job.yaml").footage)
+        except MattingError:
+            return  # no job, or of footage that has moved away
+        if not self._read_records():
+            return
+        theirs = {other.identity(number) for number in other.numbers}
+        if theirs.isdisjoint(self._footage.identity(number) for number in self._footage.numbers):
+            raise OutputError(
+                f"a folder for {self._footage.path}",
+                f"{self.folder}, which holds the matte of {other.path}",
+                "Choose another folder, or delete that one",
+            )
 
     def note_job(self, job: Job) -> None:
         """Write the job beside its results."""

@@ -147,7 +147,7 @@ class Matter:
             file, else to the frame's size.
 
     Attributes:
-        on_warning: told in a sentence when the device's memory does not suffice and what is done about it.
+        on_warning: told in a sentence when the device's memory does not suffice for a look and what is done about it.
         stepped_down: whether it did not: the coarse size or the device are no longer those that were asked for.
     """
 
@@ -220,13 +220,14 @@ class Matter:
         """Within, the recurrent network looks at a frame while the matte of the one before is being finished.
 
         On a processor: each with half of its threads, which two frames use better than one does. A card has its queue.
+        What goes wrong at the end of a frame is raised where one of its arrays is asked for.
         """
         threads = torch.get_num_threads()
-        if not self.is_recurrent or self.device.type != "cpu":
+        if not self.is_recurrent or self.device.type != "cpu" or threads < 2:
             yield
             return
-        half = max(1, threads // 2)
-        torch.set_num_threads(half)
+        half = threads // 2
+        torch.set_num_threads(threads - half)
         try:
             with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(half,)) as self._finisher:
                 yield
@@ -264,6 +265,9 @@ class Matter:
                 words = str(error).splitlines()[0]
             else:
                 return self._finish_beside(self._finisher, finish)
+            if self._finishing is not None and not self._finishing.done():
+                wait([self._finishing])  # alone there may be enough
+                continue
             # Out here, where the failure no longer holds on to its tensors.
             self._step_down(src.shape[0], src.shape[1], bgr is None, words)
 
@@ -280,7 +284,7 @@ class Matter:
                 raise _too_little_memory(str(error).splitlines()[0]) from None
 
         if self._finishing is not None:
-            wait([self._finishing])
+            wait([self._finishing])  # its failure is for who asks for that matte
         coming = self._finishing = finisher.submit(run)
         return ComingMatte(*(lambda index=index: coming.result()[index]() for index in range(3)))
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -237,6 +238,7 @@ def test_frames_of_runs_in_different_colour_spaces_are_not_mixed(shot, tmp_path)
 def test_a_job_delivers_once_its_last_frame_is_there(shot, tmp_path, monkeypatch):
     class Opaque:
         is_recurrent = False
+        overlapping = staticmethod(nullcontext)
 
         def reset(self) -> None: ...
 

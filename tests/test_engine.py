@@ -485,6 +485,7 @@ def test_command_line(shot, tmp_path, capsys):
     ("arguments", "status", "words"),
     [
         (["matte"], 2, "--footage and --output"),
+        (["matte", "--footage", "a.png"], 2, "--footage alone"),
         (["matte", "none.yaml"], 2, "readable job file"),
         (["matte", "--footage", "none.mov", "--output", "out"], 3, "no file"),
         (["matte", "--footage", "a.png", "--output", "out", "--model", "none.pth"], 4, "model"),
@@ -539,3 +540,22 @@ def test_a_plate_is_laid_beside_the_network_from_the_same_mattes_however_fast():
             assert [n for n, _ in laid] == list(range(1, min(number + (number > 1), 6) + 1))
             plate.subject = number
     assert laid == [(1, None), (2, 1), (3, 1), (4, 2), (5, 3), (6, 4)]
+
+
+def test_a_folder_with_the_matte_of_other_footage_is_refused(shot, job, tmp_path):
+    engine.run_job(job)
+    files = files_of(tmp_path / "out")
+    other = replace(job, footage=Source(str(shot.write_movie(tmp_path / "b.mkv", 3))))
+    with pytest.raises(OutputError, match=r"a\.mkv.*Choose another folder"):
+        engine.run_job(other)
+    assert files_of(tmp_path / "out") == files
+    Path(job.footage.path).rename(tmp_path / "moved.mkv")  # the same clip elsewhere
+    assert engine.run_job(replace(job, footage=Source(str(tmp_path / "moved.mkv"))))["frames"] == 5
+
+
+def test_a_range_beyond_the_footage_is_said(job):
+    warnings = []
+    engine.run_job(job, (4, 9), on_warning=warnings.append)
+    assert len(warnings) == 1 and "frames 1 to 5" in warnings[0] and "4 to 9" in warnings[0]
+    engine.run_job(job, (1, 5), on_warning=warnings.append)
+    assert len(warnings) == 1

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,7 @@ class OpaqueLeft:
     """In place of the network: alpha 1 in the left half, 0.99997 in the next quarter, 0.25 in the last."""
 
     is_recurrent = False
+    overlapping = staticmethod(nullcontext)
 
     def reset(self) -> None: ...
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ def run_engine(folder: str) -> None:
 
     class TrueMatte:
         is_recurrent = False
+        overlapping = staticmethod(nullcontext)
 
         def reset(self) -> None: ...
 

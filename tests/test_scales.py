@@ -46,3 +46,16 @@ def test_gradients_features_and_tracers_are_torch_s():
 def test_the_largest_around(shape):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     assert torch.equal(scales.largest(x), F.max_pool2d(x, 5, 1, 2))
+
+
+def test_too_little_memory_for_opencv_is_torch_s_error(monkeypatch):
+    """By which the engine steps down."""
+
+    def starved(*arguments, **names):
+        error = scales.cv2.error("insufficient memory")
+        error.code = scales.cv2.Error.StsNoMem
+        raise error
+
+    monkeypatch.setattr(scales.cv2, "resize", starved)
+    with pytest.raises(torch.OutOfMemoryError, match="insufficient"):
+        scales.halved(torch.rand(1, 3, 8, 8))

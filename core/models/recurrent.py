@@ -355,8 +355,10 @@ class RecurrentMatting(nn.Module):
         look = self._reviewed(look)
         single, height, width = len(look.shape) == 4, look.shape[-2], look.shape[-1]
         frames = 1 if single else look.shape[1]
-        fgr, pha = look.coarse[:, :3], look.coarse[:, 3:]
-        if look.downsample_ratio != 1:
+        fgr, pha = look.coarse.tensor_split([3], dim=1)
+        if look.downsample_ratio == 1:
+            fgr, pha = fgr.clone(), pha.clone()  # which the look keeps
+        else:
             if plate is None:
                 fgr, pha = self.filter(src, look.src_sm, look.coarse, look.hid).tensor_split([3], dim=1)
             else:
@@ -381,7 +383,7 @@ class RecurrentMatting(nn.Module):
     def _cleared(self, src: Tensor, bgr: Tensor, bgr_sm: Tensor, look: Look, pha: Tensor, fgr: Tensor) -> Tensor:
         """The foreground (N, 3, H, W), written over, with the colour of `clear_foreground` in what is see-through.
 
-        `bgr_sm` (N, 3, h, w) is the plate at the coarse size; the others are what `forward` has at the full one.
+        `bgr_sm` (N, 3, h, w) is the plate at the coarse size; the others are what `finish` has at the full one.
         """
         coarse = halved(look.coarse[:, 3:].float().clamp(0, 1))
         share, traceable = broadly_see_through(coarse), self.refiner.traceable

@@ -106,7 +106,12 @@ def _to_size(x: Tensor, height: int, width: int) -> Tensor:
 
 def _each(x: Tensor, change: Callable[[Image], Image]) -> Tensor:
     """What OpenCV makes of each image of (B, C, H, W), in channels-last layout."""
-    images = [change(image) for image in x.permute(0, 2, 3, 1).contiguous().numpy()]
+    try:
+        images = [change(image) for image in x.permute(0, 2, 3, 1).contiguous().numpy()]
+    except cv2.error as error:
+        if error.code != cv2.Error.StsNoMem:
+            raise
+        raise torch.OutOfMemoryError(str(error)) from None  # as torch says it, and those know who step down
     joined = np.stack(images) if len(images) > 1 else images[0]
     # By reshaping, an axis of one gets the stride by which torch knows the layout
     return torch.from_numpy(joined.reshape(len(images), *images[0].shape[:2], x.shape[1])).permute(0, 3, 1, 2)
