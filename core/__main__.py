@@ -188,7 +188,7 @@ def _plate(args: argparse.Namespace) -> int:
     source = Source(_absolute(args.footage), args.color_space)
     with _Bar("plate", "%") as bar:
         result = engine.make_plate(
-            source, Path(args.output), parse_frames(args.frames), bar.show, _interrupted().is_set
+            source, Path(args.output), parse_frames(args.frames), bar.show, _interrupted().is_set, bar.warn
         )
     if result["cancelled"]:
         return 130

@@ -56,6 +56,7 @@ PREROLL = 12  # frames run before a segment to settle the plate, and the memory 
 VERSION = 12  # raise when the same job gives other pixels: finished frames are then redone
 RIM = 8  # pixels around the subject where the foreground goes on: who scales it down looks beyond the edge
 DOCTOR_FRAMES = 6  # frames that the plate doctor looks at
+SELDOM, MUCH = 0.2, 0.02  # shares of pictures and of the plate: so much of it seen empty so seldom is worth a warning
 READ_AHEAD = 4  # frames decoded before the network asks
 WRITERS = min(8, max(2, (os.cpu_count() or 2) // 2))  # threads that encode: a card gives them more than two can do
 WRITE_BEHIND = WRITERS + 4  # mattes being encoded or waiting for it
@@ -198,6 +199,7 @@ def make_plate(
     frames: tuple[int, int] | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     cancelled: Cancelled = lambda: False,
+    on_warning: Callable[[str], None] = lambda message: None,
 ) -> dict[str, Any]:
     """Estimate a clean plate from the clip itself and write it, at the footage's precision, to `path`.
 
@@ -226,6 +228,12 @@ def make_plate(
         )
     except _StoppedError:
         return {"plate": "", "coverage": 0.0, "cancelled": True}
+    doubtful = np.count_nonzero(plate.coverage < SELDOM) / plate.coverage.size
+    if doubtful > MUCH:
+        on_warning(
+            f"{doubtful:.0%} of the plate was seen empty in less than {SELDOM:.0%} of the pictures (dark in "
+            f"{plate_files.coverage_path(path).name}): look at it there. A longer range of frames may show more."
+        )
     frame_io.write_image(plate_files.coverage_path(path), color.to_dtype(plate.coverage, np.dtype(np.uint8)))
     if plate.locked_off:
         plate_files.motion_path(path).unlink(missing_ok=True)

@@ -165,6 +165,7 @@ class Worker:
             job.parse_frames(message.frames),
             on_progress=lambda p: self._send(protocol.Progress(p.done, p.total, stage="plate"), id),
             cancelled=lambda: self._is_cancelled(id),
+            on_warning=lambda text: self._send(protocol.Warning(text), id),
         )
         return protocol.Result(result)
 

@@ -313,7 +313,9 @@ def test_preview_is_one_frame_in_its_own_folder(job, tmp_path):
 
 def test_plate_from_the_clip(shot, tmp_path):
     source = Source(str(shot.write_movie(tmp_path / "a.mkv", 24)))
-    result = engine.make_plate(source, tmp_path / "plate.png")
+    warnings = []
+    result = engine.make_plate(source, tmp_path / "plate.png", on_warning=warnings.append)
+    assert not warnings
     error = np.abs(frame_io.read_image(tmp_path / "plate.png").astype(int) - shot.plate)
     assert np.mean(error > 3) < 0.02 and result["coverage"] > 0.5
     engine.make_plate(source, tmp_path / "plate.exr")
@@ -325,6 +327,21 @@ def test_plate_from_the_clip(shot, tmp_path):
     assert np.allclose(*seen, atol=1e-3)  # whoever reads it, whatever the file's kind
     with pytest.raises(OutputError, match="can be written"):
         engine.make_plate(source, tmp_path / "plate.png" / "plate.png")
+
+
+def test_a_plate_that_was_seldom_seen_empty_is_warned_of(shot, tmp_path, monkeypatch):
+    made, warnings = engine.plate_from_clip, []
+
+    def hidden(*arguments, **names):
+        plate = made(*arguments, **names)
+        plate.coverage[:] = 0.1  # of the pictures: in the others something stands there
+        return plate
+
+    monkeypatch.setattr(engine, "plate_from_clip", hidden)
+    source = Source(str(shot.write_movie(tmp_path / "a.mkv", 12)))
+    engine.make_plate(source, tmp_path / "plate.png", on_warning=warnings.append)
+    (warning,) = warnings
+    assert "100% of the plate" in warning and "plate.coverage.png" in warning and "longer range" in warning
 
 
 def test_one_network_is_kept(job, tmp_path):
