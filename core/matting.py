@@ -363,7 +363,7 @@ class Matter:
         if needed is None:
             self._memory.pop("plate", None)
             self._box = self._ratio = None
-            return lambda: (source.new_zeros(1, 1, height, width), source, source.new_zeros(1, 1, height, width))
+            return partial(_as_background, source)
         box = choose_box(needed, self._box, height, width)
         look = self._look_in_box(source, plate, box)
         if is_cut(look.coarse[:, 3:], box, frame):
@@ -392,10 +392,9 @@ class Matter:
     def _finish_in_box(self, look: Look, box: Box, source: Tensor) -> Tensors:
         """`_finish` of a box; the foreground comes in the source's memory."""
         found = self._finish(look)
-        height, width = source.shape[2:]
-        if box.size == (height, width):
+        if box.size == tuple(source.shape[2:]):
             return found
-        whole = source.new_zeros(1, 1, height, width), source, source.new_zeros(1, 1, height, width)
+        whole = _as_background(source)
         for frame, part in zip(whole, found, strict=True):
             box.of(frame).copy_(part)
         return whole
@@ -462,6 +461,12 @@ class Matter:
         if tensor.is_floating_point():
             return tensor.to(torch.float32, copy=self.device.type == "cpu")
         return tensor.float().mul_(1 / torch.iinfo(tensor.dtype).max)
+
+
+def _as_background(source: Tensor) -> Tensors:
+    """The matte of a frame without a subject; its foreground is the source itself."""
+    pha, err = source.new_zeros(2, 1, 1, *source.shape[2:])
+    return pha, source, err
 
 
 def _is_of_memory(error: RuntimeError) -> bool:

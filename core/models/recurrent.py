@@ -344,8 +344,7 @@ class RecurrentMatting(nn.Module):
                     f"{tuple(plate.bgr.shape)}",
                     "Bring the plate to the source's size",
                 )
-        seen = self._see(src, plate, frames, rec, downsample_ratio, looks)
-        return Look(src, plate, *seen, shape, downsample_ratio)
+        return self._see(src, plate, shape, rec, downsample_ratio, looks)
 
     def finish(self, look: Look) -> RecurrentOutput:
         """Bring what `look` found to the full resolution."""
@@ -407,12 +406,13 @@ class RecurrentMatting(nn.Module):
         self,
         src: Tensor,
         plate: PlateFeatures | None,
-        frames: int,
+        shape: tuple[int, ...],
         rec: State | None,
         ratio: float,
-        looks: int = 1,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[Tensor, list[Tensor]] | None, State]:
-        """Sources (B * frames, 3, H, W), reduced, through encoder and decoder: `Look.src_sm` to `Look.rec`."""
+        looks: int,
+    ) -> Look:
+        """Sources (N, 3, H, W), which had that shape, reduced, through encoder and decoder."""
+        frames = shape[1] if len(shape) == 5 else 1
         shrink = shrunk if plate is None else average
         src_sm = shrink(src, ratio).contiguous(memory_format=torch.channels_last)
         features, srcs = self._encode(src_sm), pyramid(src_sm)
@@ -433,7 +433,7 @@ class RecurrentMatting(nn.Module):
         hid = self.decoder.finish(x, srcs[0], images[:1])
         coarse, err = self.project(hid).to(src.dtype), self.error(hid)
         evidence = None if plate is None else (images[1][:, 3:], relations)
-        return src_sm, coarse, err, hid, evidence, rec
+        return Look(src, plate, src_sm, coarse, err, hid, evidence, rec, shape, ratio)
 
     def _reviewed(self, look: Look) -> Look:
         """With the review's alpha and expected error (of 0 to 1), before a plate."""
