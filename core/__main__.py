@@ -157,7 +157,8 @@ def _matte(args: argparse.Namespace) -> int:
     if result["cancelled"]:
         print(f"cancelled; what is done stays in {result['folder']}: run the same command to go on", file=sys.stderr)
         return 130
-    print(f"{result['frames']} frames in {result['folder']} ({result['skipped']} were up to date)")
+    frames = "1 frame" if result["frames"] == 1 else f"{result['frames']} frames"
+    print(f"{frames} in {result['folder']} ({result['skipped']} up to date)")
     return 0
 
 

@@ -112,6 +112,8 @@ def run_job(
         warn(message)
     plate = _Plate(job, footage, numbers, warn)
     masks = MaskReader(job.masks, footage, numbers)
+    for message in masks.warnings:
+        warn(message)
     results = _Results(job, footage, plate, masks)
 
     segments = list(_segments(numbers, len(devices)))

@@ -28,6 +28,9 @@ class MaskReader:
     Args:
         numbers: the footage's frame numbers that are to be matted.
 
+    Attributes:
+        warnings: sentences of what the artist may not have meant.
+
     Raises:
         FootageError: a mask that cannot be read, or is not of the footage's shape.
         JobError: a mask that lacks some of the frames.
@@ -37,6 +40,7 @@ class MaskReader:
         size = footage.width, footage.height
         self._garbage = _Track(masks.garbage, size, numbers) if masks.garbage.path else None
         self._core = _Track(masks.core, size, numbers) if masks.core.path else None
+        self.warnings = [track.warning for track in (self._garbage, self._core) if track and track.warning]
 
     def __bool__(self) -> bool:
         """Whether there is any."""
@@ -83,6 +87,12 @@ class _Track:
                 f"a mask of the footage's shape, {size[0]} x {size[1]}",
                 f"{source.path} of {self._footage.width} x {self._footage.height}",
                 "Render it at the footage's size",
+            )
+        self.warning = ""
+        if (self._footage.width, self._footage.height) != size:
+            self.warning = (
+                f"The mask {self._footage.path.name} is {self._footage.width} x {self._footage.height}; "
+                f"it is scaled to the footage's {size[0]} x {size[1]}."
             )
         self._still = len(self._footage.numbers) == 1
         missing = sorted(set(numbers) - set(self._footage.numbers))

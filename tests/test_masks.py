@@ -121,6 +121,14 @@ def test_a_changed_mask_redoes_its_frames_only(job, tmp_path, monkeypatch):
     assert engine.run_job(with_masks(job, garbage=path))["skipped"] == 0  # the same files in another role
 
 
+def test_a_mask_of_another_size_is_said(job, tmp_path, ramp):
+    warnings = []
+    for rows, name in ((ramp, "fits.png"), (ramp[::2, ::2], "half.png")):
+        engine.run_job(with_masks(job, garbage=write_mask(tmp_path / name, rows)), on_warning=warnings.append)
+    (warning,) = warnings
+    assert "half.png is 48 x 32" in warning and "96 x 64" in warning
+
+
 def test_masks_in_a_job_file_and_a_preview(job, tmp_path, ramp):
     write_mask(tmp_path / "core.png", ramp)
     (tmp_path / "job.yaml").write_text("{footage: {path: in/shot.1001.png}, masks: {core: {path: core.png}}}")
