@@ -52,10 +52,10 @@ def test_too_little_memory_for_opencv_is_torch_s_error(monkeypatch):
     """By which the engine steps down."""
 
     def starved(*arguments, **names):
-        error = scales.cv2.error("insufficient memory")
-        error.code = scales.cv2.Error.StsNoMem
-        raise error
+        failure = scales.error("insufficient memory")
+        failure.code = scales.Error.StsNoMem
+        raise failure
 
-    monkeypatch.setattr(scales.cv2, "resize", starved)
+    monkeypatch.setattr(scales, "resize", starved)
     with pytest.raises(torch.OutOfMemoryError, match="insufficient"):
         scales.halved(torch.rand(1, 3, 8, 8))

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -35,7 +36,12 @@ def writers_of(folder: Path) -> dict[int, list[str]]:
 
 
 def children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "worker" in child.cmdline()]
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):  # nor a zombie's command line
+            if "worker" in child.cmdline():
+                found.append(child)
+    return found
 
 
 def test_devices_by_name(monkeypatch):

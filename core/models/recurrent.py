@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import ShapeError
+from core.models.foreground import extend_foreground
 from core.models.mobilenetv3 import MobileNetV3Encoder
 from core.models.patches import upsampled
 from core.models.refiner import PATCH, SolvingRefiner
@@ -367,6 +368,7 @@ class RecurrentMatting(nn.Module):
         else:  # in place: at full size every copy counts
             pha, fgr = pha.clamp_(0, 1), fgr.add_(src).clamp_(0, 1)
             if plate is not None:
+                fgr = extend_foreground(fgr, pha, self.refiner.traceable)
                 bgr, bgr_sm = (_repeat(x, frames) for x in (plate.bgr, plate.bgr_sm))
                 fgr = self._cleared(src, bgr, bgr_sm, look, pha, fgr)
         outputs = [pha[..., :height, :width], fgr[..., :height, :width], look.err]

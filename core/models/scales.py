@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from cv2 import BORDER_REPLICATE, INTER_AREA, INTER_LINEAR, Error, blur, copyMakeBorder, error, resize
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -57,8 +57,8 @@ def halved(x: Tensor) -> Tensor:
 
     def halve(image: Image) -> Image:
         if height % 2 or width % 2:
-            image = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-        return cv2.resize(image, (-(-width // 2), -(-height // 2)), interpolation=cv2.INTER_AREA)
+            image = copyMakeBorder(image, 0, height % 2, 0, width % 2, BORDER_REPLICATE)
+        return resize(image, (-(-width // 2), -(-height // 2)), interpolation=INTER_AREA)
 
     return _each(x, halve)
 
@@ -80,7 +80,7 @@ def resized(x: Tensor, like: Tensor) -> Tensor:
 def blurred(x: Tensor, size: int) -> Tensor:
     """The mean of `size` x `size` pixels around each, the edge repeated; `size` is odd."""
     if _suits_opencv(x):
-        return _each(x, lambda image: cv2.blur(image, (size, size), borderType=cv2.BORDER_REPLICATE))
+        return _each(x, lambda image: blur(image, (size, size), borderType=BORDER_REPLICATE))
     return F.avg_pool2d(F.pad(x, [size // 2] * 4, mode="replicate"), size, 1)
 
 
@@ -101,17 +101,17 @@ def _suits_opencv(x: Tensor) -> bool:
 
 
 def _to_size(x: Tensor, height: int, width: int) -> Tensor:
-    return _each(x, lambda image: cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR))
+    return _each(x, lambda image: resize(image, (width, height), interpolation=INTER_LINEAR))
 
 
 def _each(x: Tensor, change: Callable[[Image], Image]) -> Tensor:
     """What OpenCV makes of each image of (B, C, H, W), in channels-last layout."""
     try:
         images = [change(image) for image in x.permute(0, 2, 3, 1).contiguous().numpy()]
-    except cv2.error as error:
-        if error.code != cv2.Error.StsNoMem:
+    except error as failure:
+        if failure.code != Error.StsNoMem:
             raise
-        raise torch.OutOfMemoryError(str(error)) from None  # as torch says it, and those know who step down
+        raise torch.OutOfMemoryError(str(failure)) from None  # as torch says it, and those know who step down
     joined = np.stack(images) if len(images) > 1 else images[0]
     # By reshaping, an axis of one gets the stride by which torch knows the layout
     return torch.from_numpy(joined.reshape(len(images), *images[0].shape[:2], x.shape[1])).permute(0, 3, 1, 2)
