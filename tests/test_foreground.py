@@ -22,7 +22,7 @@ def edge(width=96):
 def test_the_old_background_leaves_what_is_barely_covered(traceable):
     fgr, pha = edge()
     found = extend_foreground(fgr, pha, traceable)
-    assert (found - RED)[..., 40:60].abs().max() < 0.3  # was 0.8, and goes on beyond the edge
+    assert (found - RED)[..., 40:46].abs().max() < 0.4  # was 0.8, and goes on beyond the edge
 
 
 def test_what_is_opaque_keeps_its_colour():
@@ -31,12 +31,12 @@ def test_what_is_opaque_keeps_its_colour():
     assert torch.equal(extend_foreground(fgr, pha)[..., :40], fgr[..., :40])
 
 
-def test_what_is_thin_all_over_keeps_its_colour_and_the_empty_is_black():
+def test_what_is_thin_all_over_keeps_its_colour_and_so_does_the_empty():
     pha = torch.zeros(1, 1, 64, 320)
     pha[..., :64] = 0.1
     found = extend_foreground(BLUE.expand(1, 3, 64, 320), pha)
     assert (found - BLUE)[..., :60].abs().max() < 0.01
-    assert found[..., 200:].max() == 0
+    assert (found - BLUE)[..., 200:].abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (61, 90)])

@@ -10,6 +10,7 @@ from core.models.patches import upsampled
 from core.models.scales import blurred, halved
 
 _REACH = {3: 1.0, 9: 0.05, 31: 0.002}  # quarter pixels of neighbourhoods: the wide ones count where the near are empty
+_NOTHING = 3e-4  # the weight of a pixel's own colour: it stays where nothing is covered around
 _SURE = 0.9  # alpha from which on the network's own colour stays
 
 
@@ -26,11 +27,13 @@ def extend_foreground(fgr: Tensor, pha: Tensor, traceable: bool = False) -> Tens
         traceable: use operators that every runtime has.
 
     Returns:
-        (N, 3, H, W); black where nothing is covered within 60 pixels.
+        (N, 3, H, W).
     """
     weight = pha.square()
     quarter = halved(halved(torch.cat([fgr * weight, weight], dim=1)))
     found = torch.stack([share * blurred(quarter, size) for size, share in _REACH.items()]).sum(0)
+    own = halved(halved(fgr))
     height, width = pha.shape[-2:]
-    color = upsampled(found[:, :3] / (found[:, 3:] + 1e-6), height, width, traceable=traceable).permute(0, 3, 1, 2)
+    color = (found[:, :3] + _NOTHING * own) / (found[:, 3:] + _NOTHING)
+    color = upsampled(color, height, width, traceable=traceable).permute(0, 3, 1, 2)
     return torch.lerp(color, fgr, (pha / _SURE).clamp(max=1))
