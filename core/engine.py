@@ -115,6 +115,8 @@ def run_job(
     for message in masks.warnings:
         warn(message)
     results = _Results(job, footage, plate, masks)
+    if not device:
+        results.check_folder()
 
     segments = list(_segments(numbers, len(devices)))
     todo = set(numbers) - results.up_to_date(numbers)
@@ -123,8 +125,6 @@ def run_job(
         devices = devices[: max(1, sum(not todo.isdisjoint(segment) for segment in segments))]
     here = device or (devices[0] if len(devices) == 1 else "")
     matter = _warm_matter(replace(job, device=here)) if here else None
-    if not device:
-        results.check_folder()
     results.make_folders()
     if not device:
         results.note_job(job)
@@ -714,11 +714,12 @@ class _Results:
             OutputError: it is one.
         """
         try:
-            other = _open_footage(read_job(self.folder / "job.yaml").footage)
+            source = read_job(self.folder / "job.yaml").footage
+            if Path(source.path) == self._footage.path or not self._read_records():
+                return
+            other = _open_footage(source)
         except MattingError:
             return  # no job, or of footage that has moved away
-        if not self._read_records():
-            return
         theirs = {other.identity(number) for number in other.numbers}
         if theirs.isdisjoint(self._footage.identity(number) for number in self._footage.numbers):
             raise OutputError(

@@ -228,14 +228,22 @@ def test_the_plate_s_grain_is_the_same_every_time(frames):
     assert abs(grain.std() - PLATE_GRAIN) < 0.001 and abs(grain.mean()) < 0.001
 
 
-def test_a_frame_is_looked_at_while_the_one_before_is_finished(frames, monkeypatch):
+@pytest.fixture
+def two_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_a_frame_is_looked_at_while_the_one_before_is_finished(frames, monkeypatch, two_threads):
     """And their mattes are those of one after the other."""
     src, plate = frames
     shot = [np.roll(src, 3 * i, axis=1) for i in range(3)]
-    alone, threads = Matter(load_model()), torch.get_num_threads()
+    alone = Matter(load_model())
     torch.set_num_threads(1)  # with more, sums are rounded otherwise
     expected = [alone.matte(frame, plate) for frame in shot]
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    torch.set_num_threads(2)
     looked, look, finish = [threading.Event() for _ in shot], Matter._look, Matter._finish
     looks, finishes = iter(looked), iter([*looked[1:], looked[-1]])
 
@@ -253,26 +261,23 @@ def test_a_frame_is_looked_at_while_the_one_before_is_finished(frames, monkeypat
     matter = Matter(load_model())
     with matter.overlapping():
         found = [matter.matte(frame, plate) for frame in shot]
-    monkeypatch.undo()
     assert torch.get_num_threads() == 2
-    torch.set_num_threads(threads)
     for one, other in zip(found, expected, strict=True):
         assert np.array_equal(one.pha, other.pha) and np.array_equal(one.fgr, other.fgr)
 
 
-def test_too_little_memory_for_a_frame_s_end_is_said_in_words(matter, frames, monkeypatch):
+def test_too_little_memory_for_a_frame_s_end_is_said_in_words(matter, frames, monkeypatch, two_threads):
     def starved(self, seen):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 GB")
 
     monkeypatch.setattr(Matter, "_finish", starved)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     with matter.overlapping():
         matte = matter.matte(*frames)
     with pytest.raises(DeviceError, match="7 GB"):
         _ = matte.pha
 
 
-def test_a_look_that_fails_beside_a_frame_s_end_is_tried_again_alone(matter, frames, monkeypatch):
+def test_a_look_that_fails_beside_a_frame_s_end_is_tried_again_alone(matter, frames, monkeypatch, two_threads):
     """With less memory taken by the other, before anything is given up."""
     look, finish, begun, failed = Matter._look, Matter._finish, threading.Event(), threading.Event()
 
@@ -289,7 +294,6 @@ def test_a_look_that_fails_beside_a_frame_s_end_is_tried_again_alone(matter, fra
 
     monkeypatch.setattr(Matter, "_look", starved)
     monkeypatch.setattr(Matter, "_finish", wait)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     with matter.overlapping():
         first = matter.matte(*frames)
         assert begun.wait(60)

@@ -30,10 +30,11 @@ def extend_foreground(fgr: Tensor, pha: Tensor, traceable: bool = False) -> Tens
         (N, 3, H, W).
     """
     weight = pha.square()
-    quarter = halved(halved(torch.cat([fgr * weight, weight], dim=1)))
+    own, weighed, weights = (halved(halved(x)) for x in (fgr, fgr * weight, weight))
+    quarter = torch.cat([weighed, weights], dim=1)
     found = torch.stack([share * blurred(quarter, size) for size, share in _REACH.items()]).sum(0)
-    own = halved(halved(fgr))
-    height, width = pha.shape[-2:]
     color = (found[:, :3] + _NOTHING * own) / (found[:, 3:] + _NOTHING)
+    height, width = pha.shape[-2:]
     color = upsampled(color, height, width, traceable=traceable).permute(0, 3, 1, 2)
-    return torch.lerp(color, fgr, (pha / _SURE).clamp(max=1))
+    sure = (pha / _SURE).clamp(max=1).expand_as(fgr).contiguous(memory_format=torch.channels_last)
+    return torch.lerp(color, fgr, sure)  # which takes twice as long if it has to repeat what one channel says

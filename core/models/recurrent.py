@@ -358,11 +358,10 @@ class RecurrentMatting(nn.Module):
         fgr, pha = look.coarse.tensor_split([3], dim=1)
         if look.downsample_ratio == 1:
             fgr, pha = fgr.clone(), pha.clone()  # which the look keeps
+        elif plate is None:
+            fgr, pha = self.filter(src, look.src_sm, look.coarse, look.hid).tensor_split([3], dim=1)
         else:
-            if plate is None:
-                fgr, pha = self.filter(src, look.src_sm, look.coarse, look.hid).tensor_split([3], dim=1)
-            else:
-                pha, fgr, _ = self.refiner(src, _repeat(plate.bgr, frames), *look.guides())
+            pha, fgr, _ = self.refiner(src, _repeat(plate.bgr, frames), *look.guides())
         if self.training:
             pha, fgr = clamp_unit(pha), clamp_unit(src + fgr)
         else:  # in place: at full size every copy counts
