@@ -48,6 +48,7 @@ from core.models import MattingRefine  # noqa: E402
 
 SIZES = {"480p": (848, 480), "720p": (1280, 720), "hd": (1920, 1080), "1440p": (2560, 1440), "4k": (3840, 2160)}
 BACKBONES = ("mobilenetv2", "resnet50", "resnet101")
+WARM = 3  # first frames of a job, which look for the plate and load the network
 Line = dict[str, Any]
 
 
@@ -321,8 +322,7 @@ def measure_job(size: str, source: str, kind: str, device: str, frames: int) -> 
         )
         moments: list[tuple[float, float]] = []
         engine.run_job(job, on_progress=lambda progress: moments.append((time.perf_counter(), time.process_time())))
-        warm = 3  # the first frames look for the plate and load the network
-        seconds, work = ((b - a) / (len(moments) - 1 - warm) for a, b in zip(moments[warm], moments[-1], strict=True))
+        seconds, work = ((b - a) / (len(moments) - 1 - WARM) for a, b in zip(moments[WARM], moments[-1], strict=True))
         matter = Matter(load_model(), device)
         src, bgr = pictures(size)
         start = time.process_time()
@@ -359,7 +359,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--no-baselines", action="store_true", help="neither the published networks nor rvm")
     parser.add_argument("--growth", action="store_true", help="with frame size, patches and clip length")
     parser.add_argument("--start", action="store_true", help="a worker's start and its previews")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if 0 < args.frames < WARM + 2:
+        parser.error(f"--frames: expected 0 or at least {WARM + 2}, of which {WARM} are not counted; got {args.frames}")
+    return args
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from core.checkpoints import half_weights, load_model
 from core.errors import CheckpointError, ShapeError
 from core.models import recurrent
 from core.models.mobilenetv3 import MobileNetV3Encoder
-from core.models.recurrent import RecurrentMatting, clamp_unit
+from core.models.recurrent import Look, RecurrentMatting, clamp_unit
 from core.models.refiner import SolvingRefiner, fuse_foreground, solve_alpha
 from core.models.review import SeeThrough, broadly_see_through, clear_foreground, plate_moments, relate
 from scripts.convert_rvm import find_onnx, load_onnx_weights
@@ -137,7 +137,8 @@ def test_before_training_the_refiner_changes_nothing(model: RecurrentMatting) ->
     assert ((full.fgr - (src + residual).clamp(0, 1)).abs() < 1e-5).float().mean() > 0.9
 
 
-def test_only_what_is_expected_to_err_is_refined() -> None:
+def test_only_what_is_expected_to_err_is_refined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recurrent, "broadly_see_through", torch.zeros_like)  # see the test of those surfaces
     model = perturbed()
     src = clip(160, 224, 1)[:, 0]
     static = model.encode_plate(src.flip(-1), 0.5)
@@ -168,6 +169,30 @@ def test_a_gate_leads_from_the_coarse_to_the_solved_alpha() -> None:
         refiner.correct.bias.data[:] = 0.4  # a foreground that is corrected into a wrong one
         assert (refiner(src, bgr.expand_as(src), *guides)[0] - true).abs().mean() > 0.05
     assert ref.all()
+
+
+def test_alpha_is_solved_by_the_colour_of_what_is_covered_nearby() -> None:
+    red, blue = (torch.tensor(color).view(1, 3, 1, 1) for color in ([0.9, 0.1, 0.1], [0.1, 0.1, 0.9]))
+    pha = torch.linspace(2.5, -1.5, 96).clamp(0, 1).expand(1, 1, 64, 96)
+    src = torch.lerp(blue, red, pha)
+    believed = torch.where(pha > 0.5, red, src)  # at low alpha the network's colour is what it sees
+    nothing = src.new_zeros(1, 1, 64, 96)
+    coarse = torch.cat([believed - src, pha], dim=1)
+    look = Look(src, None, src, coarse, nothing, nothing, None, (), (1, 3, 64, 96), 0.5)  # type: ignore[arg-type]
+    guide = look.guides()[-1]
+    barely = (pha > 0.05) & (pha < 0.4)
+    solved, before = (solve_alpha(fgr, src, blue.expand_as(src))[0][:, None] for fgr in (guide, believed))
+    assert (solved - pha)[barely].abs().mean() < 0.5 * (before - pha)[barely].abs().mean()
+
+
+def test_the_inside_of_a_see_through_surface_is_not_refined() -> None:
+    src, one = torch.zeros(1, 3, 64, 96), torch.ones(1, 1, 64, 96)
+    inside = torch.zeros(1, 1, 32, 48)
+    inside[..., 10:20, 10:30] = 1
+    parts = src, None, src, torch.cat([src, one], dim=1), one, one, None, (), (1, 3, 64, 96), 0.5
+    expected = Look(*parts, see_through=inside).guides()[2]  # type: ignore[arg-type]
+    assert (expected[..., 24:36, 24:56] == 0).all()
+    assert (expected[..., :16, :] == 1).all()
 
 
 def test_the_compositing_equation_solved_for_alpha() -> None:

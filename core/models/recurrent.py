@@ -61,9 +61,13 @@ class Look(NamedTuple):
     rec: State
     shape: tuple[int, ...]  # of the source as it was given
     downsample_ratio: float
+    see_through: Tensor | None = None  # (N, 1, h/2, w/2) once reviewed: what `broadly_see_through` finds
 
-    def guides(self) -> tuple[Tensor, ...]:
+    def guides(self, traceable: bool = False) -> tuple[Tensor, ...]:
         """Alpha, foreground residual, expected error, features and the foreground, as `SolvingRefiner` takes them.
+
+        The foreground is extended: where little is covered it has the plate's colour in it, and alpha cannot be solved
+        by that. Inside of see-through surfaces, which the review has judged as a whole, no error is expected.
 
         No gradient goes back: mixed with the coarse losses' it made the coarse network diverge.
         """
@@ -71,7 +75,10 @@ class Look(NamedTuple):
             x.contiguous(memory_format=torch.channels_last) for x in self.coarse.detach().tensor_split([3], dim=1)
         )
         err, hid = (x.detach().to(pha.dtype) for x in (self.err, self.hid))
-        return pha.clamp(0, 1), residual, err, hid, (self.src_sm + residual).clamp(0, 1)
+        pha = pha.clamp(0, 1)
+        if self.see_through is not None:
+            err = err * (1 - doubled(self.see_through.detach(), err)).to(err.dtype)
+        return pha, residual, err, hid, extend_foreground((self.src_sm + residual).clamp(0, 1), pha, traceable)
 
 
 class PlateConv2d(nn.Conv2d):
@@ -361,7 +368,7 @@ class RecurrentMatting(nn.Module):
         elif plate is None:
             fgr, pha = self.filter(src, look.src_sm, look.coarse, look.hid).tensor_split([3], dim=1)
         else:
-            pha, fgr, _ = self.refiner(src, _repeat(plate.bgr, frames), *look.guides())
+            pha, fgr, _ = self.refiner(src, _repeat(plate.bgr, frames), *look.guides(self.refiner.traceable))
         if self.training:
             pha, fgr = clamp_unit(pha), clamp_unit(src + fgr)
         else:  # in place: at full size every copy counts
@@ -385,10 +392,11 @@ class RecurrentMatting(nn.Module):
 
         `bgr_sm` (N, 3, h, w) is the plate at the coarse size; the others are what `finish` has at the full one.
         """
-        coarse = halved(look.coarse[:, 3:].float().clamp(0, 1))
-        share, traceable = broadly_see_through(coarse), self.refiner.traceable
+        share, traceable = look.see_through, self.refiner.traceable
+        assert share is not None
         if not traceable and not share.any():
             return fgr
+        coarse = halved(look.coarse[:, 3:].float().clamp(0, 1))
         known = (look.src_sm + look.coarse[:, :3]).clamp(0, 1)
         src_sm, bgr_sm, known = (halved(x.float().contiguous()) for x in (look.src_sm, bgr_sm, known))
         color, own = clear_foreground(src_sm, bgr_sm, coarse, known)
@@ -442,7 +450,8 @@ class RecurrentMatting(nn.Module):
             return look._replace(err=torch.sigmoid(look.err))
         pha, doubt = self.plate_review(look.hid, *look.evidence, clamp_unit(look.coarse[:, 3:]))
         coarse = torch.cat([look.coarse[:, :3], pha], dim=1).contiguous(memory_format=torch.channels_last)
-        return look._replace(coarse=coarse, err=torch.sigmoid(look.err + doubt))
+        see_through = broadly_see_through(halved(pha.detach().float().clamp(0, 1)))
+        return look._replace(coarse=coarse, err=torch.sigmoid(look.err + doubt), see_through=see_through)
 
     def _encode(self, image: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, h, w) -> features of 16, 24, 40 and 128 channels at 1/2, 1/4, 1/8 and 1/16."""

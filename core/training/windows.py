@@ -21,7 +21,7 @@ SIDE = 64  # pixels
 SHARE = 0.3  # of a frame's windows, at most
 CLIPS = 24  # of which one group of windows is cut
 STEPS = 40  # that learn from it
-_HOPELESS = 0.02  # mean error of a window that halves its chance: most of it is not the refinement's to correct
+_HOPELESS = 0.03  # mean error of a window that quarters its chance: most of it is not the refinement's to correct
 _FINE = 13  # pixels: an error that is the same so far around is not the refinement's to correct
 
 
@@ -54,7 +54,7 @@ def cut_training_windows(model: RecurrentMatting, batch: Batch, ratio: float, se
     for t in range(src.shape[0]):
         top, left = (2 * int(n) for n in rng.integers(0, SIDE // 4, 2))
         lacking, wrong = (F.avg_pool2d(x[t, :, top:, left:], SIDE).flatten() for x in (fine, error.abs()))
-        chances = (lacking / (_HOPELESS + wrong)).double().cpu().numpy()
+        chances = (lacking / (_HOPELESS + wrong) ** 2).double().cpu().numpy()
         count = min(int(np.ceil(SHARE * chances.size)), int((chances > 0).sum()))
         columns = (width - left) // SIDE
         for window in rng.choice(chances.size, count, replace=False, p=chances / chances.sum()) if count else ():
