@@ -61,13 +61,12 @@ class Look(NamedTuple):
     rec: State
     shape: tuple[int, ...]  # of the source as it was given
     downsample_ratio: float
-    see_through: Tensor | None = None  # (N, 1, h/2, w/2) once reviewed: what `broadly_see_through` finds
 
     def guides(self, traceable: bool = False) -> tuple[Tensor, ...]:
         """Alpha, foreground residual, expected error, features and the foreground, as `SolvingRefiner` takes them.
 
         The foreground is extended: where little is covered it has the plate's colour in it, and alpha cannot be solved
-        by that. Inside of see-through surfaces, which the review has judged as a whole, no error is expected.
+        by that.
 
         No gradient goes back: mixed with the coarse losses' it made the coarse network diverge.
         """
@@ -76,8 +75,6 @@ class Look(NamedTuple):
         )
         err, hid = (x.detach().to(pha.dtype) for x in (self.err, self.hid))
         pha = pha.clamp(0, 1)
-        if self.see_through is not None:
-            err = err * (1 - doubled(self.see_through.detach(), err)).to(err.dtype)
         return pha, residual, err, hid, extend_foreground((self.src_sm + residual).clamp(0, 1), pha, traceable)
 
 
@@ -376,7 +373,7 @@ class RecurrentMatting(nn.Module):
             if plate is not None:
                 fgr = extend_foreground(fgr, pha, self.refiner.traceable)
                 bgr, bgr_sm = (_repeat(x, frames) for x in (plate.bgr, plate.bgr_sm))
-                fgr = self._cleared(src, bgr, bgr_sm, look, pha, fgr)
+                pha, fgr = self._cleared(src, bgr, bgr_sm, look, pha, fgr)
         outputs = [pha[..., :height, :width], fgr[..., :height, :width], look.err]
         pha, fgr, err = outputs if single else (_unfold(output, frames) for output in outputs)
         return RecurrentOutput(pha, fgr, err, look.rec)
@@ -387,29 +384,37 @@ class RecurrentMatting(nn.Module):
         assert look.plate is not None
         return look.src, _repeat(look.plate.bgr, src.shape[1]), *look.guides()
 
-    def _cleared(self, src: Tensor, bgr: Tensor, bgr_sm: Tensor, look: Look, pha: Tensor, fgr: Tensor) -> Tensor:
-        """The foreground (N, 3, H, W), written over, with the colour of `clear_foreground` in what is see-through.
+    def _cleared(
+        self, src: Tensor, bgr: Tensor, bgr_sm: Tensor, look: Look, pha: Tensor, fgr: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Alpha (N, 1, H, W) and foreground (N, 3, H, W), written over where something is see-through.
 
-        `bgr_sm` (N, 3, h, w) is the plate at the coarse size; the others are what `finish` has at the full one.
+        There alpha is the review's, which judged such a surface as a whole, where the refinement sees the plate in it;
+        the colour is that of `clear_foreground`. `bgr_sm` (N, 3, h, w) is the plate at the coarse size; the others are
+        what `finish` has at the full one.
         """
-        share, traceable = look.see_through, self.refiner.traceable
-        assert share is not None
+        judged = look.coarse[:, 3:].float().clamp(0, 1)
+        coarse = halved(judged)
+        share, traceable = broadly_see_through(coarse), self.refiner.traceable
         if not traceable and not share.any():
-            return fgr
-        coarse = halved(look.coarse[:, 3:].float().clamp(0, 1))
+            return pha, fgr
         known = (look.src_sm + look.coarse[:, :3]).clamp(0, 1)
         src_sm, bgr_sm, known = (halved(x.float().contiguous()) for x in (look.src_sm, bgr_sm, known))
         color, own = clear_foreground(src_sm, bgr_sm, coarse, known)
         height, width = src.shape[-2:]
-        parts = upsampled(torch.cat([color, own, share], dim=1), height, width, traceable=traceable)
-        whole = src, bgr, pha, fgr, parts.permute(0, 3, 1, 2)
+        parts = (
+            upsampled(x, height, width, traceable=traceable).permute(0, 3, 1, 2)
+            for x in (judged, torch.cat([color, own, share], dim=1))
+        )
+        whole = src, bgr, pha, fgr, *parts
         if traceable:
-            return _with_color(*whole)
+            return _clear(*whole)
         strips = zip(*(x.chunk(-(-height // _STRIP), dim=2) for x in whole), strict=True)
         for strip in strips:
             if strip[-1][:, 4:].any():
-                strip[3].copy_(_with_color(*(x.contiguous() for x in strip)))
-        return fgr
+                for old, new in zip(strip[2:4], _clear(*(x.contiguous() for x in strip)), strict=True):
+                    old.copy_(new)
+        return pha, fgr
 
     def _see(
         self,
@@ -450,8 +455,7 @@ class RecurrentMatting(nn.Module):
             return look._replace(err=torch.sigmoid(look.err))
         pha, doubt = self.plate_review(look.hid, *look.evidence, clamp_unit(look.coarse[:, 3:]))
         coarse = torch.cat([look.coarse[:, :3], pha], dim=1).contiguous(memory_format=torch.channels_last)
-        see_through = broadly_see_through(halved(pha.detach().float().clamp(0, 1)))
-        return look._replace(coarse=coarse, err=torch.sigmoid(look.err + doubt), see_through=see_through)
+        return look._replace(coarse=coarse, err=torch.sigmoid(look.err + doubt))
 
     def _encode(self, image: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, h, w) -> features of 16, 24, 40 and 128 channels at 1/2, 1/4, 1/8 and 1/16."""
@@ -482,11 +486,12 @@ def clamp_unit(x: Tensor) -> Tensor:
     return _ClampUnit.apply(x) if x.requires_grad else x.clamp(0, 1)  # type: ignore[no-untyped-call]
 
 
-def _with_color(src: Tensor, bgr: Tensor, pha: Tensor, fgr: Tensor, parts: Tensor) -> Tensor:
-    """`fgr`, and by the last of `parts` its first three as colour with the fourth's share of the subject's detail."""
+def _clear(src: Tensor, bgr: Tensor, pha: Tensor, fgr: Tensor, judged: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
+    """By the last of `parts`: `judged` as alpha, and their first three, with the fourth of its detail, as colour."""
     color, own, share = parts.tensor_split([3, 4], dim=1)
+    pha = torch.lerp(pha, judged, share)
     detail = src - torch.lerp(bgr, color, pha)
-    return torch.lerp(fgr, (color + own * detail / (pha + 0.05)).clamp(0, 1), share)
+    return pha, torch.lerp(fgr, (color + own * detail / (pha + 0.05)).clamp(0, 1), share)
 
 
 def _repeat(x: Tensor, frames: int) -> Tensor:
