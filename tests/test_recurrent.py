@@ -184,6 +184,18 @@ def test_alpha_is_solved_by_the_colour_of_what_is_covered_nearby() -> None:
     assert (solved - pha)[barely].abs().mean() < 0.5 * (before - pha)[barely].abs().mean()
 
 
+def test_inside_of_a_see_through_surface_alpha_is_not_the_refinements() -> None:
+    generator = torch.Generator().manual_seed(0)
+    src, bgr, fgr, color = torch.rand(4, 1, 3, 8, 8, generator=generator)
+    refined, judged = torch.rand(2, 1, 1, 8, 8, generator=generator)
+    share = torch.zeros(1, 1, 8, 8)
+    share[..., 4:] = 1
+    parts = torch.cat([color, torch.zeros_like(share), share], dim=1)
+    pha, then = recurrent._clear(src, bgr, refined, fgr, judged, parts)
+    torch.testing.assert_close(pha, torch.where(share > 0, judged, refined))
+    torch.testing.assert_close(then, torch.where(share > 0, color, fgr))
+
+
 def test_the_compositing_equation_solved_for_alpha() -> None:
     generator = torch.Generator().manual_seed(0)
     fgr, bgr = (torch.rand(2, 3, 8, 8, generator=generator) for _ in range(2))
