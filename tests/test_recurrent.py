@@ -94,6 +94,7 @@ def run_published(session: onnxruntime.InferenceSession, src: Tensor, ratio: flo
 def own_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     """The network's own foreground, as the published one has it (`tests/test_foreground.py` is about the other)."""
     monkeypatch.setattr(recurrent, "extend_foreground", lambda fgr, *_: fgr)
+    monkeypatch.setattr(RecurrentMatting, "_cleared", lambda *given: given[-2:])
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def own_colours(monkeypatch: pytest.MonkeyPatch) -> None:
         ((173, 211), 0.6, False),
         ((203, 155), 0.375, False),
         ((96, 135), 1.0, False),
-        ((96, 135), 1.0, True),
+        ((96, 136), 1.0, True),
     ],
 )
 @pytest.mark.usefixtures("own_colours")
@@ -150,6 +151,14 @@ def test_only_what_is_expected_to_err_is_refined() -> None:
     assert not torch.equal(everywhere.pha, nowhere.pha)
     torch.testing.assert_close(some.pha[expected], everywhere.pha[expected])
     torch.testing.assert_close(some.pha[~expected], nowhere.pha[~expected])
+
+
+def test_frames_of_the_coarse_size_are_refined_too() -> None:
+    model = load_model()
+    assert isinstance(model, RecurrentMatting)
+    src, bgr, *_ = (F.interpolate(x, scale_factor=2) for x in pane())
+    found, coarse = (_with_threshold(model, threshold)(src, bgr).pha for threshold in (0.02, 1))
+    assert (found - coarse).abs().max() > 0.1
 
 
 def test_a_gate_leads_from_the_coarse_to_the_solved_alpha() -> None:
@@ -272,10 +281,11 @@ def test_every_plate_parameter_matters(ratio: float) -> None:
     model.plate_review.see_through.weigh[-1].bias[2] = 2.0  # which never takes away from alpha
     src = clip(96, 128, 2)
     with torch.enable_grad():
-        output = model(src, src.flip(-1), downsample_ratio=ratio)
+        output = model.train(ratio == 1)(src, src.flip(-1), downsample_ratio=ratio)
         (output.pha.sum() + output.err.sum()).backward()
     silent = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().any()}
-    # The filter is for shots without a plate, and the refiner gives no gradient back to the coarse alpha
+    # The filter is for shots without a plate, and the refiner, which a training at ratio 1 leaves out, gives no gradient
+    # back to the coarse alpha
     parts = ("filter.", "refiner." if ratio == 1 else "plate_review.see_through.")
     assert silent == {name for name, _ in model.named_parameters() if name.startswith(parts)}
 

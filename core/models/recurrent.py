@@ -291,7 +291,7 @@ class RecurrentMatting(nn.Module):
         if bgr.dim() == 4:
             bgr = bgr.unsqueeze(1)
         frames = bgr.shape[1]
-        bgr = _padded(_fold(bgr), downsample_ratio)
+        bgr = self._padded(_fold(bgr), downsample_ratio)
         bgr_sm = average(bgr, downsample_ratio)
         features = tuple(_unfold(feature, frames) for feature in self._encode(bgr_sm))
         moments = tuple(_unfold(moment, frames) for moment in plate_moments(halved(bgr_sm)))
@@ -340,7 +340,7 @@ class RecurrentMatting(nn.Module):
         batch, frames = src.shape[:2]
         src = _fold(src)
         if plate is not None:
-            src = _padded(src, downsample_ratio)
+            src = self._padded(src, downsample_ratio)
             # no set: an exporter's sizes have no hash
             fitting = [(batch, count, *src.shape[1:]) for count in (frames, 1)]
             if tuple(plate.bgr.shape) not in fitting:
@@ -360,7 +360,7 @@ class RecurrentMatting(nn.Module):
         single, height, width = len(look.shape) == 4, look.shape[-2], look.shape[-1]
         frames = 1 if single else look.shape[1]
         fgr, pha = look.coarse.tensor_split([3], dim=1)
-        if look.downsample_ratio == 1:
+        if look.downsample_ratio == 1 and (plate is None or self.training):  # gradients pass no refiner
             fgr, pha = fgr.clone(), pha.clone()  # which the look keeps
         elif plate is None:
             fgr, pha = self.filter(src, look.src_sm, look.coarse, look.hid).tensor_split([3], dim=1)
@@ -457,6 +457,13 @@ class RecurrentMatting(nn.Module):
         coarse = torch.cat([look.coarse[:, :3], pha], dim=1).contiguous(memory_format=torch.channels_last)
         return look._replace(coarse=coarse, err=torch.sigmoid(look.err + doubt))
 
+    def _padded(self, x: Tensor, ratio: float) -> Tensor:
+        """Sizes that the refinement's patches divide, by repeating the last row and column."""
+        height, width = x.shape[-2:]
+        if (self.training and ratio == 1) or (height % PATCH == 0 and width % PATCH == 0):
+            return x
+        return F.pad(x, (0, -width % PATCH, 0, -height % PATCH), mode="replicate")
+
     def _encode(self, image: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, h, w) -> features of 16, 24, 40 and 128 channels at 1/2, 1/4, 1/8 and 1/16."""
         f1, f2, f3, f4 = self.encoder(image)
@@ -511,11 +518,3 @@ def _fold(x: Tensor) -> Tensor:
     channels-last, and what comes of it is copied from one layout into the other over and over.
     """
     return x.squeeze(1) if x.shape[1] == 1 else x.flatten(0, 1)
-
-
-def _padded(x: Tensor, ratio: float) -> Tensor:
-    """Sizes that the refinement's patches divide, by repeating the last row and column."""
-    height, width = x.shape[-2:]
-    if ratio == 1 or (height % PATCH == 0 and width % PATCH == 0):
-        return x
-    return F.pad(x, (0, -width % PATCH, 0, -height % PATCH), mode="replicate")
