@@ -391,13 +391,12 @@ class Matter:
 
     def _finish_in_box(self, look: Look, box: Box, source: Tensor) -> Tensors:
         """`_finish` of a box; the foreground comes in the source's memory."""
-        found = self._finish(look)
-        if box.size == tuple(source.shape[2:]):
-            return found
-        whole = _as_background(source)
-        for frame, part in zip(whole, found, strict=True):
-            box.of(frame).copy_(part)
-        return whole
+        pha, fgr, err = self._finish(look)
+        height, width = source.shape[2:]
+        if box.size == (height, width):
+            return pha, fgr, err
+        box.of(source).copy_(fgr)
+        return box.placed(pha, height, width), source, box.placed(err, height, width)
 
     def _choose_ratio(self, box: Box, height: int, width: int) -> float:
         """At which share of its size a box of a frame is looked at: the one before while that is about right.

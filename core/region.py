@@ -71,6 +71,20 @@ class Box(NamedTuple):
         """This part of (H, W, C)."""
         return pixels[self.top : self.bottom, self.left : self.right]
 
+    def placed(self, part: Tensor, height: int, width: int) -> Tensor:
+        """(..., h, w), this part, in a frame (..., H, W) that is 0 elsewhere."""
+        frame = part.new_empty(*part.shape[:-2], height, width)
+        self.of(frame).copy_(part)
+        beside = frame[..., self.top : self.bottom, :]
+        for outside in (
+            frame[..., : self.top, :],
+            frame[..., self.bottom :, :],
+            beside[..., : self.left],
+            beside[..., self.right :],
+        ):
+            outside.zero_()
+        return frame
+
     def grown(self, pixels: float, height: int, width: int) -> Box:
         """With so many pixels around it, rounded up to a multiple of `GRID`, as far as a frame of this size goes."""
         top, left = (max(0, int((edge - pixels) // GRID * GRID)) for edge in (self.top, self.left))
