@@ -34,6 +34,7 @@ COARSE_PIXELS = 640 * 360  # of the recurrent network's coarse pass: larger ones
 BLIND_SIDE = 512  # pixels, long side of the same without a plate, as RobustVideoMatting's authors recommend
 PLATE_GRAIN = 0.01  # noise given to the plate: the network knows plates from cameras, and takes rendered ones worse
 LOOKS = 5  # at a shot's first frame before a plate, whose matte would be less sure than those after it
+LOOKS_ANEW = 2  # at a frame whose box is not the one before: of what is new in it nothing is remembered
 BLIND_ERROR = 0.25  # expected error where the plate has nothing to say
 CLOSEST = 0.9  # share of a frame's size at which a small part of it is looked at: the rest is the refinement's
 LEAST_SIDE = 16  # reduced pixels, of the shorter side of what is looked at
@@ -382,12 +383,14 @@ class Matter:
                 plate.features = box, ratio, self.model.encode_plate(_with_grain(tensor, box), ratio)  # type: ignore[operator]
         features = plate.features[2]
         rec = self._memory.get("plate")
+        looks = LOOKS if rec is None else 1
         if rec is not None and self._box is not None and box != self._box:
+            looks = LOOKS_ANEW
             rec = tuple(  # type: ignore[assignment]
                 moved(state, self._box, box, feature.shape[-2:])
                 for state, feature in zip(rec, features.features, strict=True)
             )
-        return self._look(box.of(source), features, rec, ratio)
+        return self._look(box.of(source), features, rec, ratio, looks)
 
     def _finish_in_box(self, look: Look, box: Box, source: Tensor) -> Tensors:
         """`_finish` of a box; the foreground comes in the source's memory."""
@@ -411,11 +414,13 @@ class Matter:
             return self._ratio
         return max(whole, math.floor(best * GRID) / GRID)
 
-    def _look(self, source: Tensor, plate: PlateFeatures | None, rec: State | None, ratio: float) -> Look:
+    def _look(
+        self, source: Tensor, plate: PlateFeatures | None, rec: State | None, ratio: float, looks: int = 1
+    ) -> Look:
         """The recurrent network's look at the next frame."""
         with self._autocast():
             return self.model.look(  # type: ignore[operator,no-any-return]
-                source.contiguous(memory_format=torch.channels_last), plate, rec, ratio, 1 if plate is None else LOOKS
+                source.contiguous(memory_format=torch.channels_last), plate, rec, ratio, looks
             )
 
     def _finish(self, look: Look) -> Tensors:

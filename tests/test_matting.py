@@ -153,11 +153,11 @@ def test_out_of_memory_takes_half_the_coarse_size_then_gives_up_in_words(matter,
     ratios, warnings = [], []
     run = Matter._look
 
-    def starved(self, source, plate, rec, ratio):
+    def starved(self, source, plate, rec, ratio, looks):
         ratios.append(ratio)
         if len(ratios) < 2:
             raise torch.OutOfMemoryError("out of memory")
-        return run(self, source, plate, rec, ratio)
+        return run(self, source, plate, rec, ratio, looks)
 
     matter.on_warning = warnings.append
     monkeypatch.setattr(Matter, "_look", starved)

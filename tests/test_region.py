@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from core.checkpoints import load_model
-from core.matting import Matter, coarse_ratio
+from core.matting import LOOKS, LOOKS_ANEW, Matter, coarse_ratio
 from core.region import GRID, Box, ReducedPlate, bounds, choose_box, is_cut, moved
 
 HEIGHT, WIDTH = 360, 640
@@ -53,6 +53,15 @@ def test_a_wire_is_found_and_a_plate_that_is_off_by_less_than_a_pixel_is_not(pla
     assert ReducedPlate(plate, 0.5).differing(shot(plate, wire)).contains(Box(24, 336, 500, 502))
     off = cv2.warpAffine(plate, np.float32([[1, 0, 0.7], [0, 1, 0.5]]), (WIDTH, HEIGHT), borderMode=cv2.BORDER_REFLECT)
     assert ReducedPlate(off, 1.0).differing(shot(plate)) is None
+
+
+def test_a_frame_in_another_box_than_the_one_before_is_looked_at_twice(plate, monkeypatch):
+    matter, counted = Matter(load_model()), []
+    look = matter.model.look
+    monkeypatch.setattr(matter.model, "look", lambda *given: counted.append(given[-1]) or look(*given))
+    for box in (Box(100, 200, 100, 160), Box(100, 200, 104, 164), Box(100, 200, 420, 480)):
+        matter.matte(shot(plate, box), plate)
+    assert counted == [LOOKS, 1, LOOKS_ANEW]
 
 
 @pytest.mark.parametrize("period", [4, 6, 10])

@@ -324,7 +324,7 @@ class RecurrentMatting(nn.Module):
                 what `encode_plate` made of it; None without one.
             rec: the state after the frame before, None at the first frame.
             downsample_ratio: the scale at which the network looks; below 1 its result is brought to full size.
-            looks: how often to look at the first frame where `rec` is None, for what is remembered of it to settle.
+            looks: how often to look at the first frame, for what is remembered of it to settle.
 
         Raises:
             ShapeError: source and plate differ in size, or a shape is none of the above.
@@ -441,7 +441,7 @@ class RecurrentMatting(nn.Module):
             changes = tuple((feature - _repeat(other, frames)).abs() for feature, other in pairs)
         seen = features, srcs[1:], images[1:], relations, changes
         first = [[x[::frames] for x in xs] for xs in seen]
-        for _ in range(looks - 1 if rec is None else 0):
+        for _ in range(looks - 1):
             rec = self.decoder(*first, 1, rec)[1]
         x, rec = self.decoder(*seen, frames, rec)
         hid = self.decoder.finish(x, srcs[0], images[:1])
