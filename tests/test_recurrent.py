@@ -284,7 +284,7 @@ def test_every_plate_parameter_matters(ratio: float) -> None:
         output = model.train(ratio == 1)(src, src.flip(-1), downsample_ratio=ratio)
         (output.pha.sum() + output.err.sum()).backward()
     silent = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().any()}
-    # The filter is for shots without a plate, and the refiner, which a training at ratio 1 leaves out, gives no gradient
+    # The filter is for shots without a plate; the refiner, which a training at ratio 1 leaves out, gives no gradient
     # back to the coarse alpha
     parts = ("filter.", "refiner." if ratio == 1 else "plate_review.see_through.")
     assert silent == {name for name, _ in model.named_parameters() if name.startswith(parts)}
