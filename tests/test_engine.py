@@ -234,6 +234,20 @@ def test_a_track_lays_the_plate(shot, job, tmp_path):
         engine.run_job(replace(job, plate=replace(plate, track=str(tmp_path / "track.json"))))
 
 
+def test_a_track_redoes_the_frames_that_it_lays_elsewhere(job, tmp_path):
+    def run(track):
+        (tmp_path / "track.json").write_text(json.dumps({str(n): matrix for n, matrix in track.items()}))
+        return engine.run_job(job, frames=(2, 5))["skipped"]
+
+    job = replace(job, plate=replace(job.plate, track=str(tmp_path / "track.json")))
+    track = {n: [1, 0, n / 2, 0, 1, 0, 0, 0, 1] for n in range(1, 6)}
+    assert [run(track), run(track)] == [0, 4]
+    assert run(track | {7: track[1]}) == 4  # more of the clip is tracked
+    assert run(track | {4: track[5]}) == 2  # what the network saw before a frame counts, too
+    del track[1]
+    assert run(track) == 0  # frame 1, before the range, is now laid as frame 2
+
+
 def test_guessed_parts_of_a_plate_are_not_trusted(shot, job, tmp_path):
     job = replace(job, plate=replace(job.plate, align="off", match=False))
     trusting = read_png(engine.run_job(job)["error"])
