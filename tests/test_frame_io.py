@@ -8,6 +8,7 @@ import numpy as np
 import OpenImageIO as oiio
 import pytest
 
+from bgm_blender_addon import footage as in_blender
 from core import frame_io
 from core.errors import FootageError, OutputError
 
@@ -31,6 +32,27 @@ def test_a_place_for_the_number_names_the_sequence(shot, tmp_path, name):
     assert frame_io.open_footage(tmp_path / name).numbers == [8, 9, 10]
     with pytest.raises(FootageError, match=r"numbered files like shot3_#\.png"):
         frame_io.open_footage(tmp_path / "shot3_#.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "numbers"),
+    [
+        ("shot_v2.1001.png", "shot_v2.####.png", [1001, 1002, 1003]),
+        ("shot_1001_main.png", "shot_####_main.png", [1001, 1002, 1003]),
+        ("a12b003.final.png", "a12b%03d.final.png", [3, 4, 5]),
+        ("take#_7-left.png", "take#_#-left.png", [7, 8, 9]),
+        ("0998.png", "####.png", [998, 999, 1000]),
+        ("plate.png", "plate.png", []),
+    ],
+)
+def test_engine_and_add_on_find_the_same_files_of_a_sequence(shot, tmp_path, name, place, numbers):
+    for number in numbers or [1]:
+        shot.write_plate(in_blender.with_number(tmp_path / name, number))
+    shot.write_plate(tmp_path / "shot_1004_side.png")
+    assert in_blender.numbered_like(tmp_path / name) == numbers
+    for path in (tmp_path / name, tmp_path / place):
+        found = frame_io.open_footage(path)
+        assert found.numbers == (numbers or [1]) and found.numbers[0] == in_blender.file_number(tmp_path / name)
 
 
 def test_a_name_that_only_looks_like_a_place_for_the_number(shot, tmp_path):
