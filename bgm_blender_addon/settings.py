@@ -368,11 +368,18 @@ def make_job(
 
 
 def _check_folder(folder: Path, clip_path: Path) -> None:
-    """Raise UserError where a folder holds the matte of other footage, unless that has moved away."""
+    """Raise UserError where a folder holds a person's own job file, or the matte of other footage that is still there.
+
+    A person's is YAML, which only the engine reads.
+    """
     try:
         other = Path(json.loads((folder / "job.yaml").read_text(encoding="utf-8"))["footage"]["path"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return  # no job, or none of ours
+    except ValueError:
+        raise UserError(
+            f"{folder} holds a job.yaml that Blender did not write. Choose another folder under Output, or move that."
+        ) from None
+    except (OSError, LookupError, TypeError):
+        return  # no job
     if other != clip_path and other.is_file():
         raise UserError(f"{folder} holds the matte of {other}. Choose another folder under Output, or delete that one.")
 

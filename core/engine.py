@@ -737,11 +737,15 @@ class _Results:
             )
 
     def note_job(self, job: Job) -> None:
-        """Write the job beside its results."""
+        """Write the job beside its results, unless a file that says the same is there: a person may have written it."""
         path = self.folder / "job.yaml"
+        try:
+            if read_job(path) == job:
+                return
+        except MattingError:
+            pass  # none, or no job
         text = job_text(job, path.parent)
-        if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
-            frame_io.write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+        frame_io.write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
 
     def sweep(self, numbers: list[int]) -> None:
         """Remove what killed runs left half-written of these frames; call it with their claim held, or at the end."""

@@ -174,6 +174,7 @@ SENTENCES = {
     "no model": "There is no model file chosen.",
     "no folder": "There is no output folder.",
     "unwritable": "cannot be written: Not a directory. Choose another.",
+    "own job": "holds a job.yaml that Blender did not write. Choose another folder",
     "nothing to load": "There is no matte in",
     "nothing to show": "There is no cut-out to show. Switch on Cut-Out under Output",
     "no folder yet": "There is no folder",

@@ -21,7 +21,7 @@ from core import __main__ as command_line
 from core import color, engine, frame_io, plate_files
 from core.claims import EXPIRY, Claims, _host
 from core.errors import FootageError, JobError, OutputError, PlateError
-from core.job import Job, Output, PlateSource, Source
+from core.job import Job, Output, PlateSource, Source, read_job
 from core.matting import Matter
 from tests.plate_scenes import motion, scene, shoot
 
@@ -510,6 +510,16 @@ def test_command_line(shot, tmp_path, capsys):
     assert command_line.main(["matte", str(tmp_path / "out/job.yaml")]) == 0
     assert len(list((tmp_path / "out/alpha").iterdir())) == 5
     assert command_line.main(["plate", "--footage", str(footage), "--output", str(tmp_path / "clip.png")]) == 0
+
+
+def test_a_job_file_written_by_hand_stays_as_it_is(shot, tmp_path):
+    shot.write_sequence(tmp_path / "in", count=2)
+    path = tmp_path / "job.yaml"
+    path.write_text("# my notes on this shot\nfootage: {path: in/shot.####.png}\n")
+    engine.run_job(read_job(path), frames=(1, 1))
+    assert path.read_text().startswith("# my notes")
+    engine.run_job(replace(read_job(path), detail=0.5))  # another job
+    assert read_job(path).detail == 0.5
 
 
 @pytest.mark.parametrize(
