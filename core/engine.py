@@ -283,7 +283,7 @@ def diagnose_plate(job: Job) -> dict[str, Any]:
     source = frame_io.open_plate(job.plate.path, job.plate.color_space)
     ((_, plate),) = source.frames(source.numbers[:1])
     coverage = plate_files.coverage_path(Path(job.plate.path))
-    known = frame_io.read_image(coverage)[..., 0] > 0 if coverage.is_file() else None
+    known = frame_io.read_image(coverage)[..., 0] > 0 if os.path.isfile(coverage) else None
     motion = plate_files.read_motion(Path(job.plate.path))
     starts = None if motion is None else [motion.at(number, footage.width, footage.height) for number in chosen]
     pixels = color.to_srgb(plate.pixels, plate.color_space)
@@ -444,7 +444,7 @@ def _segments(numbers: list[int], devices: int) -> Iterator[list[int]]:
 
 def _open_footage(source: Source) -> Footage:
     path = Path(source.path)
-    if path.suffix.lower() in frame_io.MOVIE_EXTENSIONS and path.is_file():
+    if path.suffix.lower() in frame_io.MOVIE_EXTENSIONS and os.path.isfile(path):
         return _open_movie(path, source.color_space, frame_io.file_identity(path))
     return frame_io.open_footage(path, source.color_space)
 
@@ -599,7 +599,7 @@ class _Plate:
         if job.plate.moving:
             return FootageReader(source, source.numbers, size)
         coverage = plate_files.coverage_path(Path(job.plate.path))
-        if coverage.is_file():
+        if os.path.isfile(coverage):
             self.identity += frame_io.file_identity(coverage)
             self._known = frame_io.resize(frame_io.read_image(coverage), *size)[..., 0] > 0
         return _read_plate(Path(job.plate.path), job.plate.color_space, size, source.identity(source.numbers[0]))
@@ -803,7 +803,8 @@ class _Results:
 
     def _read_records(self) -> dict[int, dict[str, Any]]:
         records: dict[int, dict[str, Any]] = {}
-        for log in (self.folder / "records").glob("*.jsonl"):
+        folder = self.folder / "records"
+        for log in folder.glob("*.jsonl") if os.path.isdir(folder) else ():  # glob itself fails at too long a name
             for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     record = json.loads(line)
