@@ -461,6 +461,8 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any, tuple[int, int, int]]]:
         _check_size(spec.width, spec.height, path)
         if spec.deep:
             raise FootageError("a flat image", f"{path}, a deep one", "Flatten it")
+        if spec.depth > 1:  # as DDS may be, whatever its name
+            raise FootageError("a flat image", f"{path}, a volume of {spec.depth} slices", "Export one as a picture")
         yield image, spec, _find_rgb(spec.channelnames) or _fallback_rgb(spec.channelnames)
     except UnicodeDecodeError:  # names and messages made of a damaged file's bytes
         raise FootageError("a readable image", f"{path}, whose header is damaged", "Render or copy it again") from None

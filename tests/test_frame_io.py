@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 import os
+import struct
 from pathlib import Path
 
 import av
@@ -261,6 +262,17 @@ def test_exr_with_a_smaller_data_window_fills_its_display_window(tmp_path):
     output.close()
     pixels = frame_io.read_image(tmp_path / "a.exr")
     assert pixels.shape == (3, 4, 3) and pixels.sum() == 6 and pixels[1, 1:3].min() == 1
+
+
+def test_a_volume_is_refused(tmp_path):
+    path = tmp_path / "volume.png"  # DDS, 4 x 4 x 3, of 32 bits
+    header = struct.pack("<7I44x", 124, 0x80100F, 4, 4, 16, 3, 0)
+    pixel_format = struct.pack("<8I", 32, 0x41, 0, 32, 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    path.write_bytes(b"DDS " + header + pixel_format + struct.pack("<5I", 0x1008, 0x200000, 0, 0, 0) + bytes(4 * 48))
+    with pytest.raises(FootageError, match="volume of 3 slices"):
+        frame_io.open_footage(path)
+    with pytest.raises(FootageError, match="volume of 3 slices"):
+        frame_io.read_image(path)
 
 
 def test_truncated_image(shot, tmp_path):
