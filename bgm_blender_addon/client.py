@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -214,7 +215,8 @@ def stop_process(process: subprocess.Popen[bytes], timeout: float = 5.0) -> None
         if sys.platform == "win32":
             process.kill()
         else:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # another thread has waited for it meanwhile
+                os.killpg(process.pid, signal.SIGKILL)
         process.wait(timeout)
 
 

@@ -87,7 +87,7 @@ class EnvironmentMaker:
     def __post_init__(self) -> None:
         self._events: queue.SimpleQueue[tuple[str, float]] = queue.SimpleQueue()
         self._process: subprocess.Popen[bytes] | None = None
-        self._cancelled = False
+        self._cancelled = threading.Event()
         self._thread = threading.Thread(target=self._make, name="bgm environment maker", daemon=True)
         self._thread.start()
 
@@ -99,7 +99,7 @@ class EnvironmentMaker:
         self.finished = done
 
     def cancel(self) -> None:
-        self._cancelled = True
+        self._cancelled.set()
         if self._process is not None:
             stop_process(self._process)
 
@@ -135,11 +135,13 @@ class EnvironmentMaker:
 
     def _run(self, what: str, command: list[str]) -> None:
         """Run one step, its output to the log and its last line to the events."""
-        if self._cancelled:
+        if self._cancelled.is_set():
             raise UserError("Cancelled.")
         self._events.put((what, 0.0))
         last = ""
         process = self._process = start_process(command, self.folder.parent, subprocess.STDOUT)
+        if self._cancelled.is_set():  # while it was being started, when `cancel` found nothing to stop
+            stop_process(process)
         assert process.stdout is not None
         with process.stdout, self.log_path.open("ab") as log_file:
             for raw in process.stdout:
@@ -153,7 +155,7 @@ class EnvironmentMaker:
                         last = shorten(line)
                         self._events.put((last, 0.0))
         code = process.wait()
-        if self._cancelled:
+        if self._cancelled.is_set():
             raise UserError("Cancelled.")
         if code:
             raise UserError(f"{what} failed ({describe_exit(code)}): {last} The log is {self.log_path}.")

@@ -255,15 +255,7 @@ class JobRequest:
             UserError: the output folder cannot be written.
         """
         path = self.folder / name
-        partial = path.with_name(path.name + ".part")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(self.data, indent=2), encoding="utf-8")
-            partial.replace(path)
-        except OSError as error:
-            raise UserError(
-                f"The output folder {self.folder} cannot be written: {error.strerror or error}. Choose another."
-            ) from None
+        _write(path, json.dumps(self.data, indent=2).encode())
         return path
 
 
@@ -376,11 +368,18 @@ def make_job(
 
 
 def _check_folder(folder: Path, clip_path: Path) -> None:
-    """Raise UserError where a folder holds the matte of other footage, unless that has moved away."""
+    """Raise UserError where a folder holds a person's own job file, or the matte of other footage that is still there.
+
+    A person's is YAML, which only the engine reads.
+    """
     try:
         other = Path(json.loads((folder / "job.yaml").read_text(encoding="utf-8"))["footage"]["path"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return  # no job, or none of ours
+    except ValueError:
+        raise UserError(
+            f"{folder} holds a job.yaml that Blender did not write. Choose another folder under Output, or move that."
+        ) from None
+    except (OSError, LookupError, TypeError):
+        return  # no job
     if other != clip_path and other.is_file():
         raise UserError(f"{folder} holds the matte of {other}. Choose another folder under Output, or delete that one.")
 
@@ -448,19 +447,28 @@ def plate_file(settings: BGM_PG_matting, folder: Path) -> Path:
 
 
 def _write_track(settings: BGM_PG_matting, folder: Path, first: int, last: int) -> Path:
-    """Write what Blender's tracking says of the plate's motion for a range of frame numbers.
+    """Write what Blender's tracking says of the plate's motion: all of it, whichever frame numbers are wanted.
 
     Raises:
-        UserError: the track does not exist or does not cover a frame, or the output folder cannot be written.
+        UserError: the track does not exist or does not cover a frame that is wanted, or the output folder cannot be
+            written.
     """
     clip = settings.clip
-    clip_frame = 1 - footage.first_number(clip, file_path(clip)) - clip.frame_offset  # to be added to a frame number
-    frames = range(first + clip_frame, last + clip_frame + 1)
+    start = footage.first_number(clip, file_path(clip))
+    clip_frame = 1 - start - clip.frame_offset  # to be added to a frame number
     reference = settings.plate_frame - clip.frame_start + 1
-    motion = tracks.homographies(clip, settings.plate_motion, settings.plate_plane_track, reference, frames)
+    motion = {}
+    for number in range(start, footage.last_number(clip, file_path(clip)) + 1):
+        try:
+            matrix = tracks.homography(
+                clip, settings.plate_motion, settings.plate_plane_track, reference, number + clip_frame
+            )
+            motion[str(number)] = matrix.ravel().tolist()
+        except UserError:
+            if first <= number <= last:
+                raise
     path = folder / "plate" / "track.json"
-    text = json.dumps({str(frame - clip_frame): matrix.ravel().tolist() for frame, matrix in motion.items()})
-    _write(path, text.encode())
+    _write(path, json.dumps(motion).encode())
     return path
 
 
@@ -472,9 +480,14 @@ def _packed_image_file(image: bpy.types.Image, folder: Path) -> Path:
 
 
 def _write(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all; one that is there already stays, for the engine knows a plate by its time."""
+    partial = path.with_name(path.name + ".part")
     try:
+        if path.is_file() and path.read_bytes() == data:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        partial.write_bytes(data)
+        partial.replace(path)
     except OSError as error:
         raise UserError(
             f"The output folder {path.parent} cannot be written: {error.strerror or error}. Choose another."

@@ -20,29 +20,38 @@ if TYPE_CHECKING:
 Homography = NDArray[np.float64]  # (3, 3)
 
 
-def homographies(
-    clip: bpy.types.MovieClip, kind: str, plane_track: str, reference: int, frames: range
-) -> dict[int, Homography]:
-    """What takes each frame's pixels to the reference frame's.
+def homography(clip: bpy.types.MovieClip, kind: str, plane_track: str, reference: int, frame: int) -> Homography:
+    """What takes a frame's pixels to the reference frame's.
 
     Args:
         kind: "PLANE" (a plane track's corners), "STABILIZATION" (the 2D stabilization's location tracks) or "CAMERA"
             (a solved camera that turns on a tripod).
         plane_track: name, for "PLANE".
         reference: clip frame (1 is the first) that the plate shows.
-        frames: clip frames.
+        frame: clip frame.
 
     Raises:
-        UserError: there is no such track or solution, or it does not cover a frame.
+        UserError: there is no such track or solution, or it does not cover the frame, or is flat there.
     """
+    try:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            matrix = _homography(clip, kind, plane_track, reference, frame)
+            if abs(np.linalg.det(matrix)) > 1e-12:  # the engine takes no flatter ones
+                return matrix
+    except np.linalg.LinAlgError:
+        pass
+    raise UserError(f"The track's points lie on one line at frame {frame} or {reference} of the clip. Mend it there.")
+
+
+def _homography(clip: bpy.types.MovieClip, kind: str, plane_track: str, reference: int, frame: int) -> Homography:
     if kind == "PLANE":
         track = clip.tracking.plane_tracks.get(plane_track)
         if track is None:
             raise UserError("There is no plane track of that name in the clip. Choose one under Plate Tools.")
-        return {frame: _from_corners(_plane(track, clip, frame), _plane(track, clip, reference)) for frame in frames}
+        return _from_corners(_plane(track, clip, frame), _plane(track, clip, reference))
     if kind == "STABILIZATION":
-        return {frame: _from_points(clip, frame, reference) for frame in frames}
-    return {frame: _from_camera(clip, frame, reference) for frame in frames}
+        return _from_points(clip, frame, reference)
+    return _from_camera(clip, frame, reference)
 
 
 def _pixels(clip: bpy.types.MovieClip, points: NDArray[np.float64]) -> NDArray[np.float64]:

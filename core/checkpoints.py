@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def locate_model(name_or_path: str | Path) -> Path:
     """
     bundled = _WEIGHTS / f"{name_or_path}.safetensors"
     path = bundled if name_or_path in list_models() else Path(name_or_path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise CheckpointError("a model file, or one of " + ", ".join(list_models()), str(path), "Check the path")
     return path
 

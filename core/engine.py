@@ -283,7 +283,7 @@ def diagnose_plate(job: Job) -> dict[str, Any]:
     source = frame_io.open_plate(job.plate.path, job.plate.color_space)
     ((_, plate),) = source.frames(source.numbers[:1])
     coverage = plate_files.coverage_path(Path(job.plate.path))
-    known = frame_io.read_image(coverage)[..., 0] > 0 if coverage.is_file() else None
+    known = frame_io.read_image(coverage)[..., 0] > 0 if os.path.isfile(coverage) else None
     motion = plate_files.read_motion(Path(job.plate.path))
     starts = None if motion is None else [motion.at(number, footage.width, footage.height) for number in chosen]
     pixels = color.to_srgb(plate.pixels, plate.color_space)
@@ -444,7 +444,7 @@ def _segments(numbers: list[int], devices: int) -> Iterator[list[int]]:
 
 def _open_footage(source: Source) -> Footage:
     path = Path(source.path)
-    if path.suffix.lower() in frame_io.MOVIE_EXTENSIONS and path.is_file():
+    if path.suffix.lower() in frame_io.MOVIE_EXTENSIONS and os.path.isfile(path):
         return _open_movie(path, source.color_space, frame_io.file_identity(path))
     return frame_io.open_footage(path, source.color_space)
 
@@ -559,7 +559,6 @@ class _Plate:
         self._pixels = self._open(job, footage, on_warning) if job.plate.path else None
         self._track = plate_files.read_track(Path(job.plate.track)) if job.plate.track else {}
         if self._track:
-            self.identity += frame_io.file_identity(Path(job.plate.track))
             if self._motion is not None or job.plate.moving:
                 raise JobError(
                     "a plate with the view of one frame for a track to move",
@@ -600,7 +599,7 @@ class _Plate:
         if job.plate.moving:
             return FootageReader(source, source.numbers, size)
         coverage = plate_files.coverage_path(Path(job.plate.path))
-        if coverage.is_file():
+        if os.path.isfile(coverage):
             self.identity += frame_io.file_identity(coverage)
             self._known = frame_io.resize(frame_io.read_image(coverage), *size)[..., 0] > 0
         return _read_plate(Path(job.plate.path), job.plate.color_space, size, source.identity(source.numbers[0]))
@@ -620,6 +619,17 @@ class _Plate:
         start = None if self._motion is None else self._motion.at(number, src.shape[1], src.shape[0])
         return ShotPlate(self._pixels, known=self._known, align=self._align, match=self._options.match, start=start)
 
+    def track_identity(self, number: int) -> list[str]:
+        """Changes when the track lays the plate elsewhere under this frame; nothing where there is no track."""
+        matrix = self._tracked(number)
+        return [] if matrix is None else [f"track {number} {matrix.tobytes().hex()}"]
+
+    def _tracked(self, number: int) -> plate_files.Homography | None:
+        """Where the track has the plate; frames before a range's first, for the memory's sake, need not be in it."""
+        if number not in self._track:
+            number = min(self._track, key=lambda known: abs(known - number), default=number)
+        return self._track.get(number)
+
     def note_matte(self, matte: Matte) -> None:
         """Tell where the subject is, for the plates that are asked for from now on."""
         if self.is_fitted:  # else nobody needs it
@@ -634,9 +644,7 @@ class _Plate:
             return _Laid(src, self._pixels, None, {})
         self._shot = self._shot or self._start(number, src)
         where = None if subject is None else subject.pha
-        # Frames that run before a range's first, for the memory's sake, need not be in the track
-        nearest = min(self._track, key=lambda known: abs(known - number), default=number)
-        fitted = self._shot.under(src, where, homography=self._track.get(nearest))
+        fitted = self._shot.under(src, where, homography=self._tracked(number))
         notes = {
             "plate_residual": round(fitted.aligned.residual, 4),
             "plate_coverage": round(np.count_nonzero(fitted.valid) / fitted.valid.size, 4),
@@ -698,7 +706,7 @@ class _Results:
                 job.precision,
                 job.detail,
                 job.refine_pixels,
-                asdict(job.plate) | {"path": plate.identity},
+                asdict(job.plate) | {"path": plate.identity, "track": ""},  # see `_Plate.track_identity`
                 job.footage.color_space,
                 self.extension,
             ]
@@ -729,11 +737,15 @@ class _Results:
             )
 
     def note_job(self, job: Job) -> None:
-        """Write the job beside its results."""
+        """Write the job beside its results, unless a file that says the same is there: a person may have written it."""
         path = self.folder / "job.yaml"
+        try:
+            if read_job(path) == job:
+                return
+        except MattingError:
+            pass  # none, or no job
         text = job_text(job, path.parent)
-        if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
-            frame_io.write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+        frame_io.write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
 
     def sweep(self, numbers: list[int]) -> None:
         """Remove what killed runs left half-written of these frames; call it with their claim held, or at the end."""
@@ -761,10 +773,14 @@ class _Results:
         return {path.parent.name: str(path) for path in self._files(number)}
 
     def key(self, number: int) -> str:
-        """Hash of everything this frame's files come from: settings, plate, and the frames and masks that were seen."""
+        """Hash of all that this frame's files come from: settings, plate; the frames, masks and tracks seen by then."""
         index = bisect_left(self._footage.numbers, number)
         before = self._footage.numbers[max(0, index - PREROLL) : index + 1]
-        seen = {text for n in before for text in (self._footage.identity(n), *self._masks.identity(n))}
+        seen = {
+            text
+            for n in before
+            for text in (self._footage.identity(n), *self._masks.identity(n), *self._plate.track_identity(n))
+        }
         return hashlib.sha256(json.dumps([self._settings, sorted(seen), number]).encode()).hexdigest()[:16]
 
     def up_to_date(self, numbers: list[int]) -> set[int]:
@@ -787,7 +803,8 @@ class _Results:
 
     def _read_records(self) -> dict[int, dict[str, Any]]:
         records: dict[int, dict[str, Any]] = {}
-        for log in (self.folder / "records").glob("*.jsonl"):
+        folder = self.folder / "records"
+        for log in folder.glob("*.jsonl") if os.path.isdir(folder) else ():  # glob itself fails at too long a name
             for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     record = json.loads(line)

@@ -17,7 +17,7 @@ import threading
 import uuid
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -50,8 +50,9 @@ _HDR_CURVES = {16: "Rec.2100-PQ", 18: "Rec.2100-HLG"}  # transfer characteristic
 
 oiio.attribute("openexr:core", 1)  # OpenEXR's newer reader: a quarter less time where each row is deflated by itself
 
-_NUMBERED = re.compile(r"^(?P<prefix>.*?)(?P<number>\d+)(?P<suffix>\.[^.]+)$")
-_PLACE_OF_NUMBER = re.compile(r"(#+|%0?\d*d)(?=\.[^.]+$)")  # as in shot.####.png and shot.%04d.png
+# Blender's rule: the last digits before the ending, as in shot_v2.1001.exr and shot_1001_main.exr
+_NUMBERED = re.compile(r"^(?P<prefix>.*?)(?P<number>\d+)(?P<suffix>\D*\.[^.]+)$")
+_PLACE_OF_NUMBER = re.compile(r"(#+|%0?\d*d)(?=[^\d#%]*\.[^.]+$)")  # as in shot.####.png and shot_%04d_main.png
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,12 @@ def open_footage(path: str | Path, color_space: str = "auto") -> Footage:
         FootageError: absent, of an unknown kind, empty, or damaged beyond reading its header.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # pathlib raises an OSError at names that are too long
         images = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_EXTENSIONS and p.name[0] != ".")
         if not images:
             raise FootageError("a folder with images", f"{path}, which holds none", "Name the footage itself")
         path = images[0]
-    elif path.parent.is_dir() and not path.exists() and (place := _PLACE_OF_NUMBER.search(path.name)):
+    elif os.path.isdir(path.parent) and not os.path.exists(path) and (place := _PLACE_OF_NUMBER.search(path.name)):
         numbered = path.with_name(path.name[: place.start()] + "0" + path.name[place.end() :])
         files = _sequence_files(numbered)
         if not files:
@@ -121,7 +122,7 @@ def open_plate(path: str | Path, color_space: str = "auto", moving: bool = False
 
 
 def _check_exists(path: Path, role: str) -> None:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FootageError(f"{role} that exists", f"no file {path}", "Check the path")
 
 
@@ -460,6 +461,8 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any, tuple[int, int, int]]]:
         _check_size(spec.width, spec.height, path)
         if spec.deep:
             raise FootageError("a flat image", f"{path}, a deep one", "Flatten it")
+        if spec.depth > 1:  # as DDS may be, whatever its name
+            raise FootageError("a flat image", f"{path}, a volume of {spec.depth} slices", "Export one as a picture")
         yield image, spec, _find_rgb(spec.channelnames) or _fallback_rgb(spec.channelnames)
     except UnicodeDecodeError:  # names and messages made of a damaged file's bytes
         raise FootageError("a readable image", f"{path}, whose header is damaged", "Render or copy it again") from None
@@ -585,7 +588,8 @@ def write_whole(path: Path, write: Callable[[Path], object], sync: bool = True) 
             f"to write {path}", error.strerror or str(error), "Free space or choose another folder, then run again"
         ) from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 def _write_png(path: Path, pixels: Pixels) -> None:

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -211,6 +212,11 @@ def job_from_dict(data: Any, folder: Path) -> Job:
         raise JobError("output: fps up to 1000", str(job.output.fps), "Use 0 for the footage's own")
 
     def absolute(path: str) -> str:
+        try:
+            if b"\0" in os.fsencode(path):
+                raise ValueError
+        except ValueError:  # half a character, too
+            raise JobError("a path that a file system can hold", repr(path), "Correct it") from None
         return str((folder / path).absolute()) if path else ""
 
     return dataclasses.replace(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def read_motion(plate: Path) -> PlateMotion | None:
         PlateError: the file is there and is none.
     """
     path = motion_path(plate)
-    if not path.is_file():
+    if not os.path.isfile(path):  # whose name may be longer than a plate's can be
         return None
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

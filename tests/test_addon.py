@@ -174,6 +174,7 @@ SENTENCES = {
     "no model": "There is no model file chosen.",
     "no folder": "There is no output folder.",
     "unwritable": "cannot be written: Not a directory. Choose another.",
+    "own job": "holds a job.yaml that Blender did not write. Choose another folder",
     "nothing to load": "There is no matte in",
     "nothing to show": "There is no cut-out to show. Switch on Cut-Out under Output",
     "no folder yet": "There is no folder",
@@ -255,6 +256,8 @@ def test_the_other_operators(version: str, archive: Path, fake_engine: Path, seq
     assert result["from clip"]["footage"]["color_space"] == "srgb"
     assert result["findings"] == [["amber", "The plate is 9 pixels off. Turn alignment on.", "align"]]
     assert Path(result["packed"]).name == "packed.png"
+    assert result["packed again"] and result["packed anew"]
+    assert not [name for name in result["plates"] if name.endswith(".part")]
     picture = read_image(result["no foreground"])
     colors = linear(foreground_of(1003, WIDTH, HEIGHT) // 2) * alpha[..., None]
     np.testing.assert_allclose(picture[..., :3], colors, atol=5e-5)
@@ -486,3 +489,5 @@ def test_blenders_solver_drives_the_plate(version: str, archive: Path, tmp_path:
             true = cv2.perspectiveTransform(grid, np.linalg.inv(poses[0]) @ poses[number - 1])
             errors.append(np.linalg.norm(cv2.perspectiveTransform(grid, matrix) - true, axis=2).mean())
         assert max(errors) < allowed, (kind, errors)
+    assert tracks["rewritten"] == []
+    assert tracks["partly"] == [n for n in range(1, count + 1) if n != 8] and "frame 8" in tracks["refused"]

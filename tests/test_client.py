@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 
 from bgm_blender_addon import environment, footage
-from bgm_blender_addon.client import EngineClient
+from bgm_blender_addon.client import EngineClient, start_process
 from bgm_blender_addon.errors import UserError
 from core import protocol
 
@@ -218,6 +220,26 @@ def test_make_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     maker = make(folder, requirements)
     assert "Installing failed (exit code 1)" in maker.error and "no-such-package" in maker.error
     assert not environment.is_made(folder)
+
+
+def test_cancelling_an_environment_while_a_step_is_being_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starting, cancelled = threading.Event(), threading.Event()
+
+    def start(command: list[str], *rest: Any) -> subprocess.Popen[bytes]:
+        starting.set()
+        assert cancelled.wait(10)
+        return start_process([sys.executable, "-c", "import time; time.sleep(10)"], *rest)
+
+    monkeypatch.setattr(environment, "start_process", start)
+    maker = environment.EnvironmentMaker(tmp_path / "environment", tmp_path / "log")
+    assert starting.wait(10)
+    maker.cancel()
+    cancelled.set()
+    maker._thread.join(5)
+    maker.poll()
+    assert maker.finished and maker.error == "Cancelled."
 
 
 @pytest.mark.parametrize(

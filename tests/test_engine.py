@@ -21,7 +21,7 @@ from core import __main__ as command_line
 from core import color, engine, frame_io, plate_files
 from core.claims import EXPIRY, Claims, _host
 from core.errors import FootageError, JobError, OutputError, PlateError
-from core.job import Job, Output, PlateSource, Source
+from core.job import Job, Output, PlateSource, Source, read_job
 from core.matting import Matter
 from tests.plate_scenes import motion, scene, shoot
 
@@ -232,6 +232,20 @@ def test_a_track_lays_the_plate(shot, job, tmp_path):
     (tmp_path / "track.json").write_text('{"1": [1, 2]}')
     with pytest.raises(JobError, match="nine numbers"):
         engine.run_job(replace(job, plate=replace(plate, track=str(tmp_path / "track.json"))))
+
+
+def test_a_track_redoes_the_frames_that_it_lays_elsewhere(job, tmp_path):
+    def run(track):
+        (tmp_path / "track.json").write_text(json.dumps({str(n): matrix for n, matrix in track.items()}))
+        return engine.run_job(job, frames=(2, 5))["skipped"]
+
+    job = replace(job, plate=replace(job.plate, track=str(tmp_path / "track.json")))
+    track = {n: [1, 0, n / 2, 0, 1, 0, 0, 0, 1] for n in range(1, 6)}
+    assert [run(track), run(track)] == [0, 4]
+    assert run(track | {7: track[1]}) == 4  # more of the clip is tracked
+    assert run(track | {4: track[5]}) == 2  # what the network saw before a frame counts, too
+    del track[1]
+    assert run(track) == 0  # frame 1, before the range, is now laid as frame 2
 
 
 def test_guessed_parts_of_a_plate_are_not_trusted(shot, job, tmp_path):
@@ -496,6 +510,16 @@ def test_command_line(shot, tmp_path, capsys):
     assert command_line.main(["matte", str(tmp_path / "out/job.yaml")]) == 0
     assert len(list((tmp_path / "out/alpha").iterdir())) == 5
     assert command_line.main(["plate", "--footage", str(footage), "--output", str(tmp_path / "clip.png")]) == 0
+
+
+def test_a_job_file_written_by_hand_stays_as_it_is(shot, tmp_path):
+    shot.write_sequence(tmp_path / "in", count=2)
+    path = tmp_path / "job.yaml"
+    path.write_text("# my notes on this shot\nfootage: {path: in/shot.####.png}\n")
+    engine.run_job(read_job(path), frames=(1, 1))
+    assert path.read_text().startswith("# my notes")
+    engine.run_job(replace(read_job(path), detail=0.5))  # another job
+    assert read_job(path).detail == 0.5
 
 
 @pytest.mark.parametrize(

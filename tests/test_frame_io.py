@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 import os
+import struct
 from pathlib import Path
 
 import av
@@ -8,6 +9,7 @@ import numpy as np
 import OpenImageIO as oiio
 import pytest
 
+from bgm_blender_addon import footage as in_blender
 from core import frame_io
 from core.errors import FootageError, OutputError
 
@@ -31,6 +33,27 @@ def test_a_place_for_the_number_names_the_sequence(shot, tmp_path, name):
     assert frame_io.open_footage(tmp_path / name).numbers == [8, 9, 10]
     with pytest.raises(FootageError, match=r"numbered files like shot3_#\.png"):
         frame_io.open_footage(tmp_path / "shot3_#.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "numbers"),
+    [
+        ("shot_v2.1001.png", "shot_v2.####.png", [1001, 1002, 1003]),
+        ("shot_1001_main.png", "shot_####_main.png", [1001, 1002, 1003]),
+        ("a12b003.final.png", "a12b%03d.final.png", [3, 4, 5]),
+        ("take#_7-left.png", "take#_#-left.png", [7, 8, 9]),
+        ("0998.png", "####.png", [998, 999, 1000]),
+        ("plate.png", "plate.png", []),
+    ],
+)
+def test_engine_and_add_on_find_the_same_files_of_a_sequence(shot, tmp_path, name, place, numbers):
+    for number in numbers or [1]:
+        shot.write_plate(in_blender.with_number(tmp_path / name, number))
+    shot.write_plate(tmp_path / "shot_1004_side.png")
+    assert in_blender.numbered_like(tmp_path / name) == numbers
+    for path in (tmp_path / name, tmp_path / place):
+        found = frame_io.open_footage(path)
+        assert found.numbers == (numbers or [1]) and found.numbers[0] == in_blender.file_number(tmp_path / name)
 
 
 def test_a_name_that_only_looks_like_a_place_for_the_number(shot, tmp_path):
@@ -239,6 +262,17 @@ def test_exr_with_a_smaller_data_window_fills_its_display_window(tmp_path):
     output.close()
     pixels = frame_io.read_image(tmp_path / "a.exr")
     assert pixels.shape == (3, 4, 3) and pixels.sum() == 6 and pixels[1, 1:3].min() == 1
+
+
+def test_a_volume_is_refused(tmp_path):
+    path = tmp_path / "volume.png"  # DDS, 4 x 4 x 3, of 32 bits
+    header = struct.pack("<7I44x", 124, 0x80100F, 4, 4, 16, 3, 0)
+    pixel_format = struct.pack("<8I", 32, 0x41, 0, 32, 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    path.write_bytes(b"DDS " + header + pixel_format + struct.pack("<5I", 0x1008, 0x200000, 0, 0, 0) + bytes(4 * 48))
+    with pytest.raises(FootageError, match="volume of 3 slices"):
+        frame_io.open_footage(path)
+    with pytest.raises(FootageError, match="volume of 3 slices"):
+        frame_io.read_image(path)
 
 
 def test_truncated_image(shot, tmp_path):

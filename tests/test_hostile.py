@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -19,9 +20,10 @@ import numpy as np
 import OpenImageIO as oiio
 import pytest
 
-from core import delivery, frame_io
-from core.errors import FootageError, JobError
-from core.job import read_job
+from core import delivery, engine, frame_io
+from core.checkpoints import locate_model
+from core.errors import CheckpointError, FootageError, JobError, OutputError
+from core.job import Job, Output, PlateSource, Source, read_job
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 1 << 30  # bytes of address space that the child may add
@@ -350,6 +352,38 @@ def test_a_report_does_not_lead_out_of_its_folder(tmp_path):
         (tmp_path / "out/report.json").write_text(json.dumps(report))
         with pytest.raises(JobError):
             delivery.read_finished(tmp_path / "out")
+
+
+LONG = "a" * 300  # file systems end at 255 bytes
+
+
+@pytest.mark.parametrize("name", [f"{LONG}.png", f"{LONG}.mov", f"{LONG}/b.####.png", LONG * 20, "a\0b.png"])
+def test_names_that_no_file_can_have(tmp_path, name):
+    for open_file in (frame_io.open_footage, frame_io.open_plate):
+        with pytest.raises(FootageError, match="no file"):
+            open_file(tmp_path / name)
+    with pytest.raises(CheckpointError, match="model file"):
+        locate_model(tmp_path / name)
+
+
+@pytest.mark.parametrize("folder", ["a\0b", "\ud800"])
+def test_paths_in_a_job_file_that_no_file_system_can_hold(tmp_path, folder):
+    for job in ({"footage": {"path": "a.png"}, "output": {"folder": folder}}, {"footage": {"path": folder}}):
+        (tmp_path / "job.yaml").write_text(json.dumps(job))
+        with pytest.raises(JobError, match="a path that a file system can hold"):
+            read_job(tmp_path / "job.yaml")
+
+
+def test_names_that_become_too_long(tmp_path):
+    pixels, plate = np.zeros((32, 32, 3), np.uint8), tmp_path / f"{LONG[:250]}.png"  # with .coverage it is
+    frame_io.write_image(tmp_path / "a.png", pixels)
+    with pytest.raises(OutputError):
+        frame_io.write_image(plate, pixels)
+    (tmp_path / "a.png").rename(plate)
+    job = Job(Source(str(plate)), PlateSource(str(plate)), Output(str(tmp_path / "out")))
+    assert engine.run_job(job)["frames"] == 1
+    with pytest.raises(OutputError, match="too long"):
+        engine.run_job(replace(job, output=Output(str(tmp_path / LONG))))
 
 
 def test_job_files_that_are_no_files():

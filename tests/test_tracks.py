@@ -39,7 +39,7 @@ def clip():
 
 
 def test_a_camera_on_a_tripod(clip):
-    matrix = tracks.homographies(clip, "CAMERA", "", 1, range(7, 8))[7]
+    matrix = tracks.homography(clip, "CAMERA", "", 1, 7)
     for direction in ([0.1, 0.05, -1], [-0.2, 0.1, -1], [0.0, -0.1, -1]):
         x, y, w = matrix @ [*project(clip.poses[7], np.array(direction)), 1]
         assert np.allclose([x / w, y / w], project(clip.poses[1], np.array(direction)), atol=1e-6)
@@ -47,7 +47,7 @@ def test_a_camera_on_a_tripod(clip):
 
 def test_a_frame_that_is_not_solved(clip):
     with pytest.raises(UserError, match="frame 3"):
-        tracks.homographies(clip, "CAMERA", "", 1, range(3, 4))
+        tracks.homography(clip, "CAMERA", "", 1, 3)
 
 
 def test_a_plane_whose_corners_turn_and_move():
@@ -56,3 +56,15 @@ def test_a_plane_whose_corners_turn_and_move():
     matrix = tracks._from_corners(here, there)
     mapped = np.column_stack([here, np.ones(4)]) @ matrix.T
     assert np.allclose(mapped[:, :2] / mapped[:, 2:], there)
+
+
+@pytest.mark.parametrize("flat", [[[0.1, 0.2]] * 4, [[0.1, 0.1], [0.2, 0.2], [0.3, 0.3], [0.4, 0.4]]])
+@pytest.mark.parametrize("frames", [(1, 2), (2, 1)])
+def test_corners_on_one_line_are_refused(flat, frames):
+    corners = {1: [[0.1, 0.1], [0.9, 0.1], [0.9, 0.9], [0.1, 0.9]], 2: flat}
+    markers = SimpleNamespace(
+        find_frame=lambda frame, exact: SimpleNamespace(mute=False, corners=corners[frame]),
+    )
+    tracking = SimpleNamespace(plane_tracks={"wall": SimpleNamespace(name="wall", markers=markers)})
+    with pytest.raises(UserError, match="on one line"):
+        tracks.homography(SimpleNamespace(size=(WIDTH, HEIGHT), tracking=tracking), "PLANE", "wall", *frames)

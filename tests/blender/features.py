@@ -70,7 +70,15 @@ def main() -> None:
     bgm.plate_image.filepath = str(folder / "gone" / "packed.png")
     assert not error_of(ops.matte_clip)
     result["packed"] = json.loads((folder_of_results / "job.yaml").read_text())["plate"]["path"]
-    assert Path(result["packed"]).is_file()
+    packed = Path(result["packed"])
+    before = packed.stat()
+    assert not error_of(ops.matte_clip)
+    after = packed.stat()
+    result["packed again"] = [before.st_mtime_ns, before.st_ino] == [after.st_mtime_ns, after.st_ino]
+    packed.write_bytes(b"cut")
+    assert not error_of(ops.matte_clip)
+    result["packed anew"] = packed.read_bytes() == bgm.plate_image.packed_file.data
+    result["plates"] = sorted(path.name for path in packed.parent.iterdir())
 
     # A farm has made the rest meanwhile
     for name in ("foreground", "error"):

@@ -42,7 +42,7 @@ def main() -> None:
     # Tracks join the stabilization by an operator of the clip editor alone; the same function is given them here
     stabilized = type("Clip", (), {"size": clip.size, "tracking": type("T", (), {"stabilization": type("S", (), {})})})
     stabilized.tracking.stabilization.tracks = list(clip.tracking.tracks)
-    matrix = ours.homographies(stabilized, "STABILIZATION", "", 1, range(4, 5))[4]
+    matrix = ours.homography(stabilized, "STABILIZATION", "", 1, 4)
     result["stabilization"] = matrix.ravel().tolist()
     corners = [[(x + 0.5) / width, 1 - (y + 0.5) / height] for x, y in points]
     moved = [[(x + 9.5) / width, 1 - (y - 6 + 0.5) / height] for x, y in points]
