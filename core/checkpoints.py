@@ -113,7 +113,7 @@ def _read(path: Path) -> Weights:
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping
         arguments = json.loads(metadata.get("arguments", "{}"))
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, safetensors.SafetensorError) as error:
         raise CheckpointError("a file of weights", f"{path}: {error}", "Choose a model file") from error
     if "architecture" not in metadata:
         return recognise(state, path)

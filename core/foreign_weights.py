@@ -104,6 +104,11 @@ def _open_archive(path: Path) -> tuple[Path | io.BytesIO, list[str]]:
         index = records.get("data.pkl")
         if index is None or index.file_size > _LARGEST_PICKLE:
             raise CheckpointError("a file of weights", f"{path}, an archive without any", _REMEDY)
+        # torch packs nothing but code, and lets no two records share their bytes; a bomb would
+        stored = [info for info in archive.infolist() if not info.filename.partition("/")[2].startswith("code/")]
+        packed = any(info.compress_type != zipfile.ZIP_STORED for info in stored)
+        if packed or sum(info.file_size for info in stored) > path.stat().st_size:
+            raise CheckpointError("tensors as torch stores them", f"{path} with them packed", _REMEDY)
         program = archive.read(index)
         names = [str(arg).replace(" ", ".") for code, arg, _ in pickletools.genops(program) if code.name == "GLOBAL"]
         inert = sorted({name for name in names if _INERT.fullmatch(name)})
@@ -114,8 +119,6 @@ def _open_archive(path: Path) -> tuple[Path | io.BytesIO, list[str]]:
         with zipfile.ZipFile(plain, "w") as copy:
             for name, info in records.items():
                 if name in ("data.pkl", "version", "byteorder") or name.startswith("data/"):
-                    if info.compress_type != zipfile.ZIP_STORED:  # torch never compresses tensors; a bomb would be
-                        raise CheckpointError("tensors as torch stores them", f"{path} with {name} packed", _REMEDY)
                     copy.writestr(f"archive/{name}", archive.read(info))
         plain.seek(0)
         return plain, inert

@@ -19,8 +19,8 @@ import numpy as np
 import OpenImageIO as oiio
 import pytest
 
-from core import delivery, frame_io
-from core.errors import FootageError, JobError
+from core import delivery, frame_io, plate_files
+from core.errors import FootageError, JobError, PlateError
 from core.job import read_job
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -350,6 +350,18 @@ def test_a_report_does_not_lead_out_of_its_folder(tmp_path):
         (tmp_path / "out/report.json").write_text(json.dumps(report))
         with pytest.raises(JobError):
             delivery.read_finished(tmp_path / "out")
+
+
+@pytest.mark.parametrize("number", ["Infinity", "9" * 400, "9" * 5000, "[" * 100_000])
+def test_what_lies_beside_a_plate_is_refused_in_words(tmp_path, number):
+    (tmp_path / "p.motion.json").write_text(
+        f'{{"width": {number}, "height": 4, "frames": {{"1": [1, 0, 0, 0, 1, 0, 0, 0, 1]}}}}'
+    )
+    with pytest.raises(PlateError, match=r"p\.motion\.json"):
+        plate_files.read_motion(tmp_path / "p.png")
+    (tmp_path / "track.json").write_text(f'{{"1": [1, 0, 0, 0, 1, 0, 0, 0, {number}]}}')
+    with pytest.raises(JobError, match=r"track\.json"):
+        plate_files.read_track(tmp_path / "track.json")
 
 
 def test_job_files_that_are_no_files():

@@ -53,6 +53,10 @@ class WindowRefiner(nn.Module):
         self, mode: str, sample_pixels: int = 0, threshold: float = 0.0, prevent_oversampling: bool = True
     ) -> None:
         super().__init__()
+        if not isinstance(sample_pixels, int) or sample_pixels < 0:
+            raise ValueError(f"sample_pixels is a whole number from 0; got {sample_pixels!r}")
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold is from 0 to 1; got {threshold!r}")
         self.mode = mode
         self.sample_pixels = sample_pixels
         self.threshold = threshold
