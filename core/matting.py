@@ -344,7 +344,8 @@ class Matter:
 
     def _look_blindly(self, source: Tensor) -> Finish:
         """Without a plate."""
-        ratio = self._coarse_ratio(source.shape[2], source.shape[3], blind=True)
+        height, width = source.shape[2:]
+        ratio = min(1.0, max(self._coarse_ratio(height, width, blind=True), LEAST_SIDE / min(height, width)))
         look = self._look(source, None, self._memory.get("blind"), ratio)
         self._memory["blind"] = look.rec
         return partial(self._finish, look)

@@ -96,6 +96,12 @@ def test_slivers_beside_the_plate_are_judged_with_it(frames):
         assert matte.err[~valid].min() >= BLIND_ERROR
 
 
+@pytest.mark.parametrize("shape", [(1, 2000), (2, 4000), (3000, 1)])
+def test_frames_of_a_pixel_or_two_are_matted(matter, shape):
+    src, plate = np.random.default_rng(0).integers(0, 255, (2, *shape, 3)).astype(np.uint8)
+    assert matter.matte(src, None).pha.shape == matter.matte(src, plate, np.zeros(shape, bool)).pha.shape == shape
+
+
 def test_a_subject_missed_without_a_plate_goes_on_beyond_it():
     pha, blind, inside = torch.zeros(3, 1, 1, 64, 96).unbind()
     inside[..., :48] = 1
