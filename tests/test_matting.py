@@ -178,6 +178,33 @@ def test_out_of_memory_takes_half_the_coarse_size_then_gives_up_in_words(matter,
         matter.matte(src, plate)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: out of memory\nFor debugging consider passing CUDA_LAUNCH_BLOCKING=1",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_out_of_memory_in_other_words_and_a_network_that_is_too_large(frames, monkeypatch, words):
+    matter, model, run, starved = Matter(load_model()), load_model(), Matter._look, [True]
+
+    def starved_once(self, *arguments):
+        if starved and starved.pop():
+            raise RuntimeError(words)
+        return run(self, *arguments)
+
+    def too_large(self, *arguments, **options):
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(Matter, "_look", starved_once)
+    matter.matte(np.tile(frames[0], (1, 12, 1)), None)
+    assert matter.stepped_down
+    monkeypatch.setattr(torch.nn.Module, "to", too_large)
+    with pytest.raises(DeviceError, match=words.splitlines()[0][:30]):
+        Matter(model)
+
+
 def test_out_of_memory_without_a_plate_takes_half_of_that_size(matter, frames, monkeypatch):
     src, run, starved = np.tile(frames[0], (1, 12, 1)), Matter._look, [True]
 
