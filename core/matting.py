@@ -315,7 +315,7 @@ class Matter:
         without = blind() if blind else None  # first: the other takes the source's memory
         pha, fgr, err = finish()
         if valid is not None:
-            inside = torch.from_numpy(valid).to(self.device)[None, None].float()
+            inside = self._transfer.upload(valid)[None, None].float()
             if without is not None:
                 trust = torch.maximum(_softly_around(inside), _missed(pha, without[0], inside))
                 pha, fgr = torch.lerp(without[0], pha, trust), torch.lerp(without[1], fgr, trust)

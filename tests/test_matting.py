@@ -83,6 +83,13 @@ def test_where_the_plate_is_not_valid_the_network_judges_without(matter, frames)
     assert np.array_equal(matte.pha[:, 70:], blind.pha[:, 70:])
 
 
+def test_where_the_plate_is_valid_goes_up_as_pictures_do(matter, frames, monkeypatch):
+    upload, sent = matter._transfer.upload, []
+    monkeypatch.setattr(matter._transfer, "upload", lambda pixels: sent.append(pixels.dtype) or upload(pixels))
+    matter.matte(*frames, np.eye(64, 96) > 0)
+    assert np.dtype(bool) in sent
+
+
 def test_slivers_beside_the_plate_are_judged_with_it(frames):
     src, plate = frames
     whole = Matter(load_model()).matte(src, plate)
