@@ -87,7 +87,7 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
         raise CheckpointError("a file of named weights", f"{path} with a {type(content).__name__}", _REMEDY)
     others = [key for key, value in content.items() if not _is_plain(value)]
     if others:
-        raise CheckpointError("nothing but weights", f"{path} with {_list(others)}", _REMEDY, unexpected=others)
+        raise CheckpointError("nothing but weights", f"{path} with {list_names(others)}", _REMEDY, unexpected=others)
     return dict(content)
 
 
@@ -173,7 +173,7 @@ def recognise(state: Mapping[str, Tensor], path: Path) -> Weights:
     else:
         raise CheckpointError(
             "the weights of MattingBase, MattingRefine, RecurrentMatting, or a DeepLabV3, ResNet or MobileNetV2",
-            f"{path} with {_list(state)}",
+            f"{path} with {list_names(state)}",
             _REMEDY,
             unexpected=state,
         )
@@ -223,6 +223,6 @@ def _name_backbone(state: Mapping[str, Tensor], path: Path) -> str:
     return "resnet50" if depth == 6 else "resnet101"
 
 
-def _list(names: Iterable[str]) -> str:
+def list_names(names: Iterable[str]) -> str:
     names = sorted(names)
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
