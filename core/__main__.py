@@ -27,12 +27,10 @@ from .job import (  # noqa: E402
     FORMATS,
     PRECISIONS,
     Job,
-    Masks,
-    MaskSource,
-    Output,
     PlateSource,
     Source,
-    is_model_name,
+    check_fps,
+    job_from_dict,
     parse_frames,
     read_job,
 )
@@ -131,23 +129,22 @@ def _matte(args: argparse.Namespace) -> int:
     from . import engine
 
     if args.job:
-        job = read_job(args.job, _absolute(args.output) if args.output else "")
+        job = read_job(args.job, args.output or "")
     elif args.footage and args.output:
-        job = Job(
-            footage=Source(_absolute(args.footage), args.color_space),
-            plate=PlateSource(_absolute(args.plate) if args.plate else "", args.color_space),
-            output=Output(_absolute(args.output), args.format, matte=args.matte, deliver=args.deliver, fps=args.fps),
-            masks=Masks(
-                MaskSource(_absolute(args.garbage) if args.garbage else ""),
-                MaskSource(_absolute(args.core) if args.core else ""),
-            ),
-            frames=None,
-            model=args.model if is_model_name(args.model) else _absolute(args.model),
-            device=args.device,
-            precision=args.precision,
-            detail=args.detail,
-            refine_pixels=args.refine_pixels,
-        )
+        data = {
+            "footage": {"path": args.footage, "color_space": args.color_space},
+            "plate": {"path": args.plate or "", "color_space": args.color_space},
+            "output": {
+                "folder": args.output,
+                "format": args.format,
+                "matte": args.matte,
+                "deliver": list(args.deliver),
+                "fps": args.fps,
+            },
+            "masks": {"garbage": {"path": args.garbage}, "core": {"path": args.core}},
+        }
+        same = ("model", "device", "precision", "detail", "refine_pixels")
+        job = job_from_dict(data | {name: getattr(args, name) for name in same}, Path())
     else:
         given = [name for name in ("footage", "output") if getattr(args, name)]
         came = f"--{given[0]} alone" if given else "neither"
@@ -166,6 +163,7 @@ def _deliver(args: argparse.Namespace) -> int:
     """Make movies and EXRs of the frames in a job's output folder; running it again does only what has changed."""
     from . import delivery
 
+    check_fps(args.fps)
     folder = Path(args.folder)
     job = read_job(folder / "job.yaml")
     finished = delivery.read_finished(folder)
@@ -186,7 +184,7 @@ def _plate(args: argparse.Namespace) -> int:
     """Estimate a clean plate from the clip itself: what each pixel shows most of the time."""
     from . import engine
 
-    source = Source(_absolute(args.footage), args.color_space)
+    source = Source(args.footage, args.color_space)
     with _Bar("plate", "%") as bar:
         result = engine.make_plate(
             source, Path(args.output), parse_frames(args.frames), bar.show, _interrupted().is_set, bar.warn
@@ -202,8 +200,8 @@ def _doctor(args: argparse.Namespace) -> int:
     from . import engine
 
     job = Job(
-        Source(_absolute(args.footage), args.color_space),
-        PlateSource(_absolute(args.plate), args.color_space),
+        Source(args.footage, args.color_space),
+        PlateSource(args.plate, args.color_space),
         frames=parse_frames(args.frames),
     )
     diagnosis = engine.diagnose_plate(job)
@@ -247,10 +245,6 @@ def _deliveries(text: str) -> tuple[str, ...]:
     if unknown or not names:
         raise argparse.ArgumentTypeError(f"{text!r} is not made of {', '.join(DELIVERIES)}")
     return names
-
-
-def _absolute(path: str) -> str:
-    return str(Path(path).absolute())
 
 
 def _interrupted() -> threading.Event:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from core.errors import CheckpointError
-from core.foreign_weights import Weights, read_torch_file, recognise
+from core.foreign_weights import Weights, list_names, read_torch_file, recognise
 from core.models import MattingBase, MattingRefine, RecurrentMatting
 
 log = logging.getLogger(__name__)
@@ -80,8 +80,8 @@ def load_model(name_or_path: str | Path = "default", *, initialise: bool = False
         missing = sorted(expected.keys() - state.keys())
         raise CheckpointError(
             f"the weights of {weights.architecture}",
-            f"{path} ({weights.origin}) with {len(missing)} missing ({_list(missing)}) "
-            f"and {len(misfits)} unexpected ({_list(misfits.values())})",
+            f"{path} ({weights.origin}) with {len(missing)} missing ({list_names(missing)}) "
+            f"and {len(misfits)} unexpected ({list_names(misfits.values())})",
             "Choose a file of this network" if weights.is_whole else "Use it to initialise a training",
             missing=missing,
             unexpected=misfits,
@@ -114,7 +114,7 @@ def _read(path: Path) -> Weights:
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping
         arguments = json.loads(metadata.get("arguments", "{}"))
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, safetensors.SafetensorError) as error:
         raise CheckpointError("a file of weights", f"{path}: {error}", "Choose a model file") from error
     if "architecture" not in metadata:
         return recognise(state, path)
@@ -162,11 +162,6 @@ def _misfits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dic
         elif value.shape != expected[key].shape:
             misfits[key] = f"{key} of {list(value.shape)} instead of {list(expected[key].shape)}"
     return misfits
-
-
-def _list(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
 def half_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -39,22 +39,36 @@ def sad(pred: Alpha, true: Alpha, region: Region | None = None) -> float:
     return _sum(np.abs(pred - true), region) / 1000
 
 
-def gradient_error(pred: Alpha, true: Alpha, region: Region | None = None) -> float:
-    """Sum of squared differences of gradient magnitudes / 1000 (Rhemann et al. 2009, section 3).
+def gradient_errors(pred: Alpha, true: Alpha) -> Alpha:
+    """Squared differences of gradient magnitudes (Rhemann et al. 2009, section 3).
 
     As the published evaluations do, each alpha is stretched to 0..1 first, and the gradient is taken by derivatives of
     a Gaussian of 1.4 pixels, each filter of unit L2 norm.
     """
-    return _sum(_gradient_errors(pred, true), region) / 1000
+    errors: Alpha = np.square(_gradient(pred) - _gradient(true))
+    return errors
 
 
-def connectivity_error(pred: Alpha, true: Alpha, region: Region | None = None) -> float:
-    """Sum of differences in connectedness to the common opaque region / 1000 (Rhemann et al. 2009, section 3).
+def connectivity_errors(pred: Alpha, true: Alpha) -> Alpha:
+    """Differences in connectedness to the common opaque region (Rhemann et al. 2009, section 3).
 
     A pixel's level is the last threshold (steps of 0.1) at which it belongs to the largest 4-connected component of
     what both alphas call opaque; an alpha more than 0.15 above its level loses by that much.
     """
-    return _sum(_connectivity_errors(pred, true), region) / 1000
+    level = np.ones_like(true)
+    inside = np.ones(true.shape, np.bool_)  # in the largest component at every threshold so far
+    for step in range(1, CONNECTIVITY_STEPS + 1):
+        threshold = np.float32(step / CONNECTIVITY_STEPS)
+        both = ((true >= threshold) & (pred >= threshold)).view(np.uint8)
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(both, connectivity=4)
+        largest = np.zeros_like(inside)
+        if count > 1:
+            largest = labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
+        level[inside & ~largest] = (step - 1) / CONNECTIVITY_STEPS
+        inside &= largest
+    differences = [np.where(alpha - level >= 0.15, alpha - level, 0) for alpha in (pred, true)]
+    errors: Alpha = np.abs(differences[0] - differences[1])
+    return errors
 
 
 def dtssd(pred: Sequence[Alpha], true: Sequence[Alpha], region: Region | None = None) -> float:
@@ -95,7 +109,7 @@ def score_frame(
         before: predicted and true alpha of the frame before, for dtSSD.
     """
     difference = np.abs(pred - true)
-    square, gradient, connectivity = difference**2, _gradient_errors(pred, true), _connectivity_errors(pred, true)
+    square, gradient, connectivity = difference**2, gradient_errors(pred, true), connectivity_errors(pred, true)
     scores: dict[str, float] = {}
     unknown = unknown_region(true)
     for suffix, region in (("", None), ("_unknown", unknown)):
@@ -141,28 +155,6 @@ def _mean(values: NDArray[np.float32], region: Region | None) -> float:
 
 def _sum(values: NDArray[Any], region: Region | None) -> float:
     return float(np.sum(values if region is None else values[region], dtype=np.float64))
-
-
-def _gradient_errors(pred: Alpha, true: Alpha) -> Alpha:
-    errors: Alpha = np.square(_gradient(pred) - _gradient(true))
-    return errors
-
-
-def _connectivity_errors(pred: Alpha, true: Alpha) -> Alpha:
-    level = np.ones_like(true)
-    inside = np.ones(true.shape, np.bool_)  # in the largest component at every threshold so far
-    for step in range(1, CONNECTIVITY_STEPS + 1):
-        threshold = np.float32(step / CONNECTIVITY_STEPS)
-        both = ((true >= threshold) & (pred >= threshold)).view(np.uint8)
-        count, labels, stats, _ = cv2.connectedComponentsWithStats(both, connectivity=4)
-        largest = np.zeros_like(inside)
-        if count > 1:
-            largest = labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
-        level[inside & ~largest] = (step - 1) / CONNECTIVITY_STEPS
-        inside &= largest
-    differences = [np.where(alpha - level >= 0.15, alpha - level, 0) for alpha in (pred, true)]
-    errors: Alpha = np.abs(differences[0] - differences[1])
-    return errors
 
 
 def _gradient(alpha: Alpha) -> Alpha:

@@ -87,7 +87,7 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
         raise CheckpointError("a file of named weights", f"{path} with a {type(content).__name__}", _REMEDY)
     others = [key for key, value in content.items() if not _is_plain(value)]
     if others:
-        raise CheckpointError("nothing but weights", f"{path} with {_list(others)}", _REMEDY, unexpected=others)
+        raise CheckpointError("nothing but weights", f"{path} with {list_names(others)}", _REMEDY, unexpected=others)
     return dict(content)
 
 
@@ -104,6 +104,11 @@ def _open_archive(path: Path) -> tuple[Path | io.BytesIO, list[str]]:
         index = records.get("data.pkl")
         if index is None or index.file_size > _LARGEST_PICKLE:
             raise CheckpointError("a file of weights", f"{path}, an archive without any", _REMEDY)
+        # torch packs nothing but code, and lets no two records share their bytes; a bomb would
+        stored = [info for info in archive.infolist() if not info.filename.partition("/")[2].startswith("code/")]
+        packed = any(info.compress_type != zipfile.ZIP_STORED for info in stored)
+        if packed or sum(info.file_size for info in stored) > path.stat().st_size:
+            raise CheckpointError("tensors as torch stores them", f"{path} with them packed", _REMEDY)
         program = archive.read(index)
         names = [str(arg).replace(" ", ".") for code, arg, _ in pickletools.genops(program) if code.name == "GLOBAL"]
         inert = sorted({name for name in names if _INERT.fullmatch(name)})
@@ -114,8 +119,6 @@ def _open_archive(path: Path) -> tuple[Path | io.BytesIO, list[str]]:
         with zipfile.ZipFile(plain, "w") as copy:
             for name, info in records.items():
                 if name in ("data.pkl", "version", "byteorder") or name.startswith("data/"):
-                    if info.compress_type != zipfile.ZIP_STORED:  # torch never compresses tensors; a bomb would be
-                        raise CheckpointError("tensors as torch stores them", f"{path} with {name} packed", _REMEDY)
                     copy.writestr(f"archive/{name}", archive.read(info))
         plain.seek(0)
         return plain, inert
@@ -170,7 +173,7 @@ def recognise(state: Mapping[str, Tensor], path: Path) -> Weights:
     else:
         raise CheckpointError(
             "the weights of MattingBase, MattingRefine, RecurrentMatting, or a DeepLabV3, ResNet or MobileNetV2",
-            f"{path} with {_list(state)}",
+            f"{path} with {list_names(state)}",
             _REMEDY,
             unexpected=state,
         )
@@ -220,6 +223,6 @@ def _name_backbone(state: Mapping[str, Tensor], path: Path) -> str:
     return "resnet50" if depth == 6 else "resnet101"
 
 
-def _list(names: Iterable[str]) -> str:
+def list_names(names: Iterable[str]) -> str:
     names = sorted(names)
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -119,9 +119,14 @@ def parse_frames(text: str) -> tuple[int, int] | None:
     return _checked_range(frames)
 
 
-def is_model_name(model: str) -> bool:
-    """Whether this is the name of weights that ship ("default"), rather than a file's."""
-    return model.isidentifier()
+def check_fps(fps: float) -> None:
+    """The rate of delivered movies.
+
+    Raises:
+        JobError: none that a movie can have.
+    """
+    if not 0 <= fps <= 1000:
+        raise JobError("fps from 0 to 1000", str(fps), "Use 0 for the footage's own")
 
 
 def read_job(path: str | Path, output: str = "") -> Job:
@@ -140,14 +145,17 @@ def read_job(path: str | Path, output: str = "") -> Job:
             raise JobError("a readable job file", f"no file {path}", "Check the path")
         if path.stat().st_size > MAX_JOB_BYTES:
             raise JobError("a job file of a few kilobytes", f"{path.stat().st_size} bytes", "Name a job file")
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise JobError("a readable job file", f"{path}: {error}", "Check the path and its permissions") from None
-    except (yaml.YAMLError, RecursionError) as error:
+    try:
+        data = yaml.load(text, Loader=_PlainLoader)
+    except Exception as error:  # the days, numbers and tags that YAML knows fail in a dozen ways
         raise JobError("a job file in YAML or JSON", f"{path}: {error}", "Correct the file") from None
     job = job_from_dict(data, folder=path.parent)
     if output:
-        return dataclasses.replace(job, output=dataclasses.replace(job.output, folder=output))
+        folder = str(Path(output).absolute())
+        return dataclasses.replace(job, output=dataclasses.replace(job.output, folder=folder))
     if not Path(job.output.folder).resolve().is_relative_to(path.parent.resolve()):
         raise JobError(
             f"an output folder in {path.parent}, where the job file is",
@@ -203,13 +211,11 @@ def job_from_dict(data: Any, folder: Path) -> Job:
         raise JobError(
             "refine_pixels of 0 or more", str(job.refine_pixels), "Use 0 to have it chosen by the frame size"
         )
-
     for name in job.output.deliver:
         _one_of("output: deliver", name, DELIVERIES)
     if job.output.deliver and not job.output.foreground:
         raise JobError("foreground: true for deliveries, which hold it", "false", "Write the foreground too")
-    if not 0 <= job.output.fps <= 1000:
-        raise JobError("output: fps up to 1000", str(job.output.fps), "Use 0 for the footage's own")
+    check_fps(job.output.fps)
 
     def absolute(path: str) -> str:
         try:
@@ -228,7 +234,9 @@ def job_from_dict(data: Any, folder: Path) -> Job:
             core=dataclasses.replace(job.masks.core, path=absolute(job.masks.core.path)),
         ),
         output=dataclasses.replace(job.output, folder=absolute(job.output.folder or ".")),
-        model=job.model if is_model_name(job.model) else absolute(job.model),
+        model=job.model
+        if job.model.isidentifier()
+        else absolute(job.model),  # the name of weights that ship, or a file
     )
 
 

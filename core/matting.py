@@ -147,6 +147,9 @@ class Matter:
         refine_pixels: how many pixels MattingRefine refines where it refines the worst; 0 leaves it to the network's
             file, else to the frame's size.
 
+    Raises:
+        DeviceError: a device that is not here, or whose memory does not hold the network.
+
     Attributes:
         on_warning: told in a sentence when the device's memory does not suffice for a look and what is done about it.
         stepped_down: whether it did not: the coarse size or the device are no longer those that were asked for.
@@ -165,8 +168,14 @@ class Matter:
         self.device = choose_device(device)
         self.detail = detail
         self.refine_pixels = refine_pixels
-        self._transfer = transfer_for(self.device)
-        self.model = fused(model).to(self.device)
+        try:
+            self._transfer = transfer_for(self.device)
+            self.model = fused(model).to(self.device)
+        except RuntimeError as error:
+            if not _is_of_memory(error):
+                raise
+            words = f"{self.device} with too little: {str(error).splitlines()[0]}"
+            raise DeviceError("memory for the network", words, "Close other programs or use --device cpu") from None
         if precision == "auto" and self.device.type == "cpu" and not self.is_recurrent:
             precision = "fp32"
         self.dtype = choose_precision(precision, self.device)
@@ -306,7 +315,7 @@ class Matter:
         without = blind() if blind else None  # first: the other takes the source's memory
         pha, fgr, err = finish()
         if valid is not None:
-            inside = torch.from_numpy(valid).to(self.device)[None, None].float()
+            inside = self._transfer.upload(valid)[None, None].float()
             if without is not None:
                 trust = torch.maximum(_softly_around(inside), _missed(pha, without[0], inside))
                 pha, fgr = torch.lerp(without[0], pha, trust), torch.lerp(without[1], fgr, trust)
@@ -344,7 +353,8 @@ class Matter:
 
     def _look_blindly(self, source: Tensor) -> Finish:
         """Without a plate."""
-        ratio = self._coarse_ratio(source.shape[2], source.shape[3], blind=True)
+        height, width = source.shape[2:]
+        ratio = min(1.0, max(self._coarse_ratio(height, width, blind=True), LEAST_SIDE / min(height, width)))
         look = self._look(source, None, self._memory.get("blind"), ratio)
         self._memory["blind"] = look.rec
         return partial(self._finish, look)
@@ -474,7 +484,9 @@ def _as_background(source: Tensor) -> Tensors:
 
 
 def _is_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    """Not every library that torch computes with has an error of its own for that."""
+    words = "out of memory", "DefaultCPUAllocator", "_STATUS_ALLOC_FAILED"
+    return isinstance(error, torch.OutOfMemoryError) or any(each in str(error) for each in words)
 
 
 def _too_little_memory(words: str) -> DeviceError:

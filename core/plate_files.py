@@ -76,8 +76,9 @@ def read_motion(plate: Path) -> PlateMotion | None:
         motion = PlateMotion(int(data["width"]), int(data["height"]), _matrices(data["frames"]))
         if min(motion.width, motion.height) < 1 or not motion.frames:
             raise ValueError("no size or no frames")
+        motion.at(0, 1, 1)  # numbers beyond computing with fail here
         return motion
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
         raise PlateError(
             "where the frames lie in the plate, as making it from the clip writes it",
             f"{path}: {error}",
@@ -93,7 +94,7 @@ def read_track(path: Path) -> dict[int, Homography]:
     """
     try:
         return _matrices(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         expected = 'a JSON file {"frame number": [nine numbers, row by row], ...}'
         raise JobError(expected, f"{path}: {error}", "Export the track again") from None
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Weights as users have them: every published format by its keys and shapes, and files that are none or worse."""
 
+import copy
 import io
 import json
 import pickle
@@ -236,6 +237,23 @@ def test_archives_with_packed_tensors_are_refused(tmp_path, archive):
         load_model(path)
 
 
+def test_packed_checkpoints_are_refused_before_they_are_unpacked(tmp_path, monkeypatch):
+    content = save({"x": torch.zeros(1 << 16)}, tmp_path / "a.pth").read_bytes()
+    rewrite(content, tmp_path / "packed.pth", lambda name, data: data, zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(tmp_path / "a.pth") as archive, zipfile.ZipFile(tmp_path / "shared.pth", "w") as shared:
+        for info in archive.infolist():
+            shared.writestr(info.filename, archive.read(info))
+            if info.filename.endswith("/data/0"):  # many names for the same bytes
+                again = shared.getinfo(info.filename)
+        for index in range(1, 99):
+            shared.filelist.append(copy.copy(again))
+            shared.filelist[-1].filename = f"a/data/{index}"
+    monkeypatch.setattr(torch, "load", None)
+    for name in ("packed", "shared"):
+        with pytest.raises(CheckpointError, match="them packed"):
+            load_model(tmp_path / f"{name}.pth")
+
+
 class Touch:
     def __init__(self, path):
         self.path = path
@@ -326,9 +344,26 @@ def test_own_format_keeps_network_settings_and_weights(tmp_path):
     {"architecture": "MattingBase", "arguments": '{"backbone": "vgg"}'},
     {"architecture": "MattingBase", "arguments": '{"scale": 2}'},
     {"architecture": "MattingBase", "arguments": "not json"},
+    {"architecture": "MattingBase", "arguments": "[" * 100_000},
     {"architecture": "MattingBase", "arguments": json.dumps({"backbone": "mobilenetv2"})},
 ])  # fmt: skip
 def test_own_format_of_another_version_is_refused(tmp_path, metadata):
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "own.safetensors", metadata)
     with pytest.raises(CheckpointError, match=r"own\.safetensors"):
+        load_model(tmp_path / "own.safetensors")
+
+
+@pytest.mark.parametrize(("architecture", "arguments"), [
+    ("MattingRefine", {"refine_sample_pixels": "x"}),
+    ("MattingRefine", {"refine_sample_pixels": 1.5}),
+    ("MattingRefine", {"refine_sample_pixels": -1}),
+    ("MattingRefine", {"refine_threshold": "x"}),
+    ("RecurrentMatting", {"refine_threshold": None}),
+])  # fmt: skip
+def test_settings_that_do_not_work_are_refused_before_the_first_frame(tmp_path, architecture, arguments):
+    if architecture == "MattingRefine":
+        arguments |= {"backbone": "mobilenetv2"}
+    metadata = {"architecture": architecture, "arguments": json.dumps(arguments)}
+    safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "own.safetensors", metadata)
+    with pytest.raises(CheckpointError, match="with its settings"):
         load_model(tmp_path / "own.safetensors")

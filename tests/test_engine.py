@@ -535,6 +535,11 @@ def test_a_job_file_written_by_hand_stays_as_it_is(shot, tmp_path):
         (["matte", "--footage", "a.png", "--output", "out", "--device", "cuda:7"], 6, "cuda:7"),
         (["matte", "--footage", "a.png", "--output", "out", "--frames", "7-1"], 2, "7-1"),
         (["matte", "--footage", "a.png", "--output", "out", "--color-space", "Kodak"], 2, "Kodak"),
+        (["matte", "--footage", "a.png", "--output", "out", "--detail", "-1"], 2, "detail between 0 and 1"),
+        (["matte", "--footage", "a.png", "--output", "out", "--detail", "nan"], 2, "detail between 0 and 1"),
+        (["matte", "--footage", "a.png", "--output", "out", "--fps", "nan"], 2, "fps from 0"),
+        (["matte", "--footage", "a.png", "--output", "out", "--refine-pixels", "-5"], 2, "refine_pixels of 0"),
+        (["deliver", ".", "--deliver", "preview", "--fps", "-3"], 2, "fps from 0"),
     ],
 )
 def test_exit_status_and_sentence(tmp_path, monkeypatch, capsys, arguments, status, words):

@@ -47,35 +47,34 @@ def test_gradient_error_of_a_missed_edge() -> None:
     per_row = tails / 2.43174 * 3.50570**2 / 2.48145
     true = np.zeros((5, 30), np.float32)
     true[:, 15:] = 0.5  # stretched to 0..1 first
-    assert evaluation.gradient_error(np.full_like(true, 0.7), true) == pytest.approx(5 * per_row / 1000, rel=1e-4)
-    assert evaluation.gradient_error(0.5 * true, true) == 0
-    assert evaluation.gradient_error(true.T.copy(), np.zeros_like(true.T)) == pytest.approx(
-        5 * per_row / 1000, rel=1e-4
-    )
+    assert evaluation.gradient_errors(np.full_like(true, 0.7), true).sum() == pytest.approx(5 * per_row, rel=1e-4)
+    assert evaluation.gradient_errors(0.5 * true, true).sum() == 0
+    upright = evaluation.gradient_errors(true.T.copy(), np.zeros_like(true.T))
+    assert upright.sum() == pytest.approx(5 * per_row, rel=1e-4)
 
 
 def test_connectivity_error_of_a_lost_island_and_a_weak_link() -> None:
     true = _alpha([1, 1, 1, 0, 1])
-    assert evaluation.connectivity_error(true, true) == 0
+    assert evaluation.connectivity_errors(true, true).sum() == 0
     # The island is in no largest component: its level is 0, and 1 - 0.5 is lost.
-    assert evaluation.connectivity_error(_alpha([1, 1, 1, 0, 0.5]), true) == pytest.approx(0.5 / 1000)
+    assert evaluation.connectivity_errors(_alpha([1, 1, 1, 0, 0.5]), true).sum() == pytest.approx(0.5)
     # 0.65 leaves at threshold 0.7, level 0.6: the truth is 0.4 above it, the prediction 0.05, which is forgiven. What
     # lies behind the weak link is cut off as well (level 0.6), but equally so in both.
-    assert evaluation.connectivity_error(_alpha([1, 0.65, 1, 0, 1]), true) == pytest.approx(0.4 / 1000)
+    assert evaluation.connectivity_errors(_alpha([1, 0.65, 1, 0, 1]), true).sum() == pytest.approx(0.4)
     region = np.array([[False, False, False, True, True]])
-    assert evaluation.connectivity_error(_alpha([1, 0.65, 1, 0, 0.5]), true, region) == pytest.approx(0.5 / 1000)
+    assert evaluation.connectivity_errors(_alpha([1, 0.65, 1, 0, 0.5]), true)[region].sum() == pytest.approx(0.5)
 
 
 def test_connectivity_error_needs_a_side_not_a_corner() -> None:
     true = _alpha([1, 1, 0], [0, 0, 1])
     # Level 0, so that 1 - 0.9 is lost; were it connected, its level were 0.9, and 0.1 would be forgiven.
-    assert evaluation.connectivity_error(_alpha([1, 1, 0], [0, 0, 0.9]), true) == pytest.approx(0.1 / 1000)
+    assert evaluation.connectivity_errors(_alpha([1, 1, 0], [0, 0, 0.9]), true).sum() == pytest.approx(0.1)
 
 
 def test_connectivity_error_does_not_take_back_what_was_cut_off() -> None:
     # Up to 0.3 the left region is the largest; the right one, which outlasts it, has had level 0 from the start.
     true, pred = _alpha([0.35, 0.35, 0, 1]), _alpha([0.35, 0.35, 0, 0.9])
-    assert evaluation.connectivity_error(pred, true) == pytest.approx(0.1 / 1000)
+    assert evaluation.connectivity_errors(pred, true).sum() == pytest.approx(0.1)
 
 
 def test_dtssd_is_blind_to_a_constant_error() -> None:
@@ -115,10 +114,12 @@ def test_score_frame_leaves_out_what_it_cannot_measure() -> None:
     scores = evaluation.score_frame(hard, soft, before=(hard, soft))
     assert scores["dtssd"] == 0 and scores["mad_unknown"] >= scores["mad"] > 0
     unknown = evaluation.unknown_region(soft)
-    names = {"mad": "mad", "mse": "mse", "sad": "sad", "grad": "gradient_error", "conn": "connectivity_error"}
-    for name, function in names.items():
-        assert scores[name] == pytest.approx(getattr(evaluation, function)(hard, soft))
-        assert scores[f"{name}_unknown"] == pytest.approx(getattr(evaluation, function)(hard, soft, unknown))
+    for name in ("mad", "mse", "sad"):
+        assert scores[name] == pytest.approx(getattr(evaluation, name)(hard, soft))
+        assert scores[f"{name}_unknown"] == pytest.approx(getattr(evaluation, name)(hard, soft, unknown))
+    for name, errors in (("grad", evaluation.gradient_errors), ("conn", evaluation.connectivity_errors)):
+        assert scores[name] == pytest.approx(errors(hard, soft).sum() / 1000)
+        assert scores[f"{name}_unknown"] == pytest.approx(errors(hard, soft)[unknown].sum() / 1000)
 
 
 def test_score_clip_scores_each_frame_of_tensors() -> None:

@@ -20,9 +20,9 @@ import numpy as np
 import OpenImageIO as oiio
 import pytest
 
-from core import delivery, engine, frame_io
+from core import delivery, engine, frame_io, plate_files
 from core.checkpoints import locate_model
-from core.errors import CheckpointError, FootageError, JobError, OutputError
+from core.errors import CheckpointError, FootageError, JobError, OutputError, PlateError
 from core.job import Job, Output, PlateSource, Source, read_job
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -384,6 +384,18 @@ def test_names_that_become_too_long(tmp_path):
     assert engine.run_job(job)["frames"] == 1
     with pytest.raises(OutputError, match="too long"):
         engine.run_job(replace(job, output=Output(str(tmp_path / LONG))))
+
+
+@pytest.mark.parametrize("number", ["Infinity", "9" * 400, "9" * 5000, "[" * 100_000])
+def test_what_lies_beside_a_plate_is_refused_in_words(tmp_path, number):
+    (tmp_path / "p.motion.json").write_text(
+        f'{{"width": {number}, "height": 4, "frames": {{"1": [1, 0, 0, 0, 1, 0, 0, 0, 1]}}}}'
+    )
+    with pytest.raises(PlateError, match=r"p\.motion\.json"):
+        plate_files.read_motion(tmp_path / "p.png")
+    (tmp_path / "track.json").write_text(f'{{"1": [1, 0, 0, 0, 1, 0, 0, 0, {number}]}}')
+    with pytest.raises(JobError, match=r"track\.json"):
+        plate_files.read_track(tmp_path / "track.json")
 
 
 def test_job_files_that_are_no_files():

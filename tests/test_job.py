@@ -45,6 +45,11 @@ def test_a_written_job_reads_back_the_same(tmp_path):
         ("a: &a [x, x]\nb: [*a, *a]", "aliases"),
         ("footage: {", "YAML"),
         ("[" * 100_000, "YAML"),
+        ("footage: {path: 2023-02-30}", "YAML"),
+        ("footage: {path: 0b_}", "YAML"),
+        ("footage: {path: !!int abc}", "YAML"),
+        ("footage: {path: !!timestamp x}", "YAML"),
+        ("frames: [1, " + "9" * 5000 + "]", "YAML"),
     ],
 )
 def test_bad_jobs_are_refused_in_words(tmp_path, monkeypatch, text, words):

@@ -83,6 +83,13 @@ def test_where_the_plate_is_not_valid_the_network_judges_without(matter, frames)
     assert np.array_equal(matte.pha[:, 70:], blind.pha[:, 70:])
 
 
+def test_where_the_plate_is_valid_goes_up_as_pictures_do(matter, frames, monkeypatch):
+    upload, sent = matter._transfer.upload, []
+    monkeypatch.setattr(matter._transfer, "upload", lambda pixels: sent.append(pixels.dtype) or upload(pixels))
+    matter.matte(*frames, np.eye(64, 96) > 0)
+    assert np.dtype(bool) in sent
+
+
 def test_slivers_beside_the_plate_are_judged_with_it(frames):
     src, plate = frames
     whole = Matter(load_model()).matte(src, plate)
@@ -94,6 +101,12 @@ def test_slivers_beside_the_plate_are_judged_with_it(frames):
         assert any(name.startswith("blind") for name in matter.memory()) == runs_blind
         assert np.array_equal(matte.fgr, whole.fgr) != runs_blind
         assert matte.err[~valid].min() >= BLIND_ERROR
+
+
+@pytest.mark.parametrize("shape", [(1, 2000), (2, 4000), (3000, 1)])
+def test_frames_of_a_pixel_or_two_are_matted(matter, shape):
+    src, plate = np.random.default_rng(0).integers(0, 255, (2, *shape, 3)).astype(np.uint8)
+    assert matter.matte(src, None).pha.shape == matter.matte(src, plate, np.zeros(shape, bool)).pha.shape == shape
 
 
 def test_a_subject_missed_without_a_plate_goes_on_beyond_it():
@@ -170,6 +183,33 @@ def test_out_of_memory_takes_half_the_coarse_size_then_gives_up_in_words(matter,
     monkeypatch.setattr(Matter, "_look", always)
     with pytest.raises(DeviceError, match="7 GB"):
         matter.matte(src, plate)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: out of memory\nFor debugging consider passing CUDA_LAUNCH_BLOCKING=1",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_out_of_memory_in_other_words_and_a_network_that_is_too_large(frames, monkeypatch, words):
+    matter, model, run, starved = Matter(load_model()), load_model(), Matter._look, [True]
+
+    def starved_once(self, *arguments):
+        if starved and starved.pop():
+            raise RuntimeError(words)
+        return run(self, *arguments)
+
+    def too_large(self, *arguments, **options):
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(Matter, "_look", starved_once)
+    matter.matte(np.tile(frames[0], (1, 12, 1)), None)
+    assert matter.stepped_down
+    monkeypatch.setattr(torch.nn.Module, "to", too_large)
+    with pytest.raises(DeviceError, match=words.splitlines()[0][:30]):
+        Matter(model)
 
 
 def test_out_of_memory_without_a_plate_takes_half_of_that_size(matter, frames, monkeypatch):

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from core.checkpoints import half_weights, load_model
 from core.errors import CheckpointError, ShapeError
@@ -486,6 +487,32 @@ def test_default_weights_load() -> None:
     assert isinstance(model, RecurrentMatting)
     assert not model.training
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+class Asked(TorchDispatchMode):
+    """Notes the operators that would have to wait for a card's answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators: list[str] = []
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = operator.overloadpacket.__name__
+        if name in ("_local_scalar_dense", "item", "is_nonzero"):
+            self.operators.append(name)
+        return operator(*args, **(kwargs or {}))
+
+
+def test_a_card_is_neither_asked_strip_by_strip_nor_sent_constants(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model()
+    src, bgr = (F.interpolate(x, scale_factor=2) for x in pane()[:2])
+    plate = model.encode_plate(bgr, 0.5)
+    with Asked() as asked:
+        model(src, plate, None, 0.5)
+    assert len(asked.operators) == 1  # whether anything is see-through
+    monkeypatch.setattr(torch, "tensor", None)
+    monkeypatch.setattr(Tensor, "new_tensor", None)
+    model(src, plate, None, 0.5)
 
 
 def test_depthwise_convolutions_are_trained_in_fp32():

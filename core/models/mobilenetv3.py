@@ -110,6 +110,10 @@ class MobileNetV3Encoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.mean: Tensor  # on the device with the weights, and no part of them
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(_STD).view(3, 1, 1), persistent=False)
         self.stem = nn.Conv2d(3, 16, 3, stride=2, padding=1)
         blocks, channels = [], 16
         for row in _ROWS:
@@ -127,9 +131,7 @@ class MobileNetV3Encoder(nn.Module):
         Returns:
             (B, 16, H/2, W/2), (B, 24, H/4, W/4), (B, 40, H/8, W/8), (B, 960, H/16, W/16), sizes rounded up.
         """
-        mean = src.new_tensor(_MEAN).view(3, 1, 1)
-        std = src.new_tensor(_STD).view(3, 1, 1)
-        x = F.hardswish(self.stem((src - mean) / std))
+        x = F.hardswish(self.stem((src - self.mean) / self.std))
         taps = []
         for index, block in enumerate(self.blocks):
             x = block(x)

@@ -119,15 +119,13 @@ def upsampling_taps(features: Tensor, height: int, width: int, size: int, before
         replicate: outside of the frame its edge is repeated; else it is zero.
     """
     h, w = features.shape[1], features.shape[2]
-    top_bottom = torch.tensor([0, 0, 1, 1], device=features.device)
-    left_right = torch.tensor([0, 1, 0, 1], device=features.device)
     row_index, row_weight = _neighbours(h, height, before, size, replicate, features)
     col_index, col_weight = _neighbours(w, width, before, size, replicate, features)
     return Taps(
-        (row_index * w).index_select(1, top_bottom).repeat(1, size),
-        row_weight.index_select(1, top_bottom).repeat(1, size),
-        col_index.index_select(1, left_right),
-        col_weight.index_select(1, left_right),
+        (row_index * w).repeat_interleave(2, dim=1).repeat(1, size),
+        row_weight.repeat_interleave(2, dim=1).repeat(1, size),
+        col_index.repeat(1, 2),
+        col_weight.repeat(1, 2),
     )
 
 

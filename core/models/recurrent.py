@@ -409,9 +409,10 @@ class RecurrentMatting(nn.Module):
         whole = src, bgr, pha, fgr, *parts
         if traceable:
             return _clear(*whole)
-        strips = zip(*(x.chunk(-(-height // _STRIP), dim=2) for x in whole), strict=True)
-        for strip in strips:
-            if strip[-1][:, 4:].any():
+        strips = list(zip(*(x.chunk(-(-height // _STRIP), dim=2) for x in whole), strict=True))
+        concerned = torch.stack([strip[-1][:, 4:].any() for strip in strips]).tolist()  # a card is waited for once
+        for strip, is_concerned in zip(strips, concerned, strict=True):
+            if is_concerned:
                 for old, new in zip(strip[2:4], _clear(*(x.contiguous() for x in strip)), strict=True):
                     old.copy_(new)
         return pha, fgr

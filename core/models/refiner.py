@@ -53,6 +53,10 @@ class WindowRefiner(nn.Module):
         self, mode: str, sample_pixels: int = 0, threshold: float = 0.0, prevent_oversampling: bool = True
     ) -> None:
         super().__init__()
+        if not isinstance(sample_pixels, int) or sample_pixels < 0:
+            raise ValueError(f"sample_pixels is a whole number from 0; got {sample_pixels!r}")
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold is from 0 to 1; got {threshold!r}")
         self.mode = mode
         self.sample_pixels = sample_pixels
         self.threshold = threshold
@@ -178,15 +182,16 @@ class WindowRefiner(nn.Module):
             The tiles' side in patches, such that the tiles read least in all, and (N, 3) each tile's frame, row and
             column. Tiles at the right and lower edge may overhang.
         """
-        best_side, best = 1, ref
-        if not self.traceable:
-            side, covered, least = 1, ref, int(ref.count_nonzero()) * (1 + self.half_margin) ** 2
-            while side < _WIDEST_TILE and 2 * side * PATCH <= min(ref.shape[2], ref.shape[3]) * PATCH:
-                side, covered = 2 * side, F.max_pool2d(covered, 2, ceil_mode=True)
-                reading = int(covered.count_nonzero()) * (side + self.half_margin) ** 2
-                if reading < least:
-                    best_side, best, least = side, covered, reading
-        return best_side, torch.nonzero(best[:, 0])
+        sides, covered = [1], [ref]
+        while not self.traceable and 2 * sides[-1] <= min(_WIDEST_TILE, ref.shape[2], ref.shape[3]):
+            sides.append(2 * sides[-1])
+            covered.append(F.max_pool2d(covered[-1], 2, ceil_mode=True))
+        best = 0
+        if len(sides) > 1:
+            counts = torch.stack([each.count_nonzero() for each in covered]).tolist()  # a card is waited for once
+            reading = [count * (side + self.half_margin) ** 2 for count, side in zip(counts, sides, strict=True)]
+            best = reading.index(min(reading))
+        return sides[best], torch.nonzero(covered[best][:, 0])
 
 
 class Refiner(WindowRefiner):

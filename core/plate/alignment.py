@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import PlateError
-from core.plate.frames import FrameReader, Image, Mask, Matrix, Plane, View, as_srgb
+from core.plate.frames import FrameReader, Image, Mask, Matrix, Plane, as_srgb
 
 WORK_WIDTH = 640  # pixels of the longer side that alignment looks at (a third of the frame's, if that is more)
 EVEN_WINDOW = 31  # pixels over which brightness and contrast are evened out
@@ -76,10 +76,9 @@ class PlateAligner:
     """Aligns one plate to the frames of one shot, in order.
 
     Args:
-        plate: (Hp, Wp, 3) RGB; may be larger than the frames (a mosaic of a pan) or of another resolution.
+        plate: (Hp, Wp, 3) RGB, sRGB-encoded; may be a mosaic of a pan, larger than the frames, or of another size.
         known: (Hp, Wp), False where the plate's pixels are guessed; such pixels come out as not valid.
         start: frame pixel -> plate pixel before alignment; the whole plate fills the frame if None.
-        view: turns plate and frames into sRGB-encoded float32, 0 to 1.
         local_flow: follow parallax and lens breathing of a few pixels on top of the homography.
         enabled: False lays the plate as `start` or a given homography says, and only measures how well it lies.
     """
@@ -90,7 +89,6 @@ class PlateAligner:
         *,
         known: Mask | None = None,
         start: Matrix | None = None,
-        view: View = as_srgb,
         local_flow: bool = True,
         enabled: bool = True,
     ) -> None:
@@ -99,7 +97,6 @@ class PlateAligner:
         self.plate = plate
         self.known = None if known is None or known.all() else known
         self._given_start = start
-        self._view = view
         self._local_flow = local_flow and enabled
         self._enabled = enabled
         self._frame_shape: tuple[int, int] | None = None
@@ -121,7 +118,7 @@ class PlateAligner:
         """Lay the plate under `src`.
 
         Args:
-            src: (H, W, 3) RGB, the next frame of the shot, any precision.
+            src: (H, W, 3) RGB, sRGB-encoded, the next frame of the shot, any precision.
             subject: (h, w) of any size, 0 to 1 or bool: where the subject is, roughly (last frame's matte will do).
             homography: frame pixel -> plate pixel from a camera or plane track; then no other start is looked for.
 
@@ -136,7 +133,7 @@ class PlateAligner:
                 f"{src.shape[1]} x {src.shape[0]}",
                 "Start a new aligner for each shot",
             )
-        grey = small_grey(src, self._size, self._view)
+        grey = small_grey(src, self._size)
         outside = self._outside(subject)
         driven = None if homography is None else self._to_small(homography)
 
@@ -171,7 +168,7 @@ class PlateAligner:
         self._features = None
         self._still = 0
         if self._frame_shape is not None:
-            self._small_plate = small_grey(plate, self._small_plate.shape[::-1], self._view)
+            self._small_plate = small_grey(plate, self._small_plate.shape[::-1])
 
     def _lay_as_told(self, grey: Small, outside: Weight, matrix: Matrix) -> AlignedPlate:
         score = self._score(grey, outside, matrix)
@@ -195,7 +192,7 @@ class PlateAligner:
         plate_size = (max(8, round(Wp * scale / density)), max(8, round(Hp * scale / density)))
         self._frame_up = _pixel_scale(W / self._size[0], H / self._size[1])
         self._plate_up = _pixel_scale(Wp / plate_size[0], Hp / plate_size[1])
-        self._small_plate = small_grey(self.plate, plate_size, self._view)
+        self._small_plate = small_grey(self.plate, plate_size)
         known = np.ones(plate_size[::-1], np.uint8)
         if self.known is not None:
             known = (cv2.resize(self.known.astype(np.float32), plate_size, interpolation=cv2.INTER_AREA) > 0.99).astype(
@@ -427,26 +424,23 @@ class MovingPlateAligner:
 
     Args:
         plates: the take without the subject.
-        view: turns plate and frames into sRGB-encoded float32, 0 to 1.
-        reach: how many plate frames to look back and ahead of the one expected next.
     """
 
     THUMB = (160, 90)  # pixels
     FIRST_LOOK = 60  # plate frames that the shot's first frame is compared with
+    REACH = 3  # plate frames to look back and ahead of the one expected next
 
-    def __init__(self, plates: FrameReader, *, view: View = as_srgb, reach: int = 3) -> None:
+    def __init__(self, plates: FrameReader) -> None:
         if plates.count == 0:
             raise PlateError("a plate with at least one frame", "none", "Check the plate's path and frame range")
         self._plates = plates
-        self._view = view
-        self._reach = reach
         self._thumbs: dict[int, Small] = {}
         self._aligner: PlateAligner | None = None
         self.index: int | None = None  # the plate's frame under the last frame
 
     def align(self, src: Image, subject: Plane | Mask | None = None) -> AlignedPlate:
         """Lay the plate's matching frame under `src`, the next frame of the shot; see `PlateAligner.align`."""
-        grey = small_grey(src, self.THUMB, self._view)
+        grey = small_grey(src, self.THUMB)
         outside = np.ones(grey.shape, np.uint8)
         if subject is not None:
             outside = (cv2.resize(subject.astype(np.float32), self.THUMB, interpolation=cv2.INTER_AREA) < 0.02).astype(
@@ -459,14 +453,14 @@ class MovingPlateAligner:
             candidates = range(max(0, near - step + 1), min(last, near + step - 1) + 1)
         else:
             expected = min(self.index + 1, last)
-            candidates = range(max(0, expected - self._reach), min(last, expected + self._reach) + 1)
+            candidates = range(max(0, expected - self.REACH), min(last, expected + self.REACH) + 1)
         index = self._closest(grey, outside, candidates)
         if self._aligner is None:
-            self._aligner = PlateAligner(self._plates.read(index), view=self._view)
+            self._aligner = PlateAligner(self._plates.read(index))
         elif index != self.index:
             self._aligner.replace_plate(self._plates.read(index))
         self.index = index
-        self._thumbs = {i: thumb for i, thumb in self._thumbs.items() if abs(i - index) <= 2 * self._reach}
+        self._thumbs = {i: thumb for i, thumb in self._thumbs.items() if abs(i - index) <= 2 * self.REACH}
         return self._aligner.align(src, subject)
 
     def _closest(self, grey: Small, outside: Weight, candidates: range) -> int:
@@ -474,7 +468,7 @@ class MovingPlateAligner:
         scores = []
         for i in candidates:
             if i not in self._thumbs:
-                self._thumbs[i] = small_grey(self._plates.read(i), self.THUMB, self._view)
+                self._thumbs[i] = small_grey(self._plates.read(i), self.THUMB)
             scores.append((_difference(here, even_out(self._thumbs[i], outside), outside, outside), i))
         return min(scores)[1]
 
@@ -653,9 +647,9 @@ def _working_scale(shape: tuple[int, int]) -> float:
     return min(1.0, max(WORK_WIDTH, max(shape) / 3) / max(shape))
 
 
-def small_grey(frame: Image, size: tuple[int, int], view: View) -> Small:
+def small_grey(frame: Image, size: tuple[int, int]) -> Small:
     small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
-    grey = cv2.cvtColor(view(small), cv2.COLOR_RGB2GRAY)
+    grey = cv2.cvtColor(as_srgb(small), cv2.COLOR_RGB2GRAY)
     return cv2.GaussianBlur(grey * np.float32(255), (0, 0), DENOISE_SIGMA)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from core.errors import FootageError
 from core.plate.alignment import AlignedPlate, PlateAligner, even_out, lay_plate, small_grey
-from core.plate.frames import Image, Mask, Matrix, Matte, Plane, View, as_srgb
+from core.plate.frames import Image, Mask, Matrix, Matte, Plane, as_srgb
 from core.plate.photometric import PhotometricFit, match_plate, noise
 
 Severity = Literal["amber", "red"]
@@ -103,18 +103,16 @@ def diagnose(
     matte: Matte | None = None,
     known: Mask | None = None,
     starts: Sequence[Matrix] | None = None,
-    view: View = as_srgb,
 ) -> Diagnosis:
     """Examine a plate against some frames of the shot, about six, spread over it.
 
     Args:
-        frames: frame number and (H, W, 3) picture of each.
+        frames: frame number and (H, W, 3) sRGB-encoded picture of each.
         plate: (Hp, Wp, 3).
         matte: a network that finds subjects without a plate; without it a subject that never moves is taken for an
             object that was moved.
         known: (Hp, Wp), False where the plate's pixels are guessed.
         starts: for each frame, frame pixel -> plate pixel, where the plate is larger than a frame (made from a pan).
-        view: turns frames and plate into sRGB-encoded float32, 0 to 1.
 
     Raises:
         FootageError: no frames.
@@ -132,7 +130,7 @@ def diagnose(
     plate_size = _look_size(plate.shape[1], plate.shape[0])
     if starts:
         plate_size = round(plate.shape[1] / scale), round(plate.shape[0] / scale)
-    small_plate = _reduce(plate, plate_size, view)
+    small_plate = _reduce(plate, plate_size)
     to_small = np.diag([plate_size[0] / plate.shape[1], plate_size[1] / plate.shape[0], 1.0])
     to_full = np.diag([W / look_size[0], H / look_size[1], 1.0])
     small_starts = [to_small @ start @ to_full for start in starts] if starts else [None] * len(frames)
@@ -141,7 +139,7 @@ def diagnose(
         size = (small_plate.shape[1], small_plate.shape[0])
         small_known = cv2.resize(known.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.99
     looks = [
-        _look(_reduce(src, look_size, view), small_plate, small_known, start, matte)
+        _look(_reduce(src, look_size), small_plate, small_known, start, matte)
         for (_, src), start in zip(frames, small_starts, strict=True)
     ]
     if float(np.median([look.likeness for look in looks])) < UNLIKE:
@@ -150,8 +148,8 @@ def diagnose(
     findings = [shape_finding] if shape_finding is not None else []
     findings += _of_position(looks, scale, follows=starts is not None)
     findings += _of_light(looks)
-    findings += _of_noise([src for _, src in frames], plate, looks, view)
-    findings += _of_blur(frames[0][1], plate, looks[0], view)
+    findings += _of_noise([src for _, src in frames], plate, looks)
+    findings += _of_blur(frames[0][1], plate, looks[0])
     findings += _of_coverage(looks, scale)
     comparison = _compare_over_time(looks)
     in_plate = _of_subject_in_plate(small_plate, matte, comparison, scale)
@@ -189,7 +187,7 @@ def _likeness(src: Image, bgr: Image, background: Mask) -> float:
     the plate unmasked is no evidence of another place."""
     size = (src.shape[1] // 2, src.shape[0] // 2)
     weight = (cv2.resize(background.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.9).astype(np.uint8)
-    a, b = (even_out(small_grey(image, size, as_srgb), weight) - 128 for image in (src, bgr))
+    a, b = (even_out(small_grey(image, size), weight) - 128 for image in (src, bgr))
     block = (max(1, size[0] // 24), max(1, size[1] // 24))
     products = [cv2.resize(x * weight, block, interpolation=cv2.INTER_AREA) for x in (a * b, a * a, b * b)]
     structure = np.sqrt(products[1] * products[2])
@@ -368,11 +366,9 @@ def _of_light(looks: list[_Look]) -> list[Finding]:
     return findings
 
 
-def _of_noise(frames: list[Image], plate: Image, looks: list[_Look], view: View) -> list[Finding]:
-    frame_sigma = float(
-        np.median([noise(src, look.background, view=view) for src, look in zip(frames, looks, strict=True)])
-    )
-    plate_sigma = noise(plate, view=view)
+def _of_noise(frames: list[Image], plate: Image, looks: list[_Look]) -> list[Finding]:
+    frame_sigma = float(np.median([noise(src, look.background) for src, look in zip(frames, looks, strict=True)]))
+    plate_sigma = noise(plate)
     if plate_sigma > NOISE_RATIO * frame_sigma and plate_sigma > NOISE_LEAST:
         return [
             Finding(
@@ -402,7 +398,7 @@ def _of_noise(frames: list[Image], plate: Image, looks: list[_Look], view: View)
     return []
 
 
-def _of_blur(src: Image, plate: Image, look: _Look, view: View) -> list[Finding]:
+def _of_blur(src: Image, plate: Image, look: _Look) -> list[Finding]:
     """Compare fine detail of plate and frame, block by block, at full size."""
     h, w = look.src.shape[:2]
     H, W = src.shape[:2]
@@ -415,9 +411,9 @@ def _of_blur(src: Image, plate: Image, look: _Look, view: View) -> list[Finding]
     energies, floors = [], []
     blocks = (max(1, W // 32), max(1, H // 32))
     for image in (src, laid):
-        grey = cv2.cvtColor(view(image), cv2.COLOR_RGB2GRAY)
+        grey = cv2.cvtColor(as_srgb(image), cv2.COLOR_RGB2GRAY)
         energies.append(cv2.resize(_fine_detail(grey) ** 2, blocks, interpolation=cv2.INTER_AREA))
-        floors.append(_NOISE_IN_DETAIL * noise(image, look.background, view=view) ** 2)
+        floors.append(_NOISE_IN_DETAIL * noise(image, look.background) ** 2)
     whole = cv2.resize(background.astype(np.float32), blocks, interpolation=cv2.INTER_AREA) > 0.99
     sharper = np.maximum(*energies)
     telling = whole & (sharper > 3 * max(floors)) & (sharper > np.quantile(sharper, 0.5))
@@ -582,5 +578,5 @@ def _look_size(width: int, height: int) -> tuple[int, int]:
     return max(8, round(width * scale)), max(8, round(height * scale))
 
 
-def _reduce(image: Image, size: tuple[int, int], view: View) -> Image:
-    return view(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+def _reduce(image: Image, size: tuple[int, int]) -> Image:
+    return as_srgb(cv2.resize(image, size, interpolation=cv2.INTER_AREA))

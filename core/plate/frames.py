@@ -45,7 +45,7 @@ class FrameList:
 
 
 def as_srgb(frame: Image) -> Image:
-    """Scale an already sRGB-encoded frame to float32, 0 to 1 (the default `View`)."""
+    """Scale an already sRGB-encoded frame to float32, 0 to 1."""
     if frame.dtype == np.uint8:
         return np.asarray(frame, np.float32) * np.float32(1 / 255)
     if frame.dtype == np.uint16:

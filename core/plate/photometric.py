@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from core.plate.frames import Image, Mask, Plane, View, as_dtype, as_srgb
+from core.plate.frames import Image, Mask, Plane, as_dtype, as_srgb
 
 FIT_WIDTH = 256  # pixels of the longer side that the fit looks at
 DARK, BRIGHT = 0.03, 0.97  # sRGB-encoded values outside of which a pixel says nothing
@@ -116,15 +116,14 @@ class PhotometricFit:
 class PhotometricLock:
     """Fits frame after frame of one shot and averages over time, so that the match does not flicker."""
 
-    def __init__(self, view: View = as_srgb) -> None:
-        self._view = view
+    def __init__(self) -> None:
         self._mean: PhotometricFit | None = None
         self._count = 0
 
     def update(self, bgr: Image, src: Image, mask: Mask | None = None) -> PhotometricFit:
         """The smoothed match for the next frame; arguments as for `match_plate`."""
         known = self._mean.sigma if self._mean is not None and self._count % NOISE_EVERY else None
-        fit = match_plate(bgr, src, mask, view=self._view, sigma=known)
+        fit = match_plate(bgr, src, mask, sigma=known)
         if self._mean is not None and fit.change_from(self._mean) < JUMP:
             self._count += 1
             weight = max(1 / self._count, 1 / SMOOTHING)
@@ -135,16 +134,13 @@ class PhotometricLock:
         return fit
 
 
-def match_plate(
-    bgr: Image, src: Image, mask: Mask | None = None, *, view: View = as_srgb, sigma: float | None = None
-) -> PhotometricFit:
+def match_plate(bgr: Image, src: Image, mask: Mask | None = None, *, sigma: float | None = None) -> PhotometricFit:
     """Fit what turns the plate's colours into the frame's.
 
     Args:
-        bgr: (H, W, 3) plate, aligned with the frame.
+        bgr: (H, W, 3) sRGB-encoded plate, aligned with the frame.
         src: (H, W, 3) frame.
         mask: (h, w) bool of any size, True where both show the same background; everything if None.
-        view: turns both into sRGB-encoded float32, 0 to 1.
         sigma: the frame's noise where it is known; measured if None.
 
     Returns:
@@ -153,8 +149,8 @@ def match_plate(
     size, keep = _fit_size(src.shape[:2]), None
     if mask is not None:
         keep = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.98
-    a, b = (view(_thumbnail(image, size)) for image in (bgr, src))
-    sigma = noise(src, mask, view=view) if sigma is None else sigma
+    a, b = (as_srgb(_thumbnail(image, size)) for image in (bgr, src))
+    sigma = noise(src, mask) if sigma is None else sigma
     lit: Mask = np.asarray((np.minimum(a, b) > DARK).all(axis=2) & (np.maximum(a, b) < BRIGHT).all(axis=2))
     if keep is not None:
         lit = lit & keep
@@ -172,13 +168,13 @@ def match_plate(
     return replace(fit, sigma=sigma, residual_before=before, residual=after)
 
 
-def noise(frame: Image, mask: Mask | None = None, *, view: View = as_srgb) -> float:
+def noise(frame: Image, mask: Mask | None = None) -> float:
     """Standard deviation of a frame's noise, sRGB-encoded units, from what neither edges nor slopes explain.
 
     A second difference in both directions (Immerkaer 1996) cancels smooth content; the quietest
     quarter of small blocks leaves texture out.
     """
-    grey = cv2.cvtColor(view(_middle_rows(frame)), cv2.COLOR_RGB2GRAY)
+    grey = cv2.cvtColor(as_srgb(_middle_rows(frame)), cv2.COLOR_RGB2GRAY)
     kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
     detail = np.abs(cv2.filter2D(grey, -1, kernel))
     blocks = (max(1, grey.shape[1] // 16), max(1, grey.shape[0] // 16))

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from core.plate.alignment import AlignedPlate, MovingPlateAligner, PlateAligner, working_size
-from core.plate.frames import FrameReader, Image, Mask, Matrix, Plane, View, as_srgb
+from core.plate.frames import FrameReader, Image, Mask, Matrix, Plane
 from core.plate.photometric import PhotometricFit, PhotometricLock
 
 SAME_LIGHT = 0.006  # change of log exposure below which the plate of the frame before is good enough
@@ -41,7 +41,6 @@ class ShotPlate:
         align: follow position; otherwise the plate is taken as it lies.
         match: follow exposure, white balance, gamma and vignetting.
         start: frame pixel -> plate pixel before alignment, see `PlateAligner`.
-        view: turns plate and frames into sRGB-encoded float32, 0 to 1.
     """
 
     def __init__(
@@ -52,14 +51,13 @@ class ShotPlate:
         align: bool = True,
         match: bool = True,
         start: Matrix | None = None,
-        view: View = as_srgb,
     ) -> None:
         self._aligner: PlateAligner | MovingPlateAligner
         if isinstance(plate, np.ndarray):
-            self._aligner = PlateAligner(plate, known=known, start=start, view=view, enabled=align)
+            self._aligner = PlateAligner(plate, known=known, start=start, enabled=align)
         else:
-            self._aligner = MovingPlateAligner(plate, view=view)
-        self._lock = PhotometricLock(view) if match else None
+            self._aligner = MovingPlateAligner(plate)
+        self._lock = PhotometricLock() if match else None
         self._used: tuple[Image, PhotometricFit, Image] | None = None  # laid plate, its match, the result
 
     def under(
