@@ -82,6 +82,7 @@ def run(id: str, command: protocol.Message, cancelled: set[str]) -> str:
         send(protocol.Result({"plate": command.output}), id)
     elif isinstance(command, protocol.Diagnose):
         if MANNER == "strict":
+            print("the fake engine met another plate", file=sys.stderr, flush=True)
             send(protocol.Error("Expected a plate of this place; got another. Choose the right plate."), id)
             return "failed"
         finding = {"kind": "misaligned", "severity": "amber", "action": "align", "region": None, "value": 9.0}
