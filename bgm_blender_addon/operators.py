@@ -202,7 +202,7 @@ class BGM_OT_use_results(GroupOperator, bpy.types.Operator):
         except UserError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
-        tree.bgm.status = f"Frames {tree.bgm.result_first} to {tree.bgm.result_last} loaded"
+        tree.bgm.say(f"Frames {tree.bgm.result_first} to {tree.bgm.result_last} loaded", "green")
         self.report({"INFO"}, tree.bgm.status)
         return {"FINISHED"}
 

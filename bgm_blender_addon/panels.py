@@ -12,7 +12,7 @@ import bpy
 from . import environment, operators, preferences, runner, sequencer, settings, tasks
 from .errors import UserError
 
-LIGHTS = {"green": "CHECKMARK", "amber": "ERROR", "red": "CANCEL"}
+LIGHTS = {"green": "CHECKMARK", "amber": "ERROR", "red": "CANCEL", "cancelled": "X", "failed": "ERROR"}
 
 
 def draw_text(layout: bpy.types.UILayout, text: str, icon: str = "NONE", width: int = 40) -> None:
@@ -87,13 +87,10 @@ def draw_outcome(layout: bpy.types.UILayout, context: bpy.types.Context, tree: b
     """How the last run ended, and the preview where there is one."""
     task = runner.task
     width = characters(context)
-    if task is not None and task.group_uid == tree.session_uid:
-        icon = {"finished": "CHECKMARK", "cancelled": "X", "failed": "ERROR"}.get(task.state, "NONE")
-        draw_text(layout, task.message, icon, width)
+    draw_text(layout, tree.bgm.status, LIGHTS.get(tree.bgm.status_light, "INFO"), width)
+    if task is not None and task.group_uid == tree.session_uid and task.message == tree.bgm.status:
         for warning in task.warnings[:3]:
             draw_text(layout, warning, "INFO", width)
-    elif tree.bgm.status:
-        draw_text(layout, tree.bgm.status, "INFO", width)
     preview = bpy.data.images.get(tasks.PREVIEW_IMAGE)
     if preview is not None and task is not None and task.title.startswith("Preview") and task.state == "finished":
         layout.template_icon(preview.preview_ensure().icon_id, scale=9.0)

@@ -40,19 +40,20 @@ def _source_changed(self: BGM_PG_matting, context: bpy.types.Context) -> None:
     try:
         node.update_sources(self.id_data)
     except UserError as error:
-        self.status = str(error)
+        self.say(str(error), "failed")
 
 
 def _clip_changed(self: BGM_PG_matting, context: bpy.types.Context) -> None:
     from . import node
 
-    self.findings.clear()
+    _plate_changed(self, context)
     node.name_after_clip(self.id_data)
     _source_changed(self, context)
 
 
 def _plate_changed(self: BGM_PG_matting, context: bpy.types.Context) -> None:
     self.findings.clear()
+    self.say("", "")
 
 
 class BGM_PG_matting(bpy.types.PropertyGroup):
@@ -235,8 +236,14 @@ class BGM_PG_matting(bpy.types.PropertyGroup):
     result_first: bpy.props.IntProperty(name="First Result", description="In the footage's own numbers")
     result_last: bpy.props.IntProperty(name="Last Result", description="In the footage's own numbers")
     status: bpy.props.StringProperty(name="Status", description="How the last run ended")
+    status_light: bpy.props.StringProperty(
+        name="Status Light", description='What that means: a finding\'s light, "cancelled" or "failed"'
+    )
 
     findings: bpy.props.CollectionProperty(type=BGM_PG_finding)
+
+    def say(self, status: str, light: str) -> None:
+        self.status, self.status_light = status, light
 
 
 @dataclass(frozen=True)

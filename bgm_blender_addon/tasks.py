@@ -137,9 +137,11 @@ def check_plate(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:
 
     def take(result: dict[str, Any]) -> str:
         group = runner.find_group(uid)
+        task.light = result["light"]
         return show_findings(group.bgm, result) if group is not None else "The plate is checked"
 
-    runner.start(runner.Task("Check the plate", commands, take, uid))
+    task = runner.Task("Check the plate", commands, take, uid)
+    runner.start(task)
 
 
 def check_engine() -> None:

@@ -254,6 +254,8 @@ def test_the_other_operators(version: str, archive: Path, fake_engine: Path, seq
     assert result["from clip"]["frames"] == [1003, 1004]
     assert result["from clip"]["footage"]["color_space"] == "srgb"
     assert result["findings"] == [["amber", "The plate is 9 pixels off. Turn alignment on.", "align"]]
+    found = "The plate is 9 pixels off. Turn alignment on."
+    assert result["outcomes"] == [["ERROR", found], ["CANCEL", found], ["", ""]]
     assert Path(result["packed"]).name == "packed.png"
     picture = read_image(result["no foreground"])
     colors = linear(foreground_of(1003, WIDTH, HEIGHT) // 2) * alpha[..., None]
@@ -282,6 +284,7 @@ def test_what_a_day_brings(version: str, archive: Path, fake_engine: Path, seque
     assert result["made plate"] == ["IMAGE", "//"]
     assert result["findings"] == [1, 0, 0]
     assert result["copy"] == ["other", "copy"]
+    assert result["failed"] == ["ERROR", "ERROR"]
     assert result["stopped"] == "stopped"
     assert result["lengths"] == [6, 6]
     assert "the nodes Core Mask are missing" in result["broken"]

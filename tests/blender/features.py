@@ -2,6 +2,7 @@
 """The other operators: preview, plates of every kind, results from elsewhere, the farm's command, disabling."""
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -9,7 +10,19 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import MODULE, addon, arguments, error_of, finish, install, load_clip, matting_node, render, size_scene
+from common import (
+    MODULE,
+    addon,
+    arguments,
+    error_of,
+    finish,
+    install,
+    load_clip,
+    matting_node,
+    outcome,
+    render,
+    size_scene,
+)
 
 
 def main() -> None:
@@ -66,6 +79,14 @@ def main() -> None:
     bgm.plate_source = "IMAGE"
     assert not error_of(ops.check_plate)
     result["findings"] = [[finding.light, finding.text, finding.action] for finding in bgm.findings]
+    result["outcomes"] = [outcome(tree)]
+    os.environ["FAKE_WORKER"] = "red"
+    addon("runner").stop_engine()
+    assert not error_of(ops.check_plate)
+    os.environ["FAKE_WORKER"] = ""
+    result["outcomes"].append(outcome(tree))
+    bgm.plate_image = bgm.plate_image
+    result["outcomes"].append(outcome(tree))
     bgm.plate_image.pack()
     bgm.plate_image.filepath = str(folder / "gone" / "packed.png")
     assert not error_of(ops.matte_clip)

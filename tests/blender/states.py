@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import addon, arguments, error_of, finish, install, load_clip, matting_node
+from common import addon, arguments, error_of, finish, install, load_clip, matting_node, outcome
 
 
 def shown(tree: bpy.types.NodeTree) -> str:
@@ -74,6 +74,10 @@ def main() -> None:
     runner.stop_engine()
     assert "on purpose" in error_of(ops.matte_clip)
     os.environ["FAKE_WORKER"] = ""
+    result["failed"] = [outcome(tree)[0]]
+    runner.task, task = None, runner.task  # as in a file that is opened again
+    result["failed"].append(outcome(tree)[0])
+    runner.task = task
     result["stopped"] = tree.nodes["Alpha Matte"].image.filepath.split("/")[3]
 
     # While the footage is out of reach, a saved node keeps the length of its results
