@@ -11,6 +11,7 @@ import itertools
 import logging
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -62,6 +63,7 @@ class EngineClient:
             UserError: it cannot be started.
         """
         self.python = python
+        self.root = root
         self.log_path = log_path
         self.patience = patience
         self._pending: dict[str, protocol.Message] = {}
@@ -166,12 +168,24 @@ class EngineClient:
             )
         return sentence
 
+    def _describe_missing(self, words: str) -> str:
+        """What to do about a Python that lacks a package; empty where the engine's last words are others."""
+        match = re.search(r"^ModuleNotFoundError: No module named '([^']+)'$", words, re.MULTILINE)
+        if match is None:
+            return ""
+        return (
+            f"{self.python} lacks packages that the engine needs (no module named {match[1]}). In the preferences "
+            "choose Own Environment and press Make Environment, or install them: "
+            f"{self.python} -m pip install -r {self.root / 'core' / 'requirements.txt'}"
+        )
+
     def _fail(self, sentence: str) -> list[tuple[str, protocol.Message]]:
         tail = self.log_tail()
         words = f"Its last words:\n{tail}" if tail else f"It said nothing; its log is {self.log_path}."
+        text = self._describe_missing(tail) or f"{sentence} {words}"
         answers: list[tuple[str, protocol.Message]] = []
         for id in self._pending:
-            answers.append((id, protocol.Error(f"{sentence} {words}", kind="EngineError")))
+            answers.append((id, protocol.Error(text, kind="EngineError")))
             answers.append((id, protocol.Done("failed")))
         self._pending.clear()
         return answers

@@ -266,6 +266,9 @@ class BGM_OT_make_environment(bpy.types.Operator):
             return {"CANCELLED"}
         try:
             runner.make_environment()
+            chosen = preferences.get()
+            if chosen is not None:
+                chosen.engine_source = "MADE"  # it is made to be used
         except UserError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}

@@ -353,13 +353,15 @@ def draw_preferences(layout: bpy.types.UILayout, chosen: preferences.BGM_AP_pref
     box = layout.box()
     try:
         python = preferences.engine_python()
-        draw_text(box, f"Python: {python}", "CHECKMARK", width)
+        draw_text(box, f"Python: {python}", "CONSOLE", width)  # whether it has the packages, the engine says
+        heard = runner.heard_from(python)
     except UserError as error:
         draw_text(box, str(error), "ERROR", width)
+        heard = False
     if runner.busy():
         draw_progress(box)
     else:
-        draw_engine_state(box, width)
+        draw_engine_state(box, width, heard)
         row = box.row()
         row.operator("bgm.check_engine", icon="VIEWZOOM")
         if chosen.engine_source == "MADE":
@@ -379,11 +381,13 @@ def draw_preferences(layout: bpy.types.UILayout, chosen: preferences.BGM_AP_pref
         row.operator("wm.path_open", text="Open Log", icon="TEXT").filepath = str(log_path)
 
 
-def draw_engine_state(layout: bpy.types.UILayout, width: int) -> None:
-    """What the engine said of itself, or why it did not."""
+def draw_engine_state(layout: bpy.types.UILayout, width: int, heard: bool) -> None:
+    """What the engine said of itself, or why it did not; of another Python's engine (not `heard`), nothing."""
     if runner.maker is not None and runner.maker.error:
         draw_text(layout, runner.maker.error, "ERROR", width)
     engine, task = runner.engine, runner.task
+    if not heard:
+        return
     if engine is not None:
         draw_text(
             layout, f"Engine {engine.version} on Python {engine.python}, PyTorch {engine.torch}", "CHECKMARK", width

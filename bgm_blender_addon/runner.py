@@ -119,6 +119,11 @@ def stop_engine() -> None:
     _client = engine = None
 
 
+def heard_from(python: Path) -> bool:
+    """Whether what is known of the engine, or how its last task ended, is about the engine on this Python."""
+    return _client is not None and _client.python == python
+
+
 def find_group(uid: int) -> bpy.types.NodeTree | None:
     """The group of a task, where the file still has it."""
     return next((tree for tree in bpy.data.node_groups if uid and tree.session_uid == uid), None)

@@ -183,10 +183,12 @@ SENTENCES = {
     "clip gone": "The clip's file is missing",
     "which node": "There are several matting nodes. Select the one you mean.",
     "same folder": "The node group Matting writes to",
-    "python gone": "which the variable BGM_ENGINE_PYTHON name",
+    "python gone": "which the variable BGM_ENGINE_PYTHON names as the engine's. Correct or remove",
     "no engine": "The engine has no environment yet: make one in the preferences",
-    "none named": "The preferences say that the engine runs on a Python of yours, but name none.",
-    "wrong python": "The engine ended unexpectedly (exit code 1).",
+    "none named": "of yours, but name none. Name one, or choose Own Environment",
+    "wrong python": "lacks packages that the engine needs (no module named",
+    "named python gone": "or choose Own Environment and press Make Environment.",
+    "engine again": "",
     "offline": "Blender is offline.",
 }
 
@@ -195,8 +197,11 @@ SENTENCES = {
 def test_errors_are_sentences(version: str, archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path) -> None:
     plate = tmp_path / "plate.png"
     plate.write_bytes(sequence.read_bytes())
-    setup = {"zip": archive, "footage": sequence, "plate": plate}
-    said = run_blender(version, "errors.py", fake_engine, tmp_path, **setup)["said"]
+    setup = {"zip": archive, "footage": sequence, "plate": plate, "python": fake_engine}
+    result = run_blender(version, "errors.py", fake_engine, tmp_path, **setup)
+    said = result["said"]
+    assert "the engine needs" in result["drawn"]["wrong python"] and "CHECKMARK" not in result["drawn"]["wrong python"]
+    assert "There is no Python" in result["drawn"]["gone"] and "CHECKMARK" not in result["drawn"]["gone"]
     assert said.keys() == SENTENCES.keys()
     for case, sentence in SENTENCES.items():
         assert sentence in said[case] and bool(sentence) == bool(said[case]), f"{case}: {said[case]}"
