@@ -47,6 +47,10 @@ def shown_tree(context: bpy.types.Context) -> bpy.types.NodeTree | None:
         return group if group is not None and group.bgm.is_matting else None
     if space.type == "CLIP_EDITOR" and space.clip is not None:
         return next((tree for tree in settings.matting_trees() if tree.bgm.clip == space.clip), None)
+    if space.type == "SEQUENCE_EDITOR":
+        editor = sequencer_scene(context).sequence_editor
+        strip = editor.active_strip if editor is not None else None
+        return sequencer.find_group(strip) if strip is not None else None
     return None
 
 
@@ -320,11 +324,11 @@ class BGM_OT_add_strip(GroupOperator, bpy.types.Operator):
         return {"FINISHED"}
 
 
-class BGM_OT_matte_strip(bpy.types.Operator):
-    """Matte the active strip's footage and lay the cut-out over it, in sync"""
+class StripOperator:
+    """An operator on the sequencer's active strip."""
 
-    bl_idname = "bgm.matte_strip"
-    bl_label = "Matte Strip"
+    if TYPE_CHECKING:
+        poll_message_set: Callable[[str], None]
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
@@ -333,6 +337,30 @@ class BGM_OT_matte_strip(bpy.types.Operator):
             return False
         editor = sequencer_scene(context).sequence_editor
         return editor is not None and editor.active_strip is not None
+
+
+class BGM_OT_set_up_strip(StripOperator, bpy.types.Operator):
+    """Give the active strip's footage matting settings: its clean plate, its output folder"""
+
+    bl_idname = "bgm.set_up_strip"
+    bl_label = "Set Up Matting"
+    bl_options = {"REGISTER", "UNDO"}
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        scene = sequencer_scene(context)
+        try:
+            sequencer.group_for_strip(scene, scene.sequence_editor.active_strip)
+        except UserError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        return {"FINISHED"}
+
+
+class BGM_OT_matte_strip(StripOperator, bpy.types.Operator):
+    """Matte the active strip's footage and lay the cut-out over it, in sync; the strip itself is muted"""
+
+    bl_idname = "bgm.matte_strip"
+    bl_label = "Matte Strip"
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         scene = sequencer_scene(context)
@@ -357,6 +385,7 @@ register, unregister = bpy.utils.register_classes_factory(
         BGM_OT_make_environment,
         BGM_OT_open_folder,
         BGM_OT_add_strip,
+        BGM_OT_set_up_strip,
         BGM_OT_matte_strip,
     )
 )

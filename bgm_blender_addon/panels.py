@@ -160,7 +160,8 @@ def draw_output(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bp
     row = layout.row(align=True)
     row.operator("bgm.open_folder", text="Open Folder", icon="FILE_FOLDER").group = tree.name
     row.operator("bgm.use_results", icon="FILE_REFRESH").group = tree.name
-    layout.operator("bgm.add_strip", icon="SEQUENCE").group = tree.name
+    if context.space_data.type != "SEQUENCE_EDITOR":
+        layout.operator("bgm.add_strip", icon="SEQUENCE").group = tree.name
 
 
 def draw_engine(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:
@@ -305,11 +306,14 @@ class BGM_PT_clip_engine(SubPanel, ClipPanel, bpy.types.Panel):
     draw_settings = staticmethod(draw_engine)
 
 
-class BGM_PT_sequencer(bpy.types.Panel):
-    bl_label = "Background Matting"
+class SequencerPanel:
     bl_space_type = "SEQUENCE_EDITOR"
     bl_region_type = "UI"
     bl_category = "Matting"
+
+
+class BGM_PT_sequencer(SequencerPanel, bpy.types.Panel):
+    bl_label = "Background Matting"
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
@@ -320,21 +324,40 @@ class BGM_PT_sequencer(bpy.types.Panel):
         layout = self.layout
         if draw_no_engine(layout, context):
             return
-        strip = operators.sequencer_scene(context).sequence_editor.active_strip
-        tree = sequencer.find_group(strip)
-        if tree is not None:
-            layout.use_property_split = True
-            layout.use_property_decorate = False
-            draw_plate_choice(layout, tree.bgm)
+        tree = operators.shown_tree(context)
+        if tree is None:
+            layout.operator("bgm.set_up_strip", icon="SEQUENCE")
+            return
+        layout.use_property_split = True
+        layout.use_property_decorate = False
+        draw_plate_choice(layout, tree.bgm)
         if runner.busy():
             draw_progress(layout)
             return
         row = layout.row()
         row.scale_y = 1.5
         row.operator("bgm.matte_strip", icon="RENDER_ANIMATION")
-        if tree is not None:
+        if sequencer.has_cut_out(tree):
             layout.operator("bgm.add_strip", text="Add Existing Matte", icon="SEQUENCE").group = tree.name
-            draw_outcome(layout, context, tree)
+        draw_outcome(layout, context, tree)
+
+
+class BGM_PT_sequencer_plate(SubPanel, SequencerPanel, bpy.types.Panel):
+    bl_label = "Plate Tools"
+    bl_parent_id = "BGM_PT_sequencer"
+    draw_settings = staticmethod(draw_plate)
+
+
+class BGM_PT_sequencer_output(SubPanel, SequencerPanel, bpy.types.Panel):
+    bl_label = "Output"
+    bl_parent_id = "BGM_PT_sequencer"
+    draw_settings = staticmethod(draw_output)
+
+
+class BGM_PT_sequencer_engine(SubPanel, SequencerPanel, bpy.types.Panel):
+    bl_label = "Engine"
+    bl_parent_id = "BGM_PT_sequencer"
+    draw_settings = staticmethod(draw_engine)
 
 
 def draw_preferences(layout: bpy.types.UILayout, chosen: preferences.BGM_AP_preferences) -> None:
@@ -443,6 +466,9 @@ _register_classes, _unregister_classes = bpy.utils.register_classes_factory(
         BGM_PT_clip_output,
         BGM_PT_clip_engine,
         BGM_PT_sequencer,
+        BGM_PT_sequencer_plate,
+        BGM_PT_sequencer_output,
+        BGM_PT_sequencer_engine,
     )
 )
 _DRAWN_INTO = {

@@ -157,8 +157,9 @@ def matte_strip(scene: bpy.types.Scene, strip: bpy.types.Strip) -> None:
     """Matte what a movie or image strip shows of its footage, and lay the cut-out over it.
 
     Raises:
-        UserError: as `matte`; or the strip is of another kind.
+        UserError: as `matte`; or the strip is of another kind. What was made for it is gone again then.
     """
+    is_new, clips = sequencer.find_group(strip) is None, set(bpy.data.movieclips)
     tree = sequencer.group_for_strip(scene, strip)
     tree.bgm.use_matte = True
     scene_name, strip_name = scene.name, strip.name
@@ -170,7 +171,16 @@ def matte_strip(scene: bpy.types.Scene, strip: bpy.types.Strip) -> None:
             raise UserError(f"The matte is made, but its strip {strip_name} is gone.")
         sequencer.add_matte_strip(target, group, source)
 
-    matte(tree, scene, sequencer.shown_numbers(strip, tree.bgm.clip), add)
+    try:
+        matte(tree, scene, sequencer.shown_numbers(strip, tree.bgm.clip), add)
+    except UserError as error:
+        if not is_new:
+            raise
+        clip = tree.bgm.clip
+        bpy.data.node_groups.remove(tree)
+        if clip not in clips:
+            bpy.data.movieclips.remove(clip)
+        raise UserError(f"{error} Set Up Matting in the sidebar's Matting tab shows the settings.") from None
 
 
 def show_preview(alpha_path: Path, foreground_path: Path, space: str, path: Path) -> bpy.types.Image:

@@ -224,6 +224,10 @@ def test_strips_are_in_sync(
     }
     result = run_blender(version, "strips.py", fake_engine, tmp_path, effect_end=effect_end, **setup)
     assert "The movie runs at 24.00 frames a second, the scene at 30.00" in result["wrong_rate"]
+    assert result["before"] == ["bgm.set_up_strip"]
+    assert "There is no clean plate." in result["no plate"] and "Set Up Matting" in result["no plate"]
+    assert result["left behind"] == 0
+    assert result["set up"] == ["bgm.matte_strip"] and result["matted"] == ["bgm.matte_strip", "bgm.add_strip"]
     # The movie's first frame is at 20, of which 23 to 28 are shown; channel 3 is taken. The image strip's first file,
     # number 1003, is at 40. Only what is shown is matted.
     assert result["places"] == {

@@ -146,6 +146,17 @@ def steps() -> Iterator[object]:
     yield 0.5
     picture("sequencer")
 
+    scene.sequence_editor.active_strip = sequencer.strips(scene).new_image(
+        name="new", filepath=ARGS["plate"], channel=5, frame_start=1
+    )
+    yield 0.5
+    picture("sequencer_new")
+    with bpy.context.temp_override(window=window(), area=area):
+        bpy.ops.bgm.set_up_strip()
+    yield 0.5
+    picture("sequencer_set_up")
+    scene.sequence_editor.active_strip = strip
+
     group = bpy.data.node_groups[name]
     group.bgm.model_source, group.bgm.model_path = "FILE", ARGS["plate"]  # an image is no model
     ui_step(bpy.ops.bgm.matte_clip, group=name)
