@@ -60,9 +60,9 @@ def new_group(clip: bpy.types.MovieClip | None) -> bpy.types.NodeTree:
 
 
 def name_after_clip(tree: bpy.types.NodeTree) -> None:
-    """Call a group and its folder what its clip is called, as long as it has no results and nobody renamed either."""
+    """Call a group and its folder what its clip is called, as long as nobody renamed either."""
     clip = tree.bgm.clip
-    if clip is not None and ALPHA not in tree.nodes and tree.bgm.output_folder == _own_folder(tree):
+    if clip is not None and tree.bgm.output_folder == _own_folder(tree):
         tree.name = f"Matting {footage.shot_name(settings.file_path(clip), clip.source == 'SEQUENCE')}"
         tree.bgm.output_folder = _own_folder(tree)
 

@@ -383,12 +383,13 @@ def make_job(
 
 
 def _check_folder(folder: Path, clip_path: Path) -> None:
-    """Raise UserError where a folder holds the matte of other footage, unless that has moved away."""
+    """Raise UserError where a folder holds finished frames of other footage, unless that has moved away."""
     try:
         other = Path(json.loads((folder / "job.yaml").read_text(encoding="utf-8"))["footage"]["path"])
     except (OSError, ValueError, LookupError, TypeError):
         return  # no job, or none of ours
-    if other != clip_path and other.is_file():
+    has_frames = any(any(folder.glob(files)) for files in ("records/*.jsonl", "alpha/*"))
+    if has_frames and other != clip_path and other.is_file():
         raise UserError(f"{folder} holds the matte of {other}. Choose another folder under Output, or delete that one.")
 
 

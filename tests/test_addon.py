@@ -287,6 +287,7 @@ def test_what_a_day_brings(version: str, archive: Path, fake_engine: Path, seque
         ["Matting b", "//matting/Matting_b/"],
         ["Matting shot_v2", "//matting/Matting_shot_v2/"],
     ]
+    assert result["followed"] == ["Matting b", "//matting/Matting_b/"]
     assert "holds the matte of" in result["taken folder"] and str(sequence) in result["taken folder"]
     assert Path(result["plates"][0]).name != Path(result["plates"][1]).name
     assert result["sources"] == ["Alpha Matte", "Clip", "Alpha Matte"]

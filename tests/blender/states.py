@@ -38,12 +38,15 @@ def main() -> None:
     def plate() -> str:
         return json.loads((settings.output_folder(bgm) / "job.yaml").read_text())["plate"]["path"]
 
-    # Another clip is not shown with this one's matte, nor matted with its plate or into its folder
+    # Another clip is not shown with this one's matte, nor matted with its plate or into its folder. The default
+    # folder follows the clip; one that was typed stays
     bgm.plate_source = "FROM_CLIP"
     assert not error_of(ops.matte_clip)
     plates, sources = [plate()], [shown(tree)]
     bgm.clip = other
     sources.append(shown(tree))
+    result["followed"] = [tree.name, bgm.output_folder]
+    bgm.output_folder = "//matting/Matting_shot_v2/"
     result["taken folder"] = error_of(ops.matte_clip)
     bgm.output_folder = "//matting/other/"
     assert not error_of(ops.matte_clip)
@@ -103,6 +106,8 @@ def main() -> None:
     second.frame_start, second.frame_end = 4, 5
     addon("node").add_to_scene(second, new := addon("node").new_group(clip))
     new.bgm.plate_source, new.bgm.frame_range, new.bgm.output_folder = "NONE", "SCENE", "//matting/second/"
+    taken = settings.output_folder(new.bgm)  # by a job that failed before its first frame: free
+    settings.JobRequest({"footage": {"path": args["other"]}}, taken, Path(args["other"]), None).write()
     assert addon("command").run(["matte", "--node", new.name]) == 0
     result["second scene"] = json.loads((settings.output_folder(new.bgm) / "job.yaml").read_text())["frames"]
 
