@@ -307,7 +307,7 @@ def frame_numbers(settings: BGM_PG_matting, scene: bpy.types.Scene) -> tuple[int
     """First and last frame number to matte, in the footage's own numbers.
 
     Raises:
-        UserError: the chosen range shows no frame of the clip.
+        UserError: the chosen range shows no frame of the clip, or ends before it begins.
     """
     clip = settings.clip
     path = file_path(clip)
@@ -317,6 +317,8 @@ def frame_numbers(settings: BGM_PG_matting, scene: bpy.types.Scene) -> tuple[int
     wanted = (scene.frame_start, scene.frame_end)
     if settings.frame_range == "CUSTOM":
         wanted = (settings.frame_first, settings.frame_last)
+        if wanted[0] > wanted[1]:
+            raise UserError(f"The first frame, {wanted[0]}, comes after the last, {wanted[1]}. Swap them.")
     numbers = (
         max(first, footage.to_number(clip, path, wanted[0])),
         min(last, footage.to_number(clip, path, wanted[1])),
@@ -328,6 +330,30 @@ def frame_numbers(settings: BGM_PG_matting, scene: bpy.types.Scene) -> tuple[int
             f"{shown[1]}. Choose other frames."
         )
     return numbers
+
+
+def missing_words(settings: BGM_PG_matting) -> list[str]:
+    """That a custom range reaches beyond the clip; nothing where it does not."""
+    clip, path = settings.clip, file_path(settings.clip)
+    first = footage.to_scene(clip, path, footage.first_number(clip, path))
+    last = footage.to_scene(clip, path, footage.last_number(clip, path))
+    wanted = (settings.frame_first, settings.frame_last)
+    if settings.frame_range != "CUSTOM" or (first <= wanted[0] and wanted[1] <= last):
+        return []
+    return [
+        f"The clip lasts from scene frame {first} to {last}; of {wanted[0]} to {wanted[1]} the others are left out."
+    ]
+
+
+def scaling_words(settings: BGM_PG_matting) -> list[str]:
+    """That the plate is scaled, which the engine says of a clip but not of a preview; nothing where it is not."""
+    plate = {"IMAGE": settings.plate_image, "CLIP": settings.plate_clip}.get(settings.plate_source)
+    if plate is None:
+        return []
+    path, size, wanted = file_path(plate), tuple(plate.size), clip_size(settings.clip)
+    if size == wanted or path.with_name(f"{path.stem}.motion.json").is_file():  # a wider one, of a moving camera
+        return []
+    return [f"The plate is {size[0]} x {size[1]}; it is scaled to the footage's {wanted[0]} x {wanted[1]}."]
 
 
 def make_job(
@@ -405,6 +431,19 @@ def check_clip(clip: bpy.types.MovieClip | None) -> Path:
     if not path.is_file():
         raise UserError(f"The clip's file is missing: {path}. Find it with File > External Data.")
     return path
+
+
+def clip_size(clip: bpy.types.MovieClip) -> tuple[int, int]:
+    """Width and height of the clip's file.
+
+    Blender says 256 x 256 after Save As where frame 1 shows nothing of a clip with an offset.
+    """
+    if tuple(clip.size) != (256, 256):
+        return tuple(clip.size)
+    fresh = bpy.data.movieclips.load(str(file_path(clip)))
+    size = tuple(fresh.size)
+    bpy.data.movieclips.remove(fresh)
+    return size
 
 
 def color_space(datablock: bpy.types.MovieClip | bpy.types.Image) -> str:

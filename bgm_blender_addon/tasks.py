@@ -54,7 +54,8 @@ def matte(
         if group is not None and node.find_sequence(request.folder / "alpha"):
             node.wire_results(group, request.folder)
 
-    runner.start(runner.Task(f"Matte {request.footage.name}", commands, take, uid, take_part))
+    warnings = [] if numbers else settings.missing_words(tree.bgm)
+    runner.start(runner.Task(f"Matte {request.footage.name}", commands, take, uid, take_part, warnings=warnings))
 
 
 def preview(tree: bpy.types.NodeTree, scene: bpy.types.Scene, scene_frame: int) -> None:
@@ -88,7 +89,8 @@ def preview(tree: bpy.types.NodeTree, scene: bpy.types.Scene, scene_frame: int) 
         job.unlink(missing_ok=True)
         return f"Preview of frame {scene_frame}"
 
-    runner.start(runner.Task(f"Preview frame {scene_frame}", commands, take, tree.session_uid))
+    warnings = settings.scaling_words(tree.bgm)
+    runner.start(runner.Task(f"Preview frame {scene_frame}", commands, take, tree.session_uid, warnings=warnings))
 
 
 def make_plate(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:
@@ -119,7 +121,8 @@ def make_plate(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:
             group.bgm.plate_source, group.bgm.plate_image = "IMAGE", image
         return "The clean plate is made: look at it before you matte"
 
-    runner.start(runner.Task(f"Plate from {clip_path.name}", [_plate_command(request)], take, uid))
+    warnings = settings.missing_words(bgm)
+    runner.start(runner.Task(f"Plate from {clip_path.name}", [_plate_command(request)], take, uid, warnings=warnings))
 
 
 def check_plate(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:

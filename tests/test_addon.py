@@ -170,6 +170,7 @@ SENTENCES = {
     "plate not on disk": "The plate drawn is not on disk as it is now. Save the image first.",
     "plate gone": "The plate's file is missing",
     "empty range": "Frames 1 to 50 show nothing of the clip, which lasts from scene frame 101 to 112.",
+    "backwards": "The first frame, 105, comes after the last, 102. Swap them.",
     "empty frame": "The clip shows nothing at frame 50; it lasts from 101 to 112.",
     "no model": "There is no model file chosen.",
     "no folder": "There is no output folder.",
@@ -263,6 +264,10 @@ def test_the_other_operators(version: str, archive: Path, fake_engine: Path, seq
     assert result["from clip"]["frames"] == [1003, 1004]
     assert result["from clip"]["footage"]["color_space"] == "srgb"
     assert result["findings"] == [["amber", "The plate is 9 pixels off. Turn alignment on.", "align"]]
+    assert result["warnings"] == [
+        "The clip lasts from scene frame 8 to 19; of 18 to 60 the others are left out.",
+        "The plate is 134 x 90; it is scaled to the footage's 67 x 45.",
+    ]
     found = "The plate is 9 pixels off. Turn alignment on."
     assert result["outcomes"] == [["ERROR", found], ["CANCEL", found], ["", ""]]
     assert Path(result["packed"]).name == "packed.png"

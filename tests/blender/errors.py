@@ -42,6 +42,8 @@ def main() -> None:
     said["empty range"] = error_of(ops.matte_clip)
     scene.frame_set(50)
     said["empty frame"] = error_of(ops.matte_frame)
+    bgm.frame_range, bgm.frame_first, bgm.frame_last = "CUSTOM", 105, 102
+    said["backwards"] = error_of(ops.matte_clip)
     bgm.frame_range = "CLIP"
     bgm.model_source = "FILE"
     said["no model"] = error_of(ops.matte_clip)

@@ -69,6 +69,9 @@ def main() -> None:
 
     bgm.plate_source = "FROM_CLIP"
     bgm.frame_range = "CUSTOM"
+    bgm.frame_first, bgm.frame_last = 18, 60
+    assert not error_of(ops.matte_clip)
+    result["warnings"] = addon("runner").task.warnings[:1]
     bgm.frame_first, bgm.frame_last = 10, 11
     assert not error_of(ops.matte_clip)
     result["from clip"] = json.loads((folder_of_results / "job.yaml").read_text())
@@ -85,7 +88,12 @@ def main() -> None:
     assert not error_of(ops.check_plate)
     os.environ["FAKE_WORKER"] = ""
     result["outcomes"].append(outcome(tree))
-    bgm.plate_image = bgm.plate_image
+    bgm.plate_image, plate = bpy.data.images.new("large", 134, 90), bgm.plate_image
+    bgm.plate_image.filepath_raw = str(folder / "large.png")
+    bgm.plate_image.save()
+    assert not error_of(ops.matte_frame)
+    result["warnings"] += addon("runner").task.warnings
+    bgm.plate_image = plate
     result["outcomes"].append(outcome(tree))
     bgm.plate_image.pack()
     bgm.plate_image.filepath = str(folder / "gone" / "packed.png")
