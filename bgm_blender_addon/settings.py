@@ -184,7 +184,8 @@ class BGM_PG_matting(bpy.types.PropertyGroup):
     )
     detail: bpy.props.FloatProperty(
         name="Coarse Size",
-        description="Size of the network's first look, as a share of the frame's; 0: by what differs from the plate",
+        description="Size of the network's first look, as a share of the frame's. "
+        "0.00 = automatic: by what differs from the plate",
         min=0.0,
         max=1.0,
     )
