@@ -94,6 +94,19 @@ def add_to_tree(tree: bpy.types.NodeTree, group: bpy.types.NodeTree) -> bpy.type
     return node
 
 
+def view(node: bpy.types.Node) -> None:
+    """Have a node's picture shown in backdrop and image editor, unless the tree's viewer shows another."""
+    tree = node.id_data
+    viewer = next((other for other in tree.nodes if other.bl_idname == "CompositorNodeViewer"), None)
+    if viewer is None:
+        viewer = tree.nodes.new("CompositorNodeViewer")
+        viewer.select = False
+        viewer.location = (node.location.x + 260.0, node.location.y - 160.0)
+        tree.nodes.active = node
+    if not viewer.inputs["Image"].is_linked:
+        tree.links.new(node.outputs["Image"], viewer.inputs["Image"])
+
+
 def find_compositor(scene: bpy.types.Scene) -> bpy.types.NodeTree | None:
     """The scene's compositor tree, where it has one."""
     return scene.compositing_node_group if hasattr(scene, "compositing_node_group") else scene.node_tree  # from 5.0 on

@@ -135,7 +135,10 @@ class BGM_OT_add_node(bpy.types.Operator):
             added = node.add_to_tree(space.edit_tree, group)
             added.location = space.cursor_location
         else:
-            node.add_to_scene(context.scene, group)
+            added = node.add_to_scene(context.scene, group)
+        node.view(added)
+        if space is not None and space.type == "NODE_EDITOR":
+            space.show_backdrop = True  # else no editor shows the viewer's picture
         return {"FINISHED"}
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
@@ -208,6 +211,24 @@ class BGM_OT_use_results(GroupOperator, bpy.types.Operator):
             return {"CANCELLED"}
         tree.bgm.say(f"Frames {tree.bgm.result_first} to {tree.bgm.result_last} loaded", "green")
         self.report({"INFO"}, tree.bgm.status)
+        return {"FINISHED"}
+
+
+class BGM_OT_fit_scene(GroupOperator, bpy.types.Operator):
+    """Give the scene the clip's resolution, frame rate and frame range"""
+
+    bl_idname = "bgm.fit_scene"
+    bl_label = "Set Scene to Clip"
+    bl_options = {"REGISTER", "UNDO"}
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        try:
+            clip = find_tree(context, self.group).bgm.clip
+            settings.check_clip(clip)
+        except UserError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        settings.fit_scene(context.scene, clip)
         return {"FINISHED"}
 
 
@@ -380,6 +401,7 @@ register, unregister = bpy.utils.register_classes_factory(
         BGM_OT_make_plate,
         BGM_OT_check_plate,
         BGM_OT_use_results,
+        BGM_OT_fit_scene,
         BGM_OT_cancel,
         BGM_OT_check_engine,
         BGM_OT_make_environment,

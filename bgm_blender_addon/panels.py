@@ -60,6 +60,8 @@ def draw_main(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bpy.
         draw_progress(layout)
     else:
         draw_buttons(layout, tree)
+        if bgm.clip is not None and not settings.scene_fits(context.scene, bgm.clip):
+            layout.operator("bgm.fit_scene", icon="SCENE_DATA").group = tree.name
         draw_outcome(layout, context, tree)
 
 

@@ -16,6 +16,7 @@ from . import footage, tracks
 from .errors import UserError
 
 FLOAT_FILES = (".exr", ".hdr", ".tif", ".tiff")  # may hold floats, in whatever colour space
+_UNKNOWN_SIZE = (256, 256)  # what Blender makes of a clip's size, see clip_size
 COLOR_SPACES = {"sRGB": "srgb", "Linear Rec.709": "linear", "Non-Color": "auto"}  # Blender's name: the engine's
 
 
@@ -351,7 +352,8 @@ def scaling_words(settings: BGM_PG_matting) -> list[str]:
     plate = {"IMAGE": settings.plate_image, "CLIP": settings.plate_clip}.get(settings.plate_source)
     if plate is None:
         return []
-    path, size, wanted = file_path(plate), tuple(plate.size), clip_size(settings.clip)
+    size = tuple(plate.size) if settings.plate_source == "IMAGE" else clip_size(plate)
+    path, wanted = file_path(plate), clip_size(settings.clip)
     if size == wanted or path.with_name(f"{path.stem}.motion.json").is_file():  # a wider one, of a moving camera
         return []
     return [f"The plate is {size[0]} x {size[1]}; it is scaled to the footage's {wanted[0]} x {wanted[1]}."]
@@ -434,12 +436,40 @@ def check_clip(clip: bpy.types.MovieClip | None) -> Path:
     return path
 
 
+def scene_fits(scene: bpy.types.Scene, clip: bpy.types.MovieClip) -> bool:
+    """Whether the scene has the clip's size, rate and frames; quick enough for a panel."""
+    render = scene.render
+    if clip.frame_duration and (scene.frame_start, scene.frame_end) != _scene_frames(clip, clip.frame_duration):
+        return False
+    if clip.fps and abs(clip.fps - render.fps / render.fps_base) > 0.01:
+        return False
+    return tuple(clip.size) in ((render.resolution_x, render.resolution_y), _UNKNOWN_SIZE)
+
+
+def fit_scene(scene: bpy.types.Scene, clip: bpy.types.MovieClip) -> None:
+    """Give the scene the clip's size, rate and frames."""
+    scene.render.resolution_x, scene.render.resolution_y = clip_size(clip)
+    if clip.fps:  # not known of images
+        scene.render.fps = round(clip.fps)
+        scene.render.fps_base = round(clip.fps) / clip.fps
+    path = file_path(clip)
+    count = clip.frame_duration or footage.last_number(clip, path) - footage.first_number(clip, path) + 1
+    scene.frame_start, scene.frame_end = _scene_frames(clip, count)
+
+
+def _scene_frames(clip: bpy.types.MovieClip, count: int) -> tuple[int, int]:
+    """The scene frames that show a clip of `count` frames; none below 0, which a scene cannot have."""
+    path = file_path(clip)
+    first = footage.to_scene(clip, path, footage.first_number(clip, path))
+    return max(first, 0), max(first + count - 1, 0)
+
+
 def clip_size(clip: bpy.types.MovieClip) -> tuple[int, int]:
     """Width and height of the clip's file.
 
-    Blender says 256 x 256 after Save As where frame 1 shows nothing of a clip with an offset.
+    After Save As, Blender may say 256 x 256, and no frames, of a clip with an offset that shows nothing at frame 1.
     """
-    if tuple(clip.size) != (256, 256):
+    if tuple(clip.size) != _UNKNOWN_SIZE:
         return tuple(clip.size)
     fresh = bpy.data.movieclips.load(str(file_path(clip)))
     size = tuple(fresh.size)

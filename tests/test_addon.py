@@ -254,6 +254,7 @@ def test_the_other_operators(version: str, archive: Path, fake_engine: Path, seq
     assert result["unsaved"] == str(Path.home() / "matting" / "Matting_shot_v2")
     assert result["saved"] == str(tmp_path / "matting" / "Matting_shot_v2")
     assert result["unknown icons"] == []
+    assert result["scene"] == [WIDTH, HEIGHT, 8, 19]
     assert result["engine"] == "Fake processor"
     # An image's first pixels are those at the bottom left
     alpha, foreground = alpha_of(1003, WIDTH, HEIGHT) / 65535, foreground_of(1003, WIDTH, HEIGHT) / 255
@@ -434,6 +435,7 @@ def test_in_the_application(application: list[str], archive: Path, tmp_path: Pat
     for picture in tmp_path.glob("*.png"):
         shutil.copy(picture, pictures)
     assert "error" not in result, result["error"]
+    assert result["fits"]
     assert result["preview"] == ["finished", "Preview of frame 10"]
     assert (result["state"], result["message"]) == ("finished", "24 frames, 1 to 24")
     assert result["wired"] == [1, 24, True]  # after an undo in the middle of the job

@@ -36,7 +36,13 @@ def main() -> None:
     node = matting_node(scene)
     tree = node.node_tree
     bgm = tree.bgm
+    (viewer,) = (other for other in node.id_data.nodes if other.bl_idname == "CompositorNodeViewer")
+    assert viewer.inputs["Image"].links[0].from_node == node and node.id_data.nodes.active == node
     result: dict = {"unsaved": str(addon("settings").output_folder(bgm)), "default": bgm.output_folder}
+    size_scene(scene, 99, 99)
+    assert not addon("settings").scene_fits(scene, clip)
+    assert not error_of(ops.fit_scene) and addon("settings").scene_fits(scene, clip)
+    result["scene"] = [scene.render.resolution_x, scene.render.resolution_y, scene.frame_start, scene.frame_end]
     blend = folder / "shot.blend"
     bpy.ops.wm.save_as_mainfile(filepath=str(blend))
     result["saved"] = str(addon("settings").output_folder(bgm))

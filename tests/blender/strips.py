@@ -61,6 +61,9 @@ def main() -> None:
     result["left behind"] = len(bpy.data.node_groups) + len(bpy.data.movieclips)
     assert not error_of(bpy.ops.bgm.set_up_strip)
     result["set up"] = buttons(scene)
+    scene.render.fps = 30
+    bpy.ops.bgm.fit_scene(group=sequencer.find_group(movie).name)
+    assert scene.render.fps / scene.render.fps_base == 24
     strips.new_effect(name="in the way", type="COLOR", channel=3, frame_start=1, **args["effect_end"]).mute = True
     matte = matte_over(scene, movie)
     result["matted"] = buttons(scene)
