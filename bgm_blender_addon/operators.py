@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -269,26 +270,26 @@ class BGM_OT_make_environment(bpy.types.Operator):
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
+        if not bpy.app.online_access:
+            cls.poll_message_set(
+                "Blender is offline. Switch on Preferences > System > Network > Allow Online Access, or name a Python "
+                "that has the engine's packages"
+            )
+            return False
         return not runner.busy()
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        return context.window_manager.invoke_props_dialog(self, width=420, title=self.bl_label, confirm_text="Download")
+        return context.window_manager.invoke_props_dialog(self, width=600, title=self.bl_label, confirm_text="Download")
 
     def draw(self, context: bpy.types.Context) -> None:
         column = self.layout.column(align=True)
         column.label(text="This downloads PyTorch and the engine's other packages from pypi.org and pytorch.org:")
         column.label(text="0.3 GB for computing on the processor, up to 3 GB for an NVIDIA card.")
         column.label(text="They go into a folder of this extension's own, apart from Blender's Python:")
-        column.label(text=str(preferences.environment_folder()))
+        for line in textwrap.wrap(str(preferences.environment_folder()), 90):
+            column.label(text=line)
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        if not bpy.app.online_access:
-            self.report(
-                {"ERROR"},
-                "Blender is offline. Switch on Preferences > System > Network > Allow Online Access, or name a Python "
-                "that has the engine's packages.",
-            )
-            return {"CANCELLED"}
         try:
             runner.make_environment()
             chosen = preferences.get()

@@ -189,11 +189,19 @@ def draw_no_engine(layout: bpy.types.UILayout, context: bpy.types.Context) -> bo
             draw_progress(box)
         else:
             box.operator("bgm.make_environment", icon="IMPORT")
+            draw_offline(box, characters(context) - 4)
             box.operator(
                 "preferences.addon_show", text="Open Preferences", icon="PREFERENCES"
             ).module = preferences.PACKAGE
         return True
     return False
+
+
+def draw_offline(layout: bpy.types.UILayout, width: int) -> None:
+    """Why Make Environment cannot be pressed."""
+    if not bpy.app.online_access:
+        text = "Making it needs Preferences > System > Network > Allow Online Access."
+        draw_text(layout, text, "INTERNET_OFFLINE", width)
 
 
 class CompositorPanel:
@@ -392,13 +400,7 @@ def draw_preferences(layout: bpy.types.UILayout, chosen: preferences.BGM_AP_pref
         if chosen.engine_source == "MADE":
             made = environment.is_made(preferences.environment_folder())
             row.operator("bgm.make_environment", text="Make Again" if made else "Make Environment...", icon="IMPORT")
-            if not bpy.app.online_access:
-                draw_text(
-                    box,
-                    "Making it needs Preferences > System > Network > Allow Online Access.",
-                    "INTERNET_OFFLINE",
-                    width,
-                )
+            draw_offline(box, width)
     log_path = preferences.log_path()
     if log_path.exists():
         row = layout.row()

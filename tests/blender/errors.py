@@ -93,6 +93,7 @@ def main() -> None:
     drawn["gone"] = drawn_preferences(preferences)
     preferences.engine_source = "MADE"
     bpy.context.preferences.system.use_online_access = False
+    assert not ops.make_environment.poll()  # its button is greyed
     said["offline"] = error_of(ops.make_environment)
     finish(said=said, drawn=drawn)
 
