@@ -164,7 +164,7 @@ def update_sources(tree: bpy.types.NodeTree) -> None:
     garbage.mask, core.mask = tree.bgm.garbage_mask, tree.bgm.core_mask
     for mask in (garbage, core):
         if clip is not None:
-            mask.inputs["Size X"].default_value, mask.inputs["Size Y"].default_value = clip.size
+            mask.inputs["Size X"].default_value, mask.inputs["Size Y"].default_value = settings.clip_size(clip)
     _link(tree, garbage.outputs["Mask"] if garbage.mask else None, nodes[INVERT_GARBAGE].inputs[1])
     for socket in (nodes[FILL_CORE].inputs[1], _factor(nodes[CORE_COLOR])):
         _link(tree, core.outputs["Mask"] if core.mask else None, socket)

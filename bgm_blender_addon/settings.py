@@ -469,7 +469,7 @@ def clip_size(clip: bpy.types.MovieClip) -> tuple[int, int]:
 
     After Save As, Blender may say 256 x 256, and no frames, of a clip with an offset that shows nothing at frame 1.
     """
-    if tuple(clip.size) != _UNKNOWN_SIZE:
+    if tuple(clip.size) != _UNKNOWN_SIZE or not file_path(clip).is_file():
         return tuple(clip.size)
     fresh = bpy.data.movieclips.load(str(file_path(clip)))
     size = tuple(fresh.size)

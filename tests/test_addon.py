@@ -254,6 +254,7 @@ def test_the_other_operators(version: str, archive: Path, fake_engine: Path, seq
     assert result["unsaved"] == str(Path.home() / "matting" / "Matting_shot_v2")
     assert result["saved"] == str(tmp_path / "matting" / "Matting_shot_v2")
     assert result["unknown icons"] == []
+    assert result["mask"] == [WIDTH, HEIGHT]
     assert result["scene"] == [WIDTH, HEIGHT, 8, 19]
     assert result["engine"] == "Fake processor"
     # An image's first pixels are those at the bottom left

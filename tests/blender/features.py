@@ -47,6 +47,11 @@ def main() -> None:
     bpy.ops.wm.save_as_mainfile(filepath=str(blend))
     result["saved"] = str(addon("settings").output_folder(bgm))
 
+    bgm.garbage_mask = mask = bpy.data.masks.new("garbage")
+    result["mask"] = [tree.nodes["Garbage Mask"].inputs[f"Size {side}"].default_value for side in "XY"]
+    bgm.garbage_mask = None
+    bpy.data.masks.remove(mask)
+
     # Panels are not drawn in the background; at least every icon and argument they name exists in this version
     source = Path(addon("panels").__file__).read_text()
     icons = set(re.findall(r'icon="([A-Z_0-9]+)"|, "([A-Z_]+)", width', source)) - {("", "")}
