@@ -11,6 +11,7 @@ import itertools
 import logging
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -63,6 +64,7 @@ class EngineClient:
             UserError: it cannot be started.
         """
         self.python = python
+        self.root = root
         self.log_path = log_path
         self.patience = patience
         self._pending: dict[str, protocol.Message] = {}
@@ -95,6 +97,8 @@ class EngineClient:
         id = str(next(self._ids))
         if not self._pending:
             self._last_heard = time.monotonic()
+            if id != "1":  # whose words begin with the engine's own: it may not even start
+                self._log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
         self._pending[id] = message
         self._write(protocol.encode(message, id))
         return id
@@ -122,7 +126,7 @@ class EngineClient:
                 self._pending.pop(id, None)
             answers.append((id, message))
         if self._pending and dead:
-            answers += self._fail(f"The engine ended unexpectedly ({describe_exit(self._process.returncode)}).")
+            answers += self._fail(self._describe_death(self._process.returncode))
         elif self._pending and time.monotonic() - self._last_heard > self.patience:
             self.kill()
             answers += self._fail(f"The engine gave no answer for {self.patience:.0f} seconds and was stopped.")
@@ -147,7 +151,7 @@ class EngineClient:
         self._close_stdin()
 
     def log_tail(self) -> str:
-        """The last lines of this engine's log."""
+        """The last lines that this engine logged since the running command began."""
         try:
             with self.log_path.open("rb") as file:
                 file.seek(max(self._log_start, self.log_path.stat().st_size - 16384))
@@ -156,9 +160,30 @@ class EngineClient:
             return ""
         return "\n".join([line for line in lines if line.strip()][-LOG_TAIL_LINES:])
 
+    def _describe_death(self, code: int) -> str:
+        sentence = f"The engine ended unexpectedly ({describe_exit(code)})."
+        if code < 0:
+            sentence += (
+                " Finished frames are kept: press the button again. If it happens again, the machine may be out of "
+                "memory: close other programs, or choose a smaller Coarse Size under Engine."
+            )
+        return sentence
+
+    def _describe_missing(self, words: str) -> str:
+        """What to do about a Python that lacks a package; empty where the engine's last words are others."""
+        match = re.search(r"^ModuleNotFoundError: No module named '([^']+)'$", words, re.MULTILINE)
+        if match is None:
+            return ""
+        return (
+            f"{self.python} lacks packages that the engine needs (no module named {match[1]}). In the preferences "
+            "choose Own Environment and press Make Environment, or install them: "
+            f"{self.python} -m pip install -r {self.root / 'core' / 'requirements.txt'}"
+        )
+
     def _fail(self, sentence: str) -> list[tuple[str, protocol.Message]]:
         tail = self.log_tail()
-        text = f"{sentence} Its last words:\n{tail}" if tail else f"{sentence} Its log {self.log_path} is empty."
+        words = f"Its last words:\n{tail}" if tail else f"It said nothing; its log is {self.log_path}."
+        text = self._describe_missing(tail) or f"{sentence} {words}"
         answers: list[tuple[str, protocol.Message]] = []
         for id in self._pending:
             answers.append((id, protocol.Error(text, kind="EngineError")))

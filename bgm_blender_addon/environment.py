@@ -54,14 +54,24 @@ def find_python(named: str | None, folder: Path) -> Path:
     overriding = os.environ.get(PYTHON_VARIABLE)
     chosen = overriding or named
     if chosen == "":
-        raise UserError("The preferences say that the engine runs on a Python of yours, but name none.")
+        raise UserError(
+            "The preferences say that the engine runs on a Python of yours, but name none. Name one, or choose Own "
+            "Environment there."
+        )
     if chosen is not None:
         python = Path(chosen).expanduser().absolute()
         if python.is_dir():  # people name the environment's folder, too
             python = environment_python(python)
         if not python.is_file():
-            source = f"the variable {PYTHON_VARIABLE}" if overriding else "the preferences"
-            raise UserError(f"There is no Python at {python}, which {source} name as the engine's.")
+            if overriding:
+                raise UserError(
+                    f"There is no Python at {python}, which the variable {PYTHON_VARIABLE} names as the engine's. "
+                    "Correct or remove the variable."
+                )
+            raise UserError(
+                f"There is no Python at {python}, which the preferences name as the engine's. Name another that has "
+                "core/requirements.txt installed, or choose Own Environment and press Make Environment."
+            )
         return python
     if is_made(folder):
         return environment_python(folder)

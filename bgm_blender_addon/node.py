@@ -60,9 +60,9 @@ def new_group(clip: bpy.types.MovieClip | None) -> bpy.types.NodeTree:
 
 
 def name_after_clip(tree: bpy.types.NodeTree) -> None:
-    """Call a group and its folder what its clip is called, as long as it has no results and nobody renamed either."""
+    """Call a group and its folder what its clip is called, as long as nobody renamed either."""
     clip = tree.bgm.clip
-    if clip is not None and ALPHA not in tree.nodes and tree.bgm.output_folder == _own_folder(tree):
+    if clip is not None and tree.bgm.output_folder == _own_folder(tree):
         tree.name = f"Matting {footage.shot_name(settings.file_path(clip), clip.source == 'SEQUENCE')}"
         tree.bgm.output_folder = _own_folder(tree)
 
@@ -92,6 +92,19 @@ def add_to_tree(tree: bpy.types.NodeTree, group: bpy.types.NodeTree) -> bpy.type
         other.select = other == node
     tree.nodes.active = node
     return node
+
+
+def view(node: bpy.types.Node) -> None:
+    """Have a node's picture shown in backdrop and image editor, unless the tree's viewer shows another."""
+    tree = node.id_data
+    viewer = next((other for other in tree.nodes if other.bl_idname == "CompositorNodeViewer"), None)
+    if viewer is None:
+        viewer = tree.nodes.new("CompositorNodeViewer")
+        viewer.select = False
+        viewer.location = (node.location.x + 260.0, node.location.y - 160.0)
+        tree.nodes.active = node
+    if not viewer.inputs["Image"].is_linked:
+        tree.links.new(node.outputs["Image"], viewer.inputs["Image"])
 
 
 def find_compositor(scene: bpy.types.Scene) -> bpy.types.NodeTree | None:
@@ -151,7 +164,7 @@ def update_sources(tree: bpy.types.NodeTree) -> None:
     garbage.mask, core.mask = tree.bgm.garbage_mask, tree.bgm.core_mask
     for mask in (garbage, core):
         if clip is not None:
-            mask.inputs["Size X"].default_value, mask.inputs["Size Y"].default_value = clip.size
+            mask.inputs["Size X"].default_value, mask.inputs["Size Y"].default_value = settings.clip_size(clip)
     _link(tree, garbage.outputs["Mask"] if garbage.mask else None, nodes[INVERT_GARBAGE].inputs[1])
     for socket in (nodes[FILL_CORE].inputs[1], _factor(nodes[CORE_COLOR])):
         _link(tree, core.outputs["Mask"] if core.mask else None, socket)

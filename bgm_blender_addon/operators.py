@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,10 @@ def shown_tree(context: bpy.types.Context) -> bpy.types.NodeTree | None:
         return group if group is not None and group.bgm.is_matting else None
     if space.type == "CLIP_EDITOR" and space.clip is not None:
         return next((tree for tree in settings.matting_trees() if tree.bgm.clip == space.clip), None)
+    if space.type == "SEQUENCE_EDITOR":
+        editor = sequencer_scene(context).sequence_editor
+        strip = editor.active_strip if editor is not None else None
+        return sequencer.find_group(strip) if strip is not None else None
     return None
 
 
@@ -131,7 +136,10 @@ class BGM_OT_add_node(bpy.types.Operator):
             added = node.add_to_tree(space.edit_tree, group)
             added.location = space.cursor_location
         else:
-            node.add_to_scene(context.scene, group)
+            added = node.add_to_scene(context.scene, group)
+        node.view(added)
+        if space is not None and space.type == "NODE_EDITOR":
+            space.show_backdrop = True  # else no editor shows the viewer's picture
         return {"FINISHED"}
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
@@ -202,8 +210,26 @@ class BGM_OT_use_results(GroupOperator, bpy.types.Operator):
         except UserError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
-        tree.bgm.status = f"Frames {tree.bgm.result_first} to {tree.bgm.result_last} loaded"
+        tree.bgm.say(f"Frames {tree.bgm.result_first} to {tree.bgm.result_last} loaded", "green")
         self.report({"INFO"}, tree.bgm.status)
+        return {"FINISHED"}
+
+
+class BGM_OT_fit_scene(GroupOperator, bpy.types.Operator):
+    """Give the scene the clip's resolution, frame rate and frame range"""
+
+    bl_idname = "bgm.fit_scene"
+    bl_label = "Set Scene to Clip"
+    bl_options = {"REGISTER", "UNDO"}
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        try:
+            clip = find_tree(context, self.group).bgm.clip
+            settings.check_clip(clip)
+        except UserError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        settings.fit_scene(context.scene, clip)
         return {"FINISHED"}
 
 
@@ -244,28 +270,31 @@ class BGM_OT_make_environment(bpy.types.Operator):
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
+        if not bpy.app.online_access:
+            cls.poll_message_set(
+                "Blender is offline. Switch on Preferences > System > Network > Allow Online Access, or name a Python "
+                "that has the engine's packages"
+            )
+            return False
         return not runner.busy()
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        return context.window_manager.invoke_props_dialog(self, width=420, title=self.bl_label, confirm_text="Download")
+        return context.window_manager.invoke_props_dialog(self, width=600, title=self.bl_label, confirm_text="Download")
 
     def draw(self, context: bpy.types.Context) -> None:
         column = self.layout.column(align=True)
         column.label(text="This downloads PyTorch and the engine's other packages from pypi.org and pytorch.org:")
         column.label(text="0.3 GB for computing on the processor, up to 3 GB for an NVIDIA card.")
         column.label(text="They go into a folder of this extension's own, apart from Blender's Python:")
-        column.label(text=str(preferences.environment_folder()))
+        for line in textwrap.wrap(str(preferences.environment_folder()), 90):
+            column.label(text=line)
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        if not bpy.app.online_access:
-            self.report(
-                {"ERROR"},
-                "Blender is offline. Switch on Preferences > System > Network > Allow Online Access, or name a Python "
-                "that has the engine's packages.",
-            )
-            return {"CANCELLED"}
         try:
             runner.make_environment()
+            chosen = preferences.get()
+            if chosen is not None:
+                chosen.engine_source = "MADE"  # it is made to be used
         except UserError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
@@ -317,11 +346,11 @@ class BGM_OT_add_strip(GroupOperator, bpy.types.Operator):
         return {"FINISHED"}
 
 
-class BGM_OT_matte_strip(bpy.types.Operator):
-    """Matte the active strip's footage and lay the cut-out over it, in sync"""
+class StripOperator:
+    """An operator on the sequencer's active strip."""
 
-    bl_idname = "bgm.matte_strip"
-    bl_label = "Matte Strip"
+    if TYPE_CHECKING:
+        poll_message_set: Callable[[str], None]
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
@@ -330,6 +359,30 @@ class BGM_OT_matte_strip(bpy.types.Operator):
             return False
         editor = sequencer_scene(context).sequence_editor
         return editor is not None and editor.active_strip is not None
+
+
+class BGM_OT_set_up_strip(StripOperator, bpy.types.Operator):
+    """Give the active strip's footage matting settings: its clean plate, its output folder"""
+
+    bl_idname = "bgm.set_up_strip"
+    bl_label = "Set Up Matting"
+    bl_options = {"REGISTER", "UNDO"}
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        scene = sequencer_scene(context)
+        try:
+            sequencer.group_for_strip(scene, scene.sequence_editor.active_strip)
+        except UserError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        return {"FINISHED"}
+
+
+class BGM_OT_matte_strip(StripOperator, bpy.types.Operator):
+    """Matte the active strip's footage and lay the cut-out over it, in sync; the strip itself is muted"""
+
+    bl_idname = "bgm.matte_strip"
+    bl_label = "Matte Strip"
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         scene = sequencer_scene(context)
@@ -349,11 +402,13 @@ register, unregister = bpy.utils.register_classes_factory(
         BGM_OT_make_plate,
         BGM_OT_check_plate,
         BGM_OT_use_results,
+        BGM_OT_fit_scene,
         BGM_OT_cancel,
         BGM_OT_check_engine,
         BGM_OT_make_environment,
         BGM_OT_open_folder,
         BGM_OT_add_strip,
+        BGM_OT_set_up_strip,
         BGM_OT_matte_strip,
     )
 )

@@ -12,7 +12,7 @@ import bpy
 from . import environment, operators, preferences, runner, sequencer, settings, tasks
 from .errors import UserError
 
-LIGHTS = {"green": "CHECKMARK", "amber": "ERROR", "red": "CANCEL"}
+LIGHTS = {"green": "CHECKMARK", "amber": "ERROR", "red": "CANCEL", "cancelled": "X", "failed": "ERROR"}
 
 
 def draw_text(layout: bpy.types.UILayout, text: str, icon: str = "NONE", width: int = 40) -> None:
@@ -60,6 +60,8 @@ def draw_main(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bpy.
         draw_progress(layout)
     else:
         draw_buttons(layout, tree)
+        if bgm.clip is not None and not settings.scene_fits(context.scene, bgm.clip):
+            layout.operator("bgm.fit_scene", icon="SCENE_DATA").group = tree.name
         draw_outcome(layout, context, tree)
 
 
@@ -87,13 +89,10 @@ def draw_outcome(layout: bpy.types.UILayout, context: bpy.types.Context, tree: b
     """How the last run ended, and the preview where there is one."""
     task = runner.task
     width = characters(context)
-    if task is not None and task.group_uid == tree.session_uid:
-        icon = {"finished": "CHECKMARK", "cancelled": "X", "failed": "ERROR"}.get(task.state, "NONE")
-        draw_text(layout, task.message, icon, width)
+    draw_text(layout, tree.bgm.status, LIGHTS.get(tree.bgm.status_light, "INFO"), width)
+    if task is not None and task.group_uid == tree.session_uid and task.message == tree.bgm.status:
         for warning in task.warnings[:3]:
             draw_text(layout, warning, "INFO", width)
-    elif tree.bgm.status:
-        draw_text(layout, tree.bgm.status, "INFO", width)
     preview = bpy.data.images.get(tasks.PREVIEW_IMAGE)
     if preview is not None and task is not None and task.title.startswith("Preview") and task.state == "finished":
         layout.template_icon(preview.preview_ensure().icon_id, scale=9.0)
@@ -163,7 +162,8 @@ def draw_output(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bp
     row = layout.row(align=True)
     row.operator("bgm.open_folder", text="Open Folder", icon="FILE_FOLDER").group = tree.name
     row.operator("bgm.use_results", icon="FILE_REFRESH").group = tree.name
-    layout.operator("bgm.add_strip", icon="SEQUENCE").group = tree.name
+    if context.space_data.type != "SEQUENCE_EDITOR":
+        layout.operator("bgm.add_strip", icon="SEQUENCE").group = tree.name
 
 
 def draw_engine(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:
@@ -189,11 +189,19 @@ def draw_no_engine(layout: bpy.types.UILayout, context: bpy.types.Context) -> bo
             draw_progress(box)
         else:
             box.operator("bgm.make_environment", icon="IMPORT")
+            draw_offline(box, characters(context) - 4)
             box.operator(
                 "preferences.addon_show", text="Open Preferences", icon="PREFERENCES"
             ).module = preferences.PACKAGE
         return True
     return False
+
+
+def draw_offline(layout: bpy.types.UILayout, width: int) -> None:
+    """Why Make Environment cannot be pressed."""
+    if not bpy.app.online_access:
+        text = "Making it needs Preferences > System > Network > Allow Online Access."
+        draw_text(layout, text, "INTERNET_OFFLINE", width)
 
 
 class CompositorPanel:
@@ -308,11 +316,14 @@ class BGM_PT_clip_engine(SubPanel, ClipPanel, bpy.types.Panel):
     draw_settings = staticmethod(draw_engine)
 
 
-class BGM_PT_sequencer(bpy.types.Panel):
-    bl_label = "Background Matting"
+class SequencerPanel:
     bl_space_type = "SEQUENCE_EDITOR"
     bl_region_type = "UI"
     bl_category = "Matting"
+
+
+class BGM_PT_sequencer(SequencerPanel, bpy.types.Panel):
+    bl_label = "Background Matting"
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
@@ -323,21 +334,40 @@ class BGM_PT_sequencer(bpy.types.Panel):
         layout = self.layout
         if draw_no_engine(layout, context):
             return
-        strip = operators.sequencer_scene(context).sequence_editor.active_strip
-        tree = sequencer.find_group(strip)
-        if tree is not None:
-            layout.use_property_split = True
-            layout.use_property_decorate = False
-            draw_plate_choice(layout, tree.bgm)
+        tree = operators.shown_tree(context)
+        if tree is None:
+            layout.operator("bgm.set_up_strip", icon="SEQUENCE")
+            return
+        layout.use_property_split = True
+        layout.use_property_decorate = False
+        draw_plate_choice(layout, tree.bgm)
         if runner.busy():
             draw_progress(layout)
             return
         row = layout.row()
         row.scale_y = 1.5
         row.operator("bgm.matte_strip", icon="RENDER_ANIMATION")
-        if tree is not None:
+        if sequencer.has_cut_out(tree):
             layout.operator("bgm.add_strip", text="Add Existing Matte", icon="SEQUENCE").group = tree.name
-            draw_outcome(layout, context, tree)
+        draw_outcome(layout, context, tree)
+
+
+class BGM_PT_sequencer_plate(SubPanel, SequencerPanel, bpy.types.Panel):
+    bl_label = "Plate Tools"
+    bl_parent_id = "BGM_PT_sequencer"
+    draw_settings = staticmethod(draw_plate)
+
+
+class BGM_PT_sequencer_output(SubPanel, SequencerPanel, bpy.types.Panel):
+    bl_label = "Output"
+    bl_parent_id = "BGM_PT_sequencer"
+    draw_settings = staticmethod(draw_output)
+
+
+class BGM_PT_sequencer_engine(SubPanel, SequencerPanel, bpy.types.Panel):
+    bl_label = "Engine"
+    bl_parent_id = "BGM_PT_sequencer"
+    draw_settings = staticmethod(draw_engine)
 
 
 def draw_preferences(layout: bpy.types.UILayout, chosen: preferences.BGM_AP_preferences) -> None:
@@ -356,25 +386,21 @@ def draw_preferences(layout: bpy.types.UILayout, chosen: preferences.BGM_AP_pref
     box = layout.box()
     try:
         python = preferences.engine_python()
-        draw_text(box, f"Python: {python}", "CHECKMARK", width)
+        draw_text(box, f"Python: {python}", "CONSOLE", width)  # whether it has the packages, the engine says
+        heard = runner.heard_from(python)
     except UserError as error:
         draw_text(box, str(error), "ERROR", width)
+        heard = False
     if runner.busy():
         draw_progress(box)
     else:
-        draw_engine_state(box, width)
+        draw_engine_state(box, width, heard)
         row = box.row()
         row.operator("bgm.check_engine", icon="VIEWZOOM")
         if chosen.engine_source == "MADE":
             made = environment.is_made(preferences.environment_folder())
             row.operator("bgm.make_environment", text="Make Again" if made else "Make Environment...", icon="IMPORT")
-            if not bpy.app.online_access:
-                draw_text(
-                    box,
-                    "Making it needs Preferences > System > Network > Allow Online Access.",
-                    "INTERNET_OFFLINE",
-                    width,
-                )
+            draw_offline(box, width)
     log_path = preferences.log_path()
     if log_path.exists():
         row = layout.row()
@@ -382,11 +408,13 @@ def draw_preferences(layout: bpy.types.UILayout, chosen: preferences.BGM_AP_pref
         row.operator("wm.path_open", text="Open Log", icon="TEXT").filepath = str(log_path)
 
 
-def draw_engine_state(layout: bpy.types.UILayout, width: int) -> None:
-    """What the engine said of itself, or why it did not."""
+def draw_engine_state(layout: bpy.types.UILayout, width: int, heard: bool) -> None:
+    """What the engine said of itself, or why it did not; of another Python's engine (not `heard`), nothing."""
     if runner.maker is not None and runner.maker.error:
         draw_text(layout, runner.maker.error, "ERROR", width)
     engine, task = runner.engine, runner.task
+    if not heard:
+        return
     if engine is not None:
         draw_text(
             layout, f"Engine {engine.version} on Python {engine.python}, PyTorch {engine.torch}", "CHECKMARK", width
@@ -442,6 +470,9 @@ _register_classes, _unregister_classes = bpy.utils.register_classes_factory(
         BGM_PT_clip_output,
         BGM_PT_clip_engine,
         BGM_PT_sequencer,
+        BGM_PT_sequencer_plate,
+        BGM_PT_sequencer_output,
+        BGM_PT_sequencer_engine,
     )
 )
 _DRAWN_INTO = {

@@ -36,6 +36,7 @@ class Task:
     on_result: Callable[[dict[str, Any]], str]  # takes the last command's result, returns how it went, as a sentence
     group_uid: int = 0  # session_uid of the group it belongs to
     on_stop: Callable[[], None] = lambda: None  # what becomes of what was done before it was cancelled or failed
+    light: str = "green"  # of what it found out, where it finishes
     state: str = "running"  # then "finished", "cancelled" or "failed"
     message: str = "Starting the engine"  # what is happening, then how it ended
     factor: float = 0.0  # 0 to 1
@@ -116,6 +117,11 @@ def stop_engine() -> None:
     if _client is not None:
         _client.shutdown()
     _client = engine = None
+
+
+def heard_from(python: Path) -> bool:
+    """Whether what is known of the engine, or how its last task ended, is about the engine on this Python."""
+    return _client is not None and _client.python == python
 
 
 def find_group(uid: int) -> bpy.types.NodeTree | None:
@@ -218,7 +224,7 @@ def _end(task: Task, outcome: str) -> None:
             log.warning("%s", task.title, exc_info=True)
     group = find_group(task.group_uid)
     if group is not None:
-        group.bgm.status = task.message
+        group.bgm.say(task.message, task.light if task.state == "finished" else task.state)
     push_undo(task.title)
     if task.state == "failed":
         show_failure(task.title, task.message)

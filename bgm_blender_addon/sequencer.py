@@ -67,6 +67,12 @@ def find_group(strip: bpy.types.Strip) -> bpy.types.NodeTree | None:
     return _group_of(strip_file(strip)) if strip.type in {"MOVIE", "IMAGE"} else None
 
 
+def has_cut_out(tree: bpy.types.NodeTree) -> bool:
+    """Whether `add_matte_strip` may find images; quick enough for a panel."""
+    folder = node.result_folder(tree)
+    return folder is not None and (folder / "matte").is_dir()
+
+
 def source_strip(scene: bpy.types.Scene, tree: bpy.types.NodeTree) -> bpy.types.Strip | None:
     """The strip that shows a group's clip, the selected one first."""
     if tree.bgm.clip is None or scene.sequence_editor is None:
@@ -80,6 +86,8 @@ def add_matte_strip(
     scene: bpy.types.Scene, tree: bpy.types.NodeTree, source: bpy.types.Strip | None
 ) -> bpy.types.Strip:
     """Add an image strip of the group's cut-out, over `source` and trimmed as it is, or where the clip starts.
+
+    `source` is muted: the cut-out over its own footage would show the footage.
 
     Raises:
         UserError: no cut-out has been written, or the source strip plays at another speed.
@@ -120,6 +128,7 @@ def add_matte_strip(
             for name in names:
                 setattr(getattr(strip, part), name, getattr(getattr(source, part), name))
         strip.use_flip_x, strip.use_flip_y = source.use_flip_x, source.use_flip_y
+        source.mute = True
     return strip
 
 

@@ -16,6 +16,7 @@ from . import footage, tracks
 from .errors import UserError
 
 FLOAT_FILES = (".exr", ".hdr", ".tif", ".tiff")  # may hold floats, in whatever colour space
+_UNKNOWN_SIZE = (256, 256)  # what Blender makes of a clip's size, see clip_size
 COLOR_SPACES = {"sRGB": "srgb", "Linear Rec.709": "linear", "Non-Color": "auto"}  # Blender's name: the engine's
 
 
@@ -40,19 +41,20 @@ def _source_changed(self: BGM_PG_matting, context: bpy.types.Context) -> None:
     try:
         node.update_sources(self.id_data)
     except UserError as error:
-        self.status = str(error)
+        self.say(str(error), "failed")
 
 
 def _clip_changed(self: BGM_PG_matting, context: bpy.types.Context) -> None:
     from . import node
 
-    self.findings.clear()
+    _plate_changed(self, context)
     node.name_after_clip(self.id_data)
     _source_changed(self, context)
 
 
 def _plate_changed(self: BGM_PG_matting, context: bpy.types.Context) -> None:
     self.findings.clear()
+    self.say("", "")
 
 
 class BGM_PG_matting(bpy.types.PropertyGroup):
@@ -183,7 +185,8 @@ class BGM_PG_matting(bpy.types.PropertyGroup):
     )
     detail: bpy.props.FloatProperty(
         name="Coarse Size",
-        description="Size of the network's first look, as a share of the frame's; 0: by what differs from the plate",
+        description="Size of the network's first look, as a share of the frame's. "
+        "0.00 = automatic: by what differs from the plate",
         min=0.0,
         max=1.0,
     )
@@ -235,8 +238,14 @@ class BGM_PG_matting(bpy.types.PropertyGroup):
     result_first: bpy.props.IntProperty(name="First Result", description="In the footage's own numbers")
     result_last: bpy.props.IntProperty(name="Last Result", description="In the footage's own numbers")
     status: bpy.props.StringProperty(name="Status", description="How the last run ended")
+    status_light: bpy.props.StringProperty(
+        name="Status Light", description='What that means: a finding\'s light, "cancelled" or "failed"'
+    )
 
     findings: bpy.props.CollectionProperty(type=BGM_PG_finding)
+
+    def say(self, status: str, light: str) -> None:
+        self.status, self.status_light = status, light
 
 
 @dataclass(frozen=True)
@@ -292,7 +301,7 @@ def frame_numbers(settings: BGM_PG_matting, scene: bpy.types.Scene) -> tuple[int
     """First and last frame number to matte, in the footage's own numbers.
 
     Raises:
-        UserError: the chosen range shows no frame of the clip.
+        UserError: the chosen range shows no frame of the clip, or ends before it begins.
     """
     clip = settings.clip
     path = file_path(clip)
@@ -302,6 +311,8 @@ def frame_numbers(settings: BGM_PG_matting, scene: bpy.types.Scene) -> tuple[int
     wanted = (scene.frame_start, scene.frame_end)
     if settings.frame_range == "CUSTOM":
         wanted = (settings.frame_first, settings.frame_last)
+        if wanted[0] > wanted[1]:
+            raise UserError(f"The first frame, {wanted[0]}, comes after the last, {wanted[1]}. Swap them.")
     numbers = (
         max(first, footage.to_number(clip, path, wanted[0])),
         min(last, footage.to_number(clip, path, wanted[1])),
@@ -313,6 +324,31 @@ def frame_numbers(settings: BGM_PG_matting, scene: bpy.types.Scene) -> tuple[int
             f"{shown[1]}. Choose other frames."
         )
     return numbers
+
+
+def missing_words(settings: BGM_PG_matting) -> list[str]:
+    """That a custom range reaches beyond the clip; nothing where it does not."""
+    clip, path = settings.clip, file_path(settings.clip)
+    first = footage.to_scene(clip, path, footage.first_number(clip, path))
+    last = footage.to_scene(clip, path, footage.last_number(clip, path))
+    wanted = (settings.frame_first, settings.frame_last)
+    if settings.frame_range != "CUSTOM" or (first <= wanted[0] and wanted[1] <= last):
+        return []
+    return [
+        f"The clip lasts from scene frame {first} to {last}; of {wanted[0]} to {wanted[1]} the others are left out."
+    ]
+
+
+def scaling_words(settings: BGM_PG_matting) -> list[str]:
+    """That the plate is scaled, which the engine says of a clip but not of a preview; nothing where it is not."""
+    plate = {"IMAGE": settings.plate_image, "CLIP": settings.plate_clip}.get(settings.plate_source)
+    if plate is None:
+        return []
+    size = tuple(plate.size) if settings.plate_source == "IMAGE" else clip_size(plate)
+    path, wanted = file_path(plate), clip_size(settings.clip)
+    if size == wanted or path.with_name(f"{path.stem}.motion.json").is_file():  # a wider one, of a moving camera
+        return []
+    return [f"The plate is {size[0]} x {size[1]}; it is scaled to the footage's {wanted[0]} x {wanted[1]}."]
 
 
 def make_job(
@@ -368,7 +404,7 @@ def make_job(
 
 
 def _check_folder(folder: Path, clip_path: Path) -> None:
-    """Raise UserError where a folder holds a person's own job file, or the matte of other footage that is still there.
+    """Raise UserError where a folder holds a person's own job file, or finished frames of other footage still there.
 
     A person's is YAML, which only the engine reads.
     """
@@ -380,7 +416,8 @@ def _check_folder(folder: Path, clip_path: Path) -> None:
         ) from None
     except (OSError, LookupError, TypeError):
         return  # no job
-    if other != clip_path and other.is_file():
+    has_frames = any(any(folder.glob(files)) for files in ("records/*.jsonl", "alpha/*"))
+    if has_frames and other != clip_path and other.is_file():
         raise UserError(f"{folder} holds the matte of {other}. Choose another folder under Output, or delete that one.")
 
 
@@ -396,6 +433,47 @@ def check_clip(clip: bpy.types.MovieClip | None) -> Path:
     if not path.is_file():
         raise UserError(f"The clip's file is missing: {path}. Find it with File > External Data.")
     return path
+
+
+def scene_fits(scene: bpy.types.Scene, clip: bpy.types.MovieClip) -> bool:
+    """Whether the scene has the clip's size, rate and frames; quick enough for a panel."""
+    render = scene.render
+    if clip.frame_duration and (scene.frame_start, scene.frame_end) != _scene_frames(clip, clip.frame_duration):
+        return False
+    if clip.fps and abs(clip.fps - render.fps / render.fps_base) > 0.01:
+        return False
+    return tuple(clip.size) in ((render.resolution_x, render.resolution_y), _UNKNOWN_SIZE)
+
+
+def fit_scene(scene: bpy.types.Scene, clip: bpy.types.MovieClip) -> None:
+    """Give the scene the clip's size, rate and frames."""
+    scene.render.resolution_x, scene.render.resolution_y = clip_size(clip)
+    if clip.fps:  # not known of images
+        scene.render.fps = round(clip.fps)
+        scene.render.fps_base = round(clip.fps) / clip.fps
+    path = file_path(clip)
+    count = clip.frame_duration or footage.last_number(clip, path) - footage.first_number(clip, path) + 1
+    scene.frame_start, scene.frame_end = _scene_frames(clip, count)
+
+
+def _scene_frames(clip: bpy.types.MovieClip, count: int) -> tuple[int, int]:
+    """The scene frames that show a clip of `count` frames; none below 0, which a scene cannot have."""
+    path = file_path(clip)
+    first = footage.to_scene(clip, path, footage.first_number(clip, path))
+    return max(first, 0), max(first + count - 1, 0)
+
+
+def clip_size(clip: bpy.types.MovieClip) -> tuple[int, int]:
+    """Width and height of the clip's file.
+
+    After Save As, Blender may say 256 x 256, and no frames, of a clip with an offset that shows nothing at frame 1.
+    """
+    if tuple(clip.size) != _UNKNOWN_SIZE or not file_path(clip).is_file():
+        return tuple(clip.size)
+    fresh = bpy.data.movieclips.load(str(file_path(clip)))
+    size = tuple(fresh.size)
+    bpy.data.movieclips.remove(fresh)
+    return size
 
 
 def color_space(datablock: bpy.types.MovieClip | bpy.types.Image) -> str:

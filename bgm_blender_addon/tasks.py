@@ -54,7 +54,8 @@ def matte(
         if group is not None and node.find_sequence(request.folder / "alpha"):
             node.wire_results(group, request.folder)
 
-    runner.start(runner.Task(f"Matte {request.footage.name}", commands, take, uid, take_part))
+    warnings = [] if numbers else settings.missing_words(tree.bgm)
+    runner.start(runner.Task(f"Matte {request.footage.name}", commands, take, uid, take_part, warnings=warnings))
 
 
 def preview(tree: bpy.types.NodeTree, scene: bpy.types.Scene, scene_frame: int) -> None:
@@ -88,7 +89,8 @@ def preview(tree: bpy.types.NodeTree, scene: bpy.types.Scene, scene_frame: int) 
         job.unlink(missing_ok=True)
         return f"Preview of frame {scene_frame}"
 
-    runner.start(runner.Task(f"Preview frame {scene_frame}", commands, take, tree.session_uid))
+    warnings = settings.scaling_words(tree.bgm)
+    runner.start(runner.Task(f"Preview frame {scene_frame}", commands, take, tree.session_uid, warnings=warnings))
 
 
 def make_plate(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:
@@ -119,7 +121,8 @@ def make_plate(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:
             group.bgm.plate_source, group.bgm.plate_image = "IMAGE", image
         return "The clean plate is made: look at it before you matte"
 
-    runner.start(runner.Task(f"Plate from {clip_path.name}", [_plate_command(request)], take, uid))
+    warnings = settings.missing_words(bgm)
+    runner.start(runner.Task(f"Plate from {clip_path.name}", [_plate_command(request)], take, uid, warnings=warnings))
 
 
 def check_plate(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:
@@ -137,9 +140,11 @@ def check_plate(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:
 
     def take(result: dict[str, Any]) -> str:
         group = runner.find_group(uid)
+        task.light = result["light"]
         return show_findings(group.bgm, result) if group is not None else "The plate is checked"
 
-    runner.start(runner.Task("Check the plate", commands, take, uid))
+    task = runner.Task("Check the plate", commands, take, uid)
+    runner.start(task)
 
 
 def check_engine() -> None:
@@ -155,8 +160,9 @@ def matte_strip(scene: bpy.types.Scene, strip: bpy.types.Strip) -> None:
     """Matte what a movie or image strip shows of its footage, and lay the cut-out over it.
 
     Raises:
-        UserError: as `matte`; or the strip is of another kind.
+        UserError: as `matte`; or the strip is of another kind. What was made for it is gone again then.
     """
+    is_new, clips = sequencer.find_group(strip) is None, set(bpy.data.movieclips)
     tree = sequencer.group_for_strip(scene, strip)
     tree.bgm.use_matte = True
     scene_name, strip_name = scene.name, strip.name
@@ -168,7 +174,16 @@ def matte_strip(scene: bpy.types.Scene, strip: bpy.types.Strip) -> None:
             raise UserError(f"The matte is made, but its strip {strip_name} is gone.")
         sequencer.add_matte_strip(target, group, source)
 
-    matte(tree, scene, sequencer.shown_numbers(strip, tree.bgm.clip), add)
+    try:
+        matte(tree, scene, sequencer.shown_numbers(strip, tree.bgm.clip), add)
+    except UserError as error:
+        if not is_new:
+            raise
+        clip = tree.bgm.clip
+        bpy.data.node_groups.remove(tree)
+        if clip not in clips:
+            bpy.data.movieclips.remove(clip)
+        raise UserError(f"{error} Set Up Matting in the sidebar's Matting tab shows the settings.") from None
 
 
 def show_preview(alpha_path: Path, foreground_path: Path, space: str, path: Path) -> bpy.types.Image:

@@ -2,7 +2,7 @@
 """An engine without a network: speaks core.protocol and writes mattes whose every pixel a test can work out.
 
 Where it runs, `FAKE_WORKER` says how it misbehaves: "crash" in the middle of a job, "silent" after a command, "noise"
-on stdout, "deaf" to Shutdown, "strict" with plates.
+on stdout, "deaf" to Shutdown, "strict" with plates, of which it may find a "red" one.
 """
 
 from __future__ import annotations
@@ -82,11 +82,13 @@ def run(id: str, command: protocol.Message, cancelled: set[str]) -> str:
         send(protocol.Result({"plate": command.output}), id)
     elif isinstance(command, protocol.Diagnose):
         if MANNER == "strict":
+            print("the fake engine met another plate", file=sys.stderr, flush=True)
             send(protocol.Error("Expected a plate of this place; got another. Choose the right plate."), id)
             return "failed"
-        finding = {"kind": "misaligned", "severity": "amber", "action": "align", "region": None, "value": 9.0}
+        light = "red" if MANNER == "red" else "amber"
+        finding = {"kind": "misaligned", "severity": light, "action": "align", "region": None, "value": 9.0}
         finding |= {"message": "The plate is 9 pixels off.", "remedy": "Turn alignment on"}
-        send(protocol.Result({"light": "amber", "findings": [finding], "frame_numbers": [1]}), id)
+        send(protocol.Result({"light": light, "findings": [finding], "frame_numbers": [1]}), id)
     elif isinstance(command, protocol.Matte):
         job = json.loads(Path(command.job).read_text())
         first, last = job["frames"]

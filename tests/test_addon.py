@@ -170,6 +170,7 @@ SENTENCES = {
     "plate not on disk": "The plate drawn is not on disk as it is now. Save the image first.",
     "plate gone": "The plate's file is missing",
     "empty range": "Frames 1 to 50 show nothing of the clip, which lasts from scene frame 101 to 112.",
+    "backwards": "The first frame, 105, comes after the last, 102. Swap them.",
     "empty frame": "The clip shows nothing at frame 50; it lasts from 101 to 112.",
     "no model": "There is no model file chosen.",
     "no folder": "There is no output folder.",
@@ -184,10 +185,12 @@ SENTENCES = {
     "clip gone": "The clip's file is missing",
     "which node": "There are several matting nodes. Select the one you mean.",
     "same folder": "The node group Matting writes to",
-    "python gone": "which the variable BGM_ENGINE_PYTHON name",
+    "python gone": "which the variable BGM_ENGINE_PYTHON names as the engine's. Correct or remove",
     "no engine": "The engine has no environment yet: make one in the preferences",
-    "none named": "The preferences say that the engine runs on a Python of yours, but name none.",
-    "wrong python": "The engine ended unexpectedly (exit code 1).",
+    "none named": "of yours, but name none. Name one, or choose Own Environment",
+    "wrong python": "lacks packages that the engine needs (no module named",
+    "named python gone": "or choose Own Environment and press Make Environment.",
+    "engine again": "",
     "offline": "Blender is offline.",
 }
 
@@ -196,8 +199,11 @@ SENTENCES = {
 def test_errors_are_sentences(version: str, archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path) -> None:
     plate = tmp_path / "plate.png"
     plate.write_bytes(sequence.read_bytes())
-    setup = {"zip": archive, "footage": sequence, "plate": plate}
-    said = run_blender(version, "errors.py", fake_engine, tmp_path, **setup)["said"]
+    setup = {"zip": archive, "footage": sequence, "plate": plate, "python": fake_engine}
+    result = run_blender(version, "errors.py", fake_engine, tmp_path, **setup)
+    said = result["said"]
+    assert "the engine needs" in result["drawn"]["wrong python"] and "CHECKMARK" not in result["drawn"]["wrong python"]
+    assert "There is no Python" in result["drawn"]["gone"] and "CHECKMARK" not in result["drawn"]["gone"]
     assert said.keys() == SENTENCES.keys()
     for case, sentence in SENTENCES.items():
         assert sentence in said[case] and bool(sentence) == bool(said[case]), f"{case}: {said[case]}"
@@ -220,6 +226,10 @@ def test_strips_are_in_sync(
     }
     result = run_blender(version, "strips.py", fake_engine, tmp_path, effect_end=effect_end, **setup)
     assert "The movie runs at 24.00 frames a second, the scene at 30.00" in result["wrong_rate"]
+    assert result["before"] == ["bgm.set_up_strip"]
+    assert "There is no clean plate." in result["no plate"] and "Set Up Matting" in result["no plate"]
+    assert result["left behind"] == 0
+    assert result["set up"] == ["bgm.matte_strip"] and result["matted"] == ["bgm.matte_strip", "bgm.add_strip"]
     # The movie's first frame is at 20, of which 23 to 28 are shown; channel 3 is taken. The image strip's first file,
     # number 1003, is at 40. Only what is shown is matted.
     assert result["places"] == {
@@ -245,6 +255,8 @@ def test_the_other_operators(version: str, archive: Path, fake_engine: Path, seq
     assert result["unsaved"] == str(Path.home() / "matting" / "Matting_shot_v2")
     assert result["saved"] == str(tmp_path / "matting" / "Matting_shot_v2")
     assert result["unknown icons"] == []
+    assert result["mask"] == [WIDTH, HEIGHT]
+    assert result["scene"] == [WIDTH, HEIGHT, 8, 19]
     assert result["engine"] == "Fake processor"
     # An image's first pixels are those at the bottom left
     alpha, foreground = alpha_of(1003, WIDTH, HEIGHT) / 65535, foreground_of(1003, WIDTH, HEIGHT) / 255
@@ -255,6 +267,12 @@ def test_the_other_operators(version: str, archive: Path, fake_engine: Path, seq
     assert result["from clip"]["frames"] == [1003, 1004]
     assert result["from clip"]["footage"]["color_space"] == "srgb"
     assert result["findings"] == [["amber", "The plate is 9 pixels off. Turn alignment on.", "align"]]
+    assert result["warnings"] == [
+        "The clip lasts from scene frame 8 to 19; of 18 to 60 the others are left out.",
+        "The plate is 134 x 90; it is scaled to the footage's 67 x 45.",
+    ]
+    found = "The plate is 9 pixels off. Turn alignment on."
+    assert result["outcomes"] == [["ERROR", found], ["CANCEL", found], ["", ""]]
     assert Path(result["packed"]).name == "packed.png"
     assert result["packed again"] and result["packed anew"]
     assert not [name for name in result["plates"] if name.endswith(".part")]
@@ -279,12 +297,14 @@ def test_what_a_day_brings(version: str, archive: Path, fake_engine: Path, seque
         ["Matting b", "//matting/Matting_b/"],
         ["Matting shot_v2", "//matting/Matting_shot_v2/"],
     ]
+    assert result["followed"] == ["Matting b", "//matting/Matting_b/"]
     assert "holds the matte of" in result["taken folder"] and str(sequence) in result["taken folder"]
     assert Path(result["plates"][0]).name != Path(result["plates"][1]).name
     assert result["sources"] == ["Alpha Matte", "Clip", "Alpha Matte"]
     assert result["made plate"] == ["IMAGE", "//"]
     assert result["findings"] == [1, 0, 0]
     assert result["copy"] == ["other", "copy"]
+    assert result["failed"] == ["ERROR", "ERROR"]
     assert result["stopped"] == "stopped"
     assert result["lengths"] == [6, 6]
     assert "the nodes Core Mask are missing" in result["broken"]
@@ -419,6 +439,7 @@ def test_in_the_application(application: list[str], archive: Path, tmp_path: Pat
     for picture in tmp_path.glob("*.png"):
         shutil.copy(picture, pictures)
     assert "error" not in result, result["error"]
+    assert result["fits"]
     assert result["preview"] == ["finished", "Preview of frame 10"]
     assert (result["state"], result["message"]) == ("finished", "24 frames, 1 to 24")
     assert result["wired"] == [1, 24, True]  # after an undo in the middle of the job

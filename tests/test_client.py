@@ -109,6 +109,17 @@ def test_an_engine_killed_from_outside(start: Callable[..., EngineClient]) -> No
     assert "SIGKILL" in error.message
 
 
+def test_last_words_are_those_of_the_running_command(start: Callable[..., EngineClient]) -> None:
+    client = start(manner="strict")
+    answers_to(client, client.send(protocol.Diagnose("")))
+    assert "another plate" in client.log_tail()
+    os.kill(client.pid, 9)
+    error, _ = answers_to(client, client.send(protocol.Hello()))
+    assert isinstance(error, protocol.Error)
+    assert "another plate" not in error.message and str(client.log_path) in error.message
+    assert "Finished frames are kept: press the button again." in error.message and "memory" in error.message
+
+
 def test_silence_counts_as_stuck(start: Callable[..., EngineClient]) -> None:
     client = start(manner="silent", patience=0.5)
     error, done = answers_to(client, client.send(protocol.Hello()))

@@ -71,6 +71,32 @@ def matting_node(scene: bpy.types.Scene) -> bpy.types.Node:
     return next(node for node in tree.nodes if node.type == "GROUP" and "Matting" in node.node_tree.name)
 
 
+class Drawn:
+    """A layout that notes what is drawn into it: labels as [text, icon], operators by name."""
+
+    def __init__(self) -> None:
+        self.labels: list[list[str]] = []
+        self.operators: list[str] = []
+
+    def label(self, text: str = "", icon: str = "NONE") -> None:
+        self.labels.append([text, icon])
+
+    def operator(self, name: str, **look: object) -> "Drawn":
+        self.operators.append(name)
+        return self
+
+    def __getattr__(self, name: str):  # noqa: ANN204
+        """Rows, columns and boxes are the layout itself; properties are of no interest."""
+        return lambda *args, **look: self
+
+
+def outcome(tree: bpy.types.NodeTree) -> list[str]:
+    """How the last run ended, as the panel draws it: the icon and the text."""
+    layout = Drawn()
+    addon("panels").draw_outcome(layout, bpy.context, tree)
+    return ["".join(icon for _, icon in layout.labels[:1]), " ".join(text for text, _ in layout.labels)]
+
+
 def error_of(operator, **arguments: object) -> str:  # noqa: ANN001
     """The sentence that an operator reports as its error."""
     try:

@@ -8,7 +8,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import addon, arguments, error_of, finish, install, load_clip, matting_node
+from common import Drawn, addon, arguments, error_of, finish, install, load_clip, matting_node
+
+
+def drawn_preferences(preferences) -> str:  # noqa: ANN001
+    layout = Drawn()
+    addon("panels").draw_preferences(layout, preferences)
+    return " ".join(f"{icon} {text}" for text, icon in layout.labels)
 
 
 def main() -> None:
@@ -36,6 +42,8 @@ def main() -> None:
     said["empty range"] = error_of(ops.matte_clip)
     scene.frame_set(50)
     said["empty frame"] = error_of(ops.matte_frame)
+    bgm.frame_range, bgm.frame_first, bgm.frame_last = "CUSTOM", 105, 102
+    said["backwards"] = error_of(ops.matte_clip)
     bgm.frame_range = "CLIP"
     bgm.model_source = "FILE"
     said["no model"] = error_of(ops.matte_clip)
@@ -80,10 +88,18 @@ def main() -> None:
     said["none named"] = error_of(ops.check_engine)
     preferences.python = sys.executable  # a Python without the engine's requirements
     said["wrong python"] = error_of(ops.matte_clip, group=tree.name)
+    drawn = {"wrong python": drawn_preferences(preferences)}
+    preferences.python = str(args["python"])
+    said["engine again"] = error_of(ops.check_engine)
+    assert "CHECKMARK" in drawn_preferences(preferences)
+    preferences.python = str(folder / "no-python")
+    said["named python gone"] = error_of(ops.check_engine)
+    drawn["gone"] = drawn_preferences(preferences)
     preferences.engine_source = "MADE"
     bpy.context.preferences.system.use_online_access = False
+    assert not ops.make_environment.poll()  # its button is greyed
     said["offline"] = error_of(ops.make_environment)
-    finish(said=said)
+    finish(said=said, drawn=drawn)
 
 
 main()

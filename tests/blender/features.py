@@ -2,6 +2,7 @@
 """The other operators: preview, plates of every kind, results from elsewhere, the farm's command, disabling."""
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -9,7 +10,19 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import MODULE, addon, arguments, error_of, finish, install, load_clip, matting_node, render, size_scene
+from common import (
+    MODULE,
+    addon,
+    arguments,
+    error_of,
+    finish,
+    install,
+    load_clip,
+    matting_node,
+    outcome,
+    render,
+    size_scene,
+)
 
 
 def main() -> None:
@@ -23,10 +36,21 @@ def main() -> None:
     node = matting_node(scene)
     tree = node.node_tree
     bgm = tree.bgm
+    (viewer,) = (other for other in node.id_data.nodes if other.bl_idname == "CompositorNodeViewer")
+    assert viewer.inputs["Image"].links[0].from_node == node and node.id_data.nodes.active == node
     result: dict = {"unsaved": str(addon("settings").output_folder(bgm)), "default": bgm.output_folder}
+    size_scene(scene, 99, 99)
+    assert not addon("settings").scene_fits(scene, clip)
+    assert not error_of(ops.fit_scene) and addon("settings").scene_fits(scene, clip)
+    result["scene"] = [scene.render.resolution_x, scene.render.resolution_y, scene.frame_start, scene.frame_end]
     blend = folder / "shot.blend"
     bpy.ops.wm.save_as_mainfile(filepath=str(blend))
     result["saved"] = str(addon("settings").output_folder(bgm))
+
+    bgm.garbage_mask = mask = bpy.data.masks.new("garbage")
+    result["mask"] = [tree.nodes["Garbage Mask"].inputs[f"Size {side}"].default_value for side in "XY"]
+    bgm.garbage_mask = None
+    bpy.data.masks.remove(mask)
 
     # Panels are not drawn in the background; at least every icon and argument they name exists in this version
     source = Path(addon("panels").__file__).read_text()
@@ -56,6 +80,9 @@ def main() -> None:
 
     bgm.plate_source = "FROM_CLIP"
     bgm.frame_range = "CUSTOM"
+    bgm.frame_first, bgm.frame_last = 18, 60
+    assert not error_of(ops.matte_clip)
+    result["warnings"] = addon("runner").task.warnings[:1]
     bgm.frame_first, bgm.frame_last = 10, 11
     assert not error_of(ops.matte_clip)
     result["from clip"] = json.loads((folder_of_results / "job.yaml").read_text())
@@ -66,6 +93,19 @@ def main() -> None:
     bgm.plate_source = "IMAGE"
     assert not error_of(ops.check_plate)
     result["findings"] = [[finding.light, finding.text, finding.action] for finding in bgm.findings]
+    result["outcomes"] = [outcome(tree)]
+    os.environ["FAKE_WORKER"] = "red"
+    addon("runner").stop_engine()
+    assert not error_of(ops.check_plate)
+    os.environ["FAKE_WORKER"] = ""
+    result["outcomes"].append(outcome(tree))
+    bgm.plate_image, plate = bpy.data.images.new("large", 134, 90), bgm.plate_image
+    bgm.plate_image.filepath_raw = str(folder / "large.png")
+    bgm.plate_image.save()
+    assert not error_of(ops.matte_frame)
+    result["warnings"] += addon("runner").task.warnings
+    bgm.plate_image = plate
+    result["outcomes"].append(outcome(tree))
     bgm.plate_image.pack()
     bgm.plate_image.filepath = str(folder / "gone" / "packed.png")
     assert not error_of(ops.matte_clip)

@@ -67,6 +67,7 @@ def steps() -> Iterator[object]:
     size_scene(scene, *clip.size)
     scene.frame_end = clip.frame_duration
     scene.frame_set(10)
+    scene.render.resolution_x = 1920  # not the clip's: the panel offers to change that
     plate = bpy.data.images.load(ARGS["plate"])
     bpy.ops.wm.save_as_mainfile(filepath=str(FOLDER / "shot.blend"))
 
@@ -74,7 +75,8 @@ def steps() -> Iterator[object]:
     yield 1.0
     area = open_sidebar("NODE_EDITOR", "CompositorNodeTree")
     yield 1.0
-    ui_step(bpy.ops.bgm.add_node, clip=clip.name, plate=plate.name)
+    with bpy.context.temp_override(window=window(), area=area):
+        bpy.ops.bgm.add_node(clip=clip.name, plate=plate.name)
     node = matting_node(scene)
     name = node.node_tree.name
     choose_tab(area)
@@ -82,6 +84,8 @@ def steps() -> Iterator[object]:
     view_all(area)
     yield 0.5
     picture("compositor_before")
+    ui_step(bpy.ops.bgm.fit_scene, group=name)
+    result["fits"] = addon("settings").scene_fits(scene, clip)
 
     ui_step(bpy.ops.bgm.matte_frame, group=name)
     yield lambda: not runner.busy()
@@ -105,6 +109,7 @@ def steps() -> Iterator[object]:
     tree = bpy.data.node_groups[name]
     result["wired"] = [tree.bgm.result_first, tree.bgm.result_last, "Alpha Matte" in tree.nodes]
     yield 0.5
+    yield lambda: not bpy.app.is_job_running("COMPOSITE")
     picture("compositor_after")
 
     # Cancelling, and loading another file meanwhile
@@ -145,6 +150,17 @@ def steps() -> Iterator[object]:
     choose_tab(area)
     yield 0.5
     picture("sequencer")
+
+    scene.sequence_editor.active_strip = sequencer.strips(scene).new_image(
+        name="new", filepath=ARGS["plate"], channel=5, frame_start=1
+    )
+    yield 0.5
+    picture("sequencer_new")
+    with bpy.context.temp_override(window=window(), area=area):
+        bpy.ops.bgm.set_up_strip()
+    yield 0.5
+    picture("sequencer_set_up")
+    scene.sequence_editor.active_strip = strip
 
     group = bpy.data.node_groups[name]
     group.bgm.model_source, group.bgm.model_path = "FILE", ARGS["plate"]  # an image is no model

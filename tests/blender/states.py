@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import addon, arguments, error_of, finish, install, load_clip, matting_node
+from common import addon, arguments, error_of, finish, install, load_clip, matting_node, outcome
 
 
 def shown(tree: bpy.types.NodeTree) -> str:
@@ -38,12 +38,15 @@ def main() -> None:
     def plate() -> str:
         return json.loads((settings.output_folder(bgm) / "job.yaml").read_text())["plate"]["path"]
 
-    # Another clip is not shown with this one's matte, nor matted with its plate or into its folder
+    # Another clip is not shown with this one's matte, nor matted with its plate or into its folder. The default
+    # folder follows the clip; one that was typed stays
     bgm.plate_source = "FROM_CLIP"
     assert not error_of(ops.matte_clip)
     plates, sources = [plate()], [shown(tree)]
     bgm.clip = other
     sources.append(shown(tree))
+    result["followed"] = [tree.name, bgm.output_folder]
+    bgm.output_folder = "//matting/Matting_shot_v2/"
     result["taken folder"] = error_of(ops.matte_clip)
     bgm.output_folder = "//matting/other/"
     assert not error_of(ops.matte_clip)
@@ -74,6 +77,10 @@ def main() -> None:
     runner.stop_engine()
     assert "on purpose" in error_of(ops.matte_clip)
     os.environ["FAKE_WORKER"] = ""
+    result["failed"] = [outcome(tree)[0]]
+    runner.task, task = None, runner.task  # as in a file that is opened again
+    result["failed"].append(outcome(tree)[0])
+    runner.task = task
     result["stopped"] = tree.nodes["Alpha Matte"].image.filepath.split("/")[3]
 
     # While the footage is out of reach, a saved node keeps the length of its results
@@ -99,6 +106,8 @@ def main() -> None:
     second.frame_start, second.frame_end = 4, 5
     addon("node").add_to_scene(second, new := addon("node").new_group(clip))
     new.bgm.plate_source, new.bgm.frame_range, new.bgm.output_folder = "NONE", "SCENE", "//matting/second/"
+    taken = settings.output_folder(new.bgm)  # by a job that failed before its first frame: free
+    settings.JobRequest({"footage": {"path": args["other"]}}, taken, Path(args["other"]), None).write()
     assert addon("command").run(["matte", "--node", new.name]) == 0
     result["second scene"] = json.loads((settings.output_folder(new.bgm) / "job.yaml").read_text())["frames"]
 

@@ -4,15 +4,16 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import addon, arguments, error_of, finish, install, load_clip, matting_node, render, size_scene
+from common import Drawn, addon, arguments, error_of, finish, install, load_clip, matting_node, render, size_scene
 
 
 def matte_over(scene: bpy.types.Scene, strip: bpy.types.Strip, **settings: object) -> bpy.types.Strip:
-    """Matte a strip by the operator; returns the new strip, its source muted."""
+    """Matte a strip by the operator; returns the new strip."""
     sequencer = addon("sequencer")
     tree = sequencer.group_for_strip(scene, strip)
     tree.bgm.plate_source = "NONE"
@@ -21,8 +22,17 @@ def matte_over(scene: bpy.types.Scene, strip: bpy.types.Strip, **settings: objec
     error = error_of(bpy.ops.bgm.matte_strip)
     assert not error, error
     (added,) = set(sequencer.strips(scene)) - before
-    strip.mute = True
+    assert strip.mute
     return added
+
+
+def buttons(scene: bpy.types.Scene) -> list[str]:
+    """What the sequencer's panel offers for the active strip."""
+    layout = Drawn()
+    space, preferences = SimpleNamespace(type="SEQUENCE_EDITOR"), bpy.context.preferences
+    context = SimpleNamespace(scene=scene, space_data=space, region=None, preferences=preferences)
+    addon("panels").BGM_PT_sequencer.draw(SimpleNamespace(layout=layout), context)
+    return layout.operators
 
 
 def main() -> None:
@@ -46,8 +56,17 @@ def main() -> None:
     scene.render.fps = 30
     wrong_rate = error_of(lambda: setattr(scene.sequence_editor, "active_strip", movie) or bpy.ops.bgm.matte_strip())
     scene.render.fps = 24
+    result: dict = {"before": buttons(scene)}
+    result["no plate"] = error_of(bpy.ops.bgm.matte_strip)
+    result["left behind"] = len(bpy.data.node_groups) + len(bpy.data.movieclips)
+    assert not error_of(bpy.ops.bgm.set_up_strip)
+    result["set up"] = buttons(scene)
+    scene.render.fps = 30
+    bpy.ops.bgm.fit_scene(group=sequencer.find_group(movie).name)
+    assert scene.render.fps / scene.render.fps_base == 24
     strips.new_effect(name="in the way", type="COLOR", channel=3, frame_start=1, **args["effect_end"]).mute = True
     matte = matte_over(scene, movie)
+    result["matted"] = buttons(scene)
     places["movie"] = (matte.channel, matte.frame_final_start, matte.frame_final_end, matte.frame_start)
     numbers["movie"] = matted(movie)
     renders["movie"] = render(scene, 25, folder / "movie.exr")
@@ -111,6 +130,7 @@ def main() -> None:
         numbers=numbers,
         wrong_rate=wrong_rate,
         reversed=reverse,
+        **result,
         **{"in a meta strip": in_meta},
     )
 
