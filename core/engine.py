@@ -206,6 +206,7 @@ def make_plate(
     """Estimate a clean plate from the clip itself and write it, at the footage's precision, to `path`.
 
     Where the camera moves, the plate holds all that it saw, and a file beside it says where the frames lie in it.
+    A plate that is there already stays, with what lies beside it, until the new one is to be written.
 
     Returns:
         The `Result` of core.protocol.MakePlate: the file, its coverage (0 to 1), and `cancelled`.
@@ -219,15 +220,22 @@ def make_plate(
     if path.suffix.lower() not in ((".exr",) if needs_exr else (".png", ".exr")):
         raise JobError("an .exr plate, or .png for integer footage", path.name, "Change the name's ending")
     _make_folders(path.parent)  # before all the work
+
+    def note_progress(share: float, step: str = "") -> None:
+        if cancelled():
+            raise _StoppedError
+        on_progress(Progress(round(share * 100), 100))
+
     try:
         plate = plate_from_clip(
             reader,
-            matte=_lone_matte(_warm_matter(Job(source))),
+            matte=_lone_matte(_warm_matter(Job(source)), cancelled),
             extend=True,
             view=lambda pixels: color.to_float(color.to_srgb(pixels, footage.color_space)),
             relight=_relight(footage.color_space),
-            progress=lambda share, step: on_progress(Progress(round(share * 100), 100)),
+            progress=note_progress,
         )
+        note_progress(1.0)
     except _StoppedError:
         return {"plate": "", "coverage": 0.0, "cancelled": True}
     doubtful = np.count_nonzero(plate.coverage < SELDOM) / plate.coverage.size
@@ -236,10 +244,16 @@ def make_plate(
             f"{doubtful:.0%} of the plate was seen empty in less than {SELDOM:.0%} of the pictures (dark in "
             f"{plate_files.coverage_path(path).name}): look at it there. A longer range of frames may show more."
         )
-    frame_io.write_image(plate_files.coverage_path(path), color.to_dtype(plate.coverage, np.dtype(np.uint8)))
-    if plate.locked_off:
+    # A plate without companions is whole, too, so none may be there while they change: it goes first and comes last
+    try:
+        path.unlink(missing_ok=True)
         plate_files.motion_path(path).unlink(missing_ok=True)
-    else:
+    except OSError as error:
+        raise OutputError(
+            f"to replace {path}", error.strerror or str(error), "Close what uses it, or choose another name"
+        ) from None
+    frame_io.write_image(plate_files.coverage_path(path), color.to_dtype(plate.coverage, np.dtype(np.uint8)))
+    if not plate.locked_off:
         motions = {reader.numbers[index]: motion for index, motion in plate.motions.items()}
         plate_files.write_motion(path, plate_files.PlateMotion(footage.width, footage.height, motions))
     pixels = plate.plate
@@ -290,12 +304,16 @@ def diagnose_plate(job: Job) -> dict[str, Any]:
     return asdict(diagnose(frames, pixels, matte=_lone_matte(_warm_matter(job)), known=known, starts=starts))
 
 
-def _lone_matte(matter: Matter) -> Callable[[color.Floats, color.Floats | None], color.Floats] | None:
+def _lone_matte(
+    matter: Matter, cancelled: Cancelled = lambda: False
+) -> Callable[[color.Floats, color.Floats | None], color.Floats] | None:
     """The network as the plate tools use it: one picture, no memory. None for networks that need a plate."""
     if not matter.is_recurrent:
         return None
 
     def matte(src: color.Floats, bgr: color.Floats | None) -> color.Floats:
+        if cancelled():
+            raise _StoppedError
         matter.reset()
         return matter.matte(src, bgr).pha
 

@@ -329,6 +329,54 @@ def test_plate_from_the_clip(shot, tmp_path):
         engine.make_plate(source, tmp_path / "plate.png" / "plate.png")
 
 
+@pytest.mark.parametrize("moment", [50, 75, 100])
+def test_a_plate_that_is_cancelled_leaves_the_old_one(shot, tmp_path, moment):
+    source = Source(str(shot.write_movie(tmp_path / "a.mkv", 6)))
+    (tmp_path / "plate.png").write_bytes(b"old")
+    seen = [0]
+    result = engine.make_plate(
+        source,
+        tmp_path / "plate.png",
+        on_progress=lambda progress: seen.append(progress.done),
+        cancelled=lambda: seen[-1] >= moment,
+    )
+    assert result == {"plate": "", "coverage": 0.0, "cancelled": True}
+    assert sum(done >= moment for done in seen) == 1
+    assert [path.name for path in tmp_path.glob("plate*")] == ["plate.png"]
+    assert (tmp_path / "plate.png").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_a_new_plate_never_lies_beside_the_old_one_s_files(shot, tmp_path, monkeypatch, moving):
+    """Stopped before any of its files, or after the last: either all are of one plate, or there is no plate."""
+    made, names = engine.plate_from_clip, ["plate.png", "plate.coverage.png", "plate.motion.json"]
+    monkeypatch.setattr(engine, "plate_from_clip", lambda *a, **k: replace(made(*a, **k), locked_off=not moving))
+    source = Source(str(shot.write_movie(tmp_path / "a.mkv", 6)))
+    replace_file, left = Path.replace, 0
+
+    def stop(self, target):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return replace_file(self, target)
+
+    for writes in range(4):
+        for name in names:
+            (tmp_path / name).write_bytes(b"old")
+        left = writes
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "replace", stop)
+            try:
+                engine.make_plate(source, tmp_path / "plate.png")
+            except KeyboardInterrupt:
+                assert not (tmp_path / "plate.png").exists()
+            else:
+                there = names if moving else names[:2]
+                assert [name for name in names if (tmp_path / name).exists()] == there
+                assert all((tmp_path / name).read_bytes() != b"old" for name in there)
+
+
 def test_a_plate_that_was_seldom_seen_empty_is_warned_of(shot, tmp_path, monkeypatch):
     made, warnings = engine.plate_from_clip, []
 
