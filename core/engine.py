@@ -60,6 +60,7 @@ SELDOM, MUCH = 0.2, 0.02  # shares of pictures and of the plate: so much of it s
 READ_AHEAD = 4  # frames decoded before the network asks
 WRITERS = min(8, max(2, (os.cpu_count() or 2) // 2))  # threads that encode: a card gives them more than two can do
 WRITE_BEHIND = WRITERS + 4  # mattes being encoded or waiting for it
+ALIVE = 10.0  # seconds between two signs of life while footage is being opened
 
 Cancelled = Callable[[], bool]
 
@@ -105,7 +106,7 @@ def run_job(
     """
     listener = _Listener(on_progress, on_warning, cancelled)
     devices = choose_devices(job.device)
-    footage = _open_footage(job.footage)
+    footage = _open_in_sight(job.footage, on_progress)
     numbers = _select(footage, frames or job.frames)
     warn = (lambda message: None) if device else on_warning  # of what the caller has seen, too
     for message in (*footage.warnings, *_missing_words(footage, frames or job.frames)):
@@ -139,6 +140,7 @@ def run_job(
             f"{numbers[0]}-{numbers[-1]}",
             results.folder / "claims",
             rate.note_done,
+            rate.note_alive,
             on_warning,
             cancelled,
         )
@@ -214,7 +216,7 @@ def make_plate(
     Raises:
         MattingError: any member.
     """
-    footage = _open_footage(source)
+    footage = _open_in_sight(source, on_progress)
     reader = FootageReader(footage, _select(footage, frames), cancelled=cancelled)
     needs_exr = footage.is_float or color.is_scene_linear(footage.color_space)
     if path.suffix.lower() not in ((".exr",) if needs_exr else (".png", ".exr")):
@@ -378,8 +380,9 @@ class _Run:
                     if self.listener.cancelled():
                         break
                 else:
-                    if waiting:
-                        time.sleep(random.uniform(0.2, 1.0))  # another engine is at work; its claim ends or expires
+                    if waiting:  # another engine is at work; its claim ends or expires
+                        self.rate.note_alive()
+                        time.sleep(random.uniform(0.2, 1.0))
         finally:
             claims.release()
 
@@ -465,6 +468,15 @@ def _open_footage(source: Source) -> Footage:
     if path.suffix.lower() in frame_io.MOVIE_EXTENSIONS and path.is_file():
         return _open_movie(path, source.color_space, frame_io.file_identity(path))
     return frame_io.open_footage(path, source.color_space)
+
+
+def _open_in_sight(source: Source, on_progress: Callable[[Progress], None]) -> Footage:
+    """Open footage with signs of life: what has no index is read whole, which a large movie far away takes long for."""
+    with ThreadPoolExecutor(1) as opener:
+        opening = opener.submit(_open_footage, source)
+        while wait([opening], ALIVE).not_done:
+            on_progress(Progress(0, 0))
+    return opening.result()
 
 
 @lru_cache(maxsize=4)
@@ -948,13 +960,15 @@ class _Rate:
         left = (self._total - self._done) / fps
         self._listener.on_progress(Progress(self._done, self._total, number, fps, left))
 
-    def note_alive(self, number: int) -> None:
-        """Work on a frame that is done: silence would be taken for a stuck engine."""
+    def note_alive(self, number: int = 0) -> None:
+        """Work on a frame that is done, or none for now: silence would be taken for a stuck engine."""
         self._listener.on_progress(Progress(self._done, self._total, number))
 
     def note_up_to_date(self, count: int) -> None:
         """Frames that another engine has finished meanwhile."""
         self._done += count
+        if count:
+            self.note_alive()
 
 
 class _ReadAhead:

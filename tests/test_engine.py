@@ -536,6 +536,28 @@ def test_two_engines_share_a_folder(shot, tmp_path):
     assert not list((tmp_path / "out/claims").iterdir())
 
 
+def test_an_engine_that_waits_says_that_it_lives(shot, tmp_path, monkeypatch):
+    """For another's frames, while it opens the footage, and when it finds frames done."""
+    source = Source(str(shot.write_movie(tmp_path / "a.mkv", 3)))
+    open_footage, seen, deadline = engine._open_footage, [], time.monotonic() + 10
+    monkeypatch.setattr(engine.random, "uniform", lambda *_: 0.01)
+    monkeypatch.setattr(engine, "ALIVE", 0.05)
+    monkeypatch.setattr(engine, "_open_footage", lambda source: (time.sleep(0.3), open_footage(source))[1])
+    engine.make_plate(source, tmp_path / "plate.png", on_progress=seen.append, cancelled=lambda: True)
+    assert len(seen) > 3
+    seen.clear()
+    assert Claims(tmp_path / "out/claims").take(1, 2)
+    job = Job(source, output=Output(str(tmp_path / "out")))
+
+    def waiting():
+        return sum(progress.total > 0 for progress in seen)
+
+    engine.run_job(job, (1, 2), seen.append, cancelled=lambda: waiting() > 5 or time.monotonic() > deadline)
+    assert len(seen) - waiting() > 3 and waiting() == 6
+    engine._Rate(5, 1, engine._Listener(seen.append, print, lambda: False)).note_up_to_date(3)
+    assert seen[-1].done == 4
+
+
 def test_command_line(shot, tmp_path, capsys):
     footage, plate = shot.write_movie(tmp_path / "a.mkv"), shot.write_plate(tmp_path / "p.png")
     arguments = ["matte", "--footage", str(footage), "--plate", str(plate), "--output", str(tmp_path / "out")]
