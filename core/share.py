@@ -71,7 +71,7 @@ def run_on_devices(
                 continue
             failure = None
             match message:
-                case protocol.Progress() if message.frame_number and message.frame_number not in done:
+                case protocol.Progress() if message.fps and message.frame_number not in done:  # else none was computed
                     done.add(message.frame_number)
                     on_frame(message.frame_number)
                 case protocol.Progress():

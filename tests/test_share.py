@@ -98,15 +98,16 @@ class SaysThese:
     def wait(self): ...
 
 
-def test_that_the_processes_wait_is_passed_on(tmp_path, monkeypatch):
+def test_frame_0_and_waiting_are_passed_on(tmp_path, monkeypatch):
     monkeypatch.setattr(engine.share, "_Engine", SaysThese)
     alive = protocol.Progress(0, 50)
-    monkeypatch.setattr(SaysThese, "words", (alive, alive, protocol.Progress(1, 50, 7, 9.0), protocol.Done("finished")))
+    computed = [protocol.Progress(done, 50, number, 9.0) for done, number in ((1, 0), (1, 0), (2, 7))]
+    monkeypatch.setattr(SaysThese, "words", (alive, alive, *computed, protocol.Done("finished")))
     frames, signs = [], []
     engine.share.run_on_devices(
-        ["cpu"], tmp_path, "7-56", tmp_path, frames.append, lambda: signs.append(1), print, lambda: False
+        ["cpu"], tmp_path, "0-49", tmp_path, frames.append, lambda: signs.append(1), print, lambda: False
     )
-    assert frames == [7] and len(signs) == 2
+    assert frames == [0, 7] and len(signs) == 3
 
 
 @pytest.mark.slow
