@@ -799,10 +799,10 @@ class _Results:
 
     def up_to_date(self, numbers: list[int]) -> set[int]:
         """Those of `numbers` whose record has today's key and whose files are there, whole."""
-        records = self._read_records()
+        self._records = self._read_records()
         fresh = set()
         for number in numbers:
-            record = records.get(number)
+            record = self._records.get(number)
             if record and record["key"] == self.key(number) and self._is_whole(record["files"]):
                 fresh.add(number)
         return fresh
@@ -853,6 +853,7 @@ class _Results:
         for name, pixels in self._pictures(frame, matte).items():
             path = self.path(name, number)
             sizes[f"{name}/{path.name}"] = frame_io.write_image(path, pixels)
+        known = self._records.get(number, {"written": 0.0})
         record = {
             "frame_number": number,
             "key": self.key(number),
@@ -861,7 +862,8 @@ class _Results:
             "coverage": round(float(matte.pha.mean()), 5),
             "expected_error": round(float(matte.err.mean()), 5),
             **notes,
-            "written": time.time(),
+            # Later than what it replaces, whose writer's clock may be fast: the latest record is the one that counts
+            "written": max(time.time(), known["written"] + 0.001),
         }
         try:
             with self._lock, open(f"{self._log}.jsonl", "a", encoding="utf-8") as log:

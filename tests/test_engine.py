@@ -117,6 +117,19 @@ def test_a_second_run_does_nothing_and_a_changed_setting_redoes(job):
     assert engine.run_job(replace(job, detail=0.5))["skipped"] == 0
 
 
+def test_a_record_from_the_future_is_outdone(job):
+    """By a machine whose clock is fast, under other settings: frames are done once more, not for ever."""
+    engine.run_job(job)
+    (log,) = (Path(job.output.folder) / "records").glob("*.jsonl")
+    records = [json.loads(line) | {"key": "", "written": time.time() + 3600} for line in log.read_text().splitlines()]
+    log.with_name("fast-1.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    delivering = replace(job, output=replace(job.output, deliver=("rgba",)))
+    result = engine.run_job(delivering)
+    assert result["skipped"] == 0 and result["deliveries"]
+    assert all(frame["key"] for frame in json.loads(Path(result["report"]).read_text())["frames"])
+    assert engine.run_job(job)["skipped"] == 5
+
+
 def test_a_damaged_or_deleted_result_is_done_again(job):
     result = engine.run_job(job)
     before = files_of(Path(job.output.folder))
