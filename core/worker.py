@@ -188,9 +188,10 @@ class Worker:
         return self._closing.is_set() or id in self._cancelled
 
     def _send(self, message: Message, id: str) -> None:
+        line = protocol.encode(message, id)  # a number that is none is for whoever sends it to explain
         with self._lock:
             try:
-                self._answers.write(protocol.encode(message, id))
+                self._answers.write(line)
                 self._answers.flush()
             except (OSError, ValueError):  # Blender is gone; stdin says so too
                 self._closing.set()

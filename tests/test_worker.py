@@ -123,6 +123,19 @@ def test_shutdown(worker):
     assert worker.popen.wait(20) == 0
 
 
+def test_an_answer_that_is_no_json_is_an_error_and_the_worker_lives_on(monkeypatch):
+    monkeypatch.setattr(Worker, "_do_diagnose", lambda *_: protocol.Result({"light": float("nan")}))
+    commands = protocol.encode(protocol.Diagnose("job"), "1") + protocol.encode(protocol.DryRun(2, 0.0), "2")
+    answers = io.BytesIO()
+    worker = Worker(io.BytesIO(commands), answers)
+    worker._read_commands()
+    worker._queue.put(None)
+    worker._run_commands()
+    got = [protocol.decode(line) for line in answers.getvalue().splitlines()]
+    assert got[0][1].kind == "InternalError" and got[1] == ("1", protocol.Done("failed"))
+    assert got[-1] == ("2", protocol.Done("finished"))
+
+
 def test_it_warms_up_while_it_has_nothing_to_do(monkeypatch):
     """Once it has said what it is; what goes wrong meanwhile is the next command's to say."""
     warmed = threading.Event()
