@@ -18,7 +18,7 @@ import OpenImageIO as oiio
 import pytest
 
 from core import __main__ as command_line
-from core import color, engine, frame_io, plate_files
+from core import claims, color, engine, frame_io, plate_files
 from core.claims import EXPIRY, Claims, _host
 from core.errors import FootageError, JobError, OutputError, PlateError
 from core.job import Job, Output, PlateSource, Source
@@ -532,6 +532,48 @@ def test_claims_are_exclusive_and_expire(tmp_path):
     old = time.time() - EXPIRY - 1
     os.utime(claim, (old, old))
     assert other.take(5, 20)
+
+
+def test_a_claim_outlives_a_failed_heartbeat(tmp_path, monkeypatch):
+    beats = []
+
+    def touch(path):
+        beats.append(path)
+        if len(beats) == 1:
+            raise OSError(116, "Stale file handle")
+        if len(beats) == 3:
+            raise FileNotFoundError
+
+    monkeypatch.setattr(claims, "HEARTBEAT", 0.01)
+    monkeypatch.setattr(claims.os, "utime", touch)
+    mine = Claims(tmp_path)
+    assert mine.take(1, 9)
+    time.sleep(0.3)
+    assert len(beats) == 3
+    mine.release()
+
+
+def test_a_claim_that_others_remove_is_not_held(tmp_path, monkeypatch):
+    write = Path.write_text
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", lambda self, text: (write(self, text), self.unlink()))
+        assert not Claims(tmp_path).take(1, 9)
+    assert Claims(tmp_path).take(1, 9)
+
+
+def test_a_dead_engine_s_claim_that_cannot_be_removed_does_not_count(tmp_path, monkeypatch):
+    """On Windows, while a third engine reads it."""
+
+    def deny(self, missing_ok=False):
+        raise PermissionError(13, "in use")
+
+    dead = tmp_path / "1_9.abc.claim"
+    dead.write_text("{}")
+    os.utime(dead, (0, 0))
+    monkeypatch.setattr(Path, "unlink", deny)
+    mine = Claims(tmp_path)
+    assert mine.take(1, 9)
+    mine.release()
 
 
 def test_two_engines_share_a_folder(shot, tmp_path):
