@@ -60,6 +60,7 @@ SELDOM, MUCH = 0.2, 0.02  # shares of pictures and of the plate: so much of it s
 READ_AHEAD = 4  # frames decoded before the network asks
 WRITERS = min(8, max(2, (os.cpu_count() or 2) // 2))  # threads that encode: a card gives them more than two can do
 WRITE_BEHIND = WRITERS + 4  # mattes being encoded or waiting for it
+RECORD = {"frame_number": int, "key": str, "files": dict, "written": float}  # what a frame's record must hold
 ALIVE = 10.0  # seconds between two signs of life while footage is being opened
 
 Cancelled = Callable[[], bool]
@@ -821,11 +822,13 @@ class _Results:
             for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     record = json.loads(line)
-                    known = records.get(record["frame_number"])
-                    if known is None or known["written"] <= record["written"]:
-                        records[record["frame_number"]] = record
+                    if not all(isinstance(record[name], kind) for name, kind in RECORD.items()):
+                        continue
                 except (ValueError, KeyError, TypeError):
                     continue  # a line cut off by a crash: its frame is done again
+                known = records.get(record["frame_number"])
+                if known is None or known["written"] <= record["written"]:
+                    records[record["frame_number"]] = record
         return records
 
     def save_memory(self, number: int, memory: dict[str, Tensor]) -> None:

@@ -130,6 +130,18 @@ def test_a_record_from_the_future_is_outdone(job):
     assert engine.run_job(job)["skipped"] == 5
 
 
+@pytest.mark.parametrize("name", ["key", "files", "written"])
+@pytest.mark.parametrize("value", [None, [1]])
+def test_a_damaged_record_does_not_count(job, name, value):
+    engine.run_job(job, (1, 1))
+    (log,) = (Path(job.output.folder) / "records").glob("*.jsonl")
+    damaged = json.loads(log.read_text()) | {"written": time.time() + 9, name: value}
+    if value is None:
+        del damaged[name]
+    log.with_name("other-1.jsonl").write_text(json.dumps(damaged))
+    assert engine.run_job(job, (1, 1))["skipped"] == 1
+
+
 def test_a_damaged_or_deleted_result_is_done_again(job):
     result = engine.run_job(job)
     before = files_of(Path(job.output.folder))
