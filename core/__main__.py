@@ -275,8 +275,9 @@ class _Bar:
             self._bar.close()
 
     def show(self, progress: Progress) -> None:
-        bar = self._started(progress.total, progress.done)
-        bar.update(progress.done - bar.n)
+        if progress.total:  # else the footage is still being opened
+            bar = self._started(progress.total, progress.done)
+            bar.update(progress.done - bar.n)
 
     def step(self) -> None:
         self._started().update()

@@ -63,7 +63,7 @@ class Claims:
         """Give up the claim that is held, if any."""
         self._released.set()
         if self._path:
-            with contextlib.suppress(PermissionError):  # on Windows while another engine reads it; its age will tell
+            with contextlib.suppress(OSError):  # on Windows while another engine reads it; its age will tell
                 self._path.unlink(missing_ok=True)
             self._path = None
 
@@ -71,8 +71,10 @@ class Claims:
         while not released.wait(HEARTBEAT):
             try:
                 os.utime(path)
+            except FileNotFoundError:
+                return  # taken over
             except OSError:
-                return
+                continue  # a network drive's hiccup: silent for EXPIRY, it would be taken for dead
 
     def _others(self, first: int, last: int) -> bool:
         """Whether another living engine's claim overlaps.
@@ -80,7 +82,10 @@ class Claims:
         Each engine writes its claim before it looks, so of two that collide at least one sees the other. Both may
         withdraw; they try again at a moment of their own choosing. Ages are told by the folder's own clock.
         """
-        now = self._path.stat().st_mtime if self._path else time.time()
+        try:
+            now = self._path.stat().st_mtime if self._path else time.time()
+        except OSError:
+            return True  # removed by someone who took it for a dead engine's
         for path in self._folder.glob("*.claim"):
             match = _NAME.match(path.name)
             if not match or match[3] == self._owner or int(match[2]) < first or last < int(match[1]):
@@ -90,7 +95,8 @@ class Claims:
             except OSError:
                 continue
             if age > EXPIRY or _is_orphan(path):
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(PermissionError):  # as in `release`
+                    path.unlink(missing_ok=True)
             else:
                 return True
         return False

@@ -60,6 +60,8 @@ SELDOM, MUCH = 0.2, 0.02  # shares of pictures and of the plate: so much of it s
 READ_AHEAD = 4  # frames decoded before the network asks
 WRITERS = min(8, max(2, (os.cpu_count() or 2) // 2))  # threads that encode: a card gives them more than two can do
 WRITE_BEHIND = WRITERS + 4  # mattes being encoded or waiting for it
+RECORD = {"frame_number": int, "key": str, "files": dict, "written": float}  # what a frame's record must hold
+ALIVE = 10.0  # seconds between two signs of life while footage is being opened
 
 Cancelled = Callable[[], bool]
 
@@ -105,7 +107,7 @@ def run_job(
     """
     listener = _Listener(on_progress, on_warning, cancelled)
     devices = choose_devices(job.device)
-    footage = _open_footage(job.footage)
+    footage = _open_in_sight(job.footage, on_progress)
     numbers = _select(footage, frames or job.frames)
     warn = (lambda message: None) if device else on_warning  # of what the caller has seen, too
     for message in (*footage.warnings, *_missing_words(footage, frames or job.frames)):
@@ -139,6 +141,7 @@ def run_job(
             f"{numbers[0]}-{numbers[-1]}",
             results.folder / "claims",
             rate.note_done,
+            rate.note_alive,
             on_warning,
             cancelled,
         )
@@ -206,6 +209,7 @@ def make_plate(
     """Estimate a clean plate from the clip itself and write it, at the footage's precision, to `path`.
 
     Where the camera moves, the plate holds all that it saw, and a file beside it says where the frames lie in it.
+    A plate that is there already stays, with what lies beside it, until the new one is to be written.
 
     Returns:
         The `Result` of core.protocol.MakePlate: the file, its coverage (0 to 1), and `cancelled`.
@@ -213,21 +217,28 @@ def make_plate(
     Raises:
         MattingError: any member.
     """
-    footage = _open_footage(source)
+    footage = _open_in_sight(source, on_progress)
     reader = FootageReader(footage, _select(footage, frames), cancelled=cancelled)
     needs_exr = footage.is_float or color.is_scene_linear(footage.color_space)
     if path.suffix.lower() not in ((".exr",) if needs_exr else (".png", ".exr")):
         raise JobError("an .exr plate, or .png for integer footage", path.name, "Change the name's ending")
     _make_folders(path.parent)  # before all the work
+
+    def note_progress(share: float, step: str = "") -> None:
+        if cancelled():
+            raise _StoppedError
+        on_progress(Progress(round(share * 100), 100))
+
     try:
         plate = plate_from_clip(
             reader,
-            matte=_lone_matte(_warm_matter(Job(source))),
+            matte=_lone_matte(_warm_matter(Job(source)), cancelled),
             extend=True,
             view=lambda pixels: color.to_float(color.to_srgb(pixels, footage.color_space)),
             relight=_relight(footage.color_space),
-            progress=lambda share, step: on_progress(Progress(round(share * 100), 100)),
+            progress=note_progress,
         )
+        note_progress(1.0)
     except _StoppedError:
         return {"plate": "", "coverage": 0.0, "cancelled": True}
     doubtful = np.count_nonzero(plate.coverage < SELDOM) / plate.coverage.size
@@ -236,10 +247,16 @@ def make_plate(
             f"{doubtful:.0%} of the plate was seen empty in less than {SELDOM:.0%} of the pictures (dark in "
             f"{plate_files.coverage_path(path).name}): look at it there. A longer range of frames may show more."
         )
-    frame_io.write_image(plate_files.coverage_path(path), color.to_dtype(plate.coverage, np.dtype(np.uint8)))
-    if plate.locked_off:
+    # A plate without companions is whole, too, so none may be there while they change: it goes first and comes last
+    try:
+        path.unlink(missing_ok=True)
         plate_files.motion_path(path).unlink(missing_ok=True)
-    else:
+    except OSError as error:
+        raise OutputError(
+            f"to replace {path}", error.strerror or str(error), "Close what uses it, or choose another name"
+        ) from None
+    frame_io.write_image(plate_files.coverage_path(path), color.to_dtype(plate.coverage, np.dtype(np.uint8)))
+    if not plate.locked_off:
         motions = {reader.numbers[index]: motion for index, motion in plate.motions.items()}
         plate_files.write_motion(path, plate_files.PlateMotion(footage.width, footage.height, motions))
     pixels = plate.plate
@@ -290,12 +307,16 @@ def diagnose_plate(job: Job) -> dict[str, Any]:
     return asdict(diagnose(frames, pixels, matte=_lone_matte(_warm_matter(job)), known=known, starts=starts))
 
 
-def _lone_matte(matter: Matter) -> Callable[[color.Floats, color.Floats | None], color.Floats] | None:
+def _lone_matte(
+    matter: Matter, cancelled: Cancelled = lambda: False
+) -> Callable[[color.Floats, color.Floats | None], color.Floats] | None:
     """The network as the plate tools use it: one picture, no memory. None for networks that need a plate."""
     if not matter.is_recurrent:
         return None
 
     def matte(src: color.Floats, bgr: color.Floats | None) -> color.Floats:
+        if cancelled():
+            raise _StoppedError
         matter.reset()
         return matter.matte(src, bgr).pha
 
@@ -360,8 +381,9 @@ class _Run:
                     if self.listener.cancelled():
                         break
                 else:
-                    if waiting:
-                        time.sleep(random.uniform(0.2, 1.0))  # another engine is at work; its claim ends or expires
+                    if waiting:  # another engine is at work; its claim ends or expires
+                        self.rate.note_alive()
+                        time.sleep(random.uniform(0.2, 1.0))
         finally:
             claims.release()
 
@@ -447,6 +469,15 @@ def _open_footage(source: Source) -> Footage:
     if path.suffix.lower() in frame_io.MOVIE_EXTENSIONS and os.path.isfile(path):
         return _open_movie(path, source.color_space, frame_io.file_identity(path))
     return frame_io.open_footage(path, source.color_space)
+
+
+def _open_in_sight(source: Source, on_progress: Callable[[Progress], None]) -> Footage:
+    """Open footage with signs of life: what has no index is read whole, which a large movie far away takes long for."""
+    with ThreadPoolExecutor(1) as opener:
+        opening = opener.submit(_open_footage, source)
+        while wait([opening], ALIVE).not_done:
+            on_progress(Progress(0, 0))
+    return opening.result()
 
 
 @lru_cache(maxsize=4)
@@ -785,10 +816,10 @@ class _Results:
 
     def up_to_date(self, numbers: list[int]) -> set[int]:
         """Those of `numbers` whose record has today's key and whose files are there, whole."""
-        records = self._read_records()
+        self._records = self._read_records()
         fresh = set()
         for number in numbers:
-            record = records.get(number)
+            record = self._records.get(number)
             if record and record["key"] == self.key(number) and self._is_whole(record["files"]):
                 fresh.add(number)
         return fresh
@@ -808,11 +839,13 @@ class _Results:
             for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     record = json.loads(line)
-                    known = records.get(record["frame_number"])
-                    if known is None or known["written"] <= record["written"]:
-                        records[record["frame_number"]] = record
+                    if not all(isinstance(record[name], kind) for name, kind in RECORD.items()):
+                        continue
                 except (ValueError, KeyError, TypeError):
                     continue  # a line cut off by a crash: its frame is done again
+                known = records.get(record["frame_number"])
+                if known is None or known["written"] <= record["written"]:
+                    records[record["frame_number"]] = record
         return records
 
     def save_memory(self, number: int, memory: dict[str, Tensor]) -> None:
@@ -840,6 +873,7 @@ class _Results:
         for name, pixels in self._pictures(frame, matte).items():
             path = self.path(name, number)
             sizes[f"{name}/{path.name}"] = frame_io.write_image(path, pixels)
+        known = self._records.get(number, {"written": 0.0})
         record = {
             "frame_number": number,
             "key": self.key(number),
@@ -848,7 +882,8 @@ class _Results:
             "coverage": round(float(matte.pha.mean()), 5),
             "expected_error": round(float(matte.err.mean()), 5),
             **notes,
-            "written": time.time(),
+            # Later than what it replaces, whose writer's clock may be fast: the latest record is the one that counts
+            "written": max(time.time(), known["written"] + 0.001),
         }
         try:
             with self._lock, open(f"{self._log}.jsonl", "a", encoding="utf-8") as log:
@@ -947,13 +982,15 @@ class _Rate:
         left = (self._total - self._done) / fps
         self._listener.on_progress(Progress(self._done, self._total, number, fps, left))
 
-    def note_alive(self, number: int) -> None:
-        """Work on a frame that is done: silence would be taken for a stuck engine."""
+    def note_alive(self, number: int = 0) -> None:
+        """Work on a frame that is done, or none for now: silence would be taken for a stuck engine."""
         self._listener.on_progress(Progress(self._done, self._total, number))
 
     def note_up_to_date(self, count: int) -> None:
         """Frames that another engine has finished meanwhile."""
         self._done += count
+        if count:
+            self.note_alive()
 
 
 class _ReadAhead:

@@ -28,6 +28,13 @@ def reused_memory() -> Iterator[None]:
     try:
         yield
     finally:
+        return_memory()
+
+
+def return_memory() -> None:
+    """Give the system what is free."""
+    libc = _glibc()
+    if libc is not None:
         libc.malloc_trim(0)
 
 

@@ -126,9 +126,9 @@ class Engine(Message):
 class Progress(Message):
     type: ClassVar[str] = "progress"
     done: int  # frames finished, those that were up to date included
-    total: int
+    total: int  # 0: not known yet
     frame_number: int = 0  # the frame just finished, in the footage's numbers
-    fps: float = 0.0  # frames per second
+    fps: float = 0.0  # frames per second; 0: none was computed since the message before
     seconds_left: float = 0.0
     stage: str = "matte"  # "plate", "matte", ...
 

@@ -31,6 +31,7 @@ def run_on_devices(
     frames: str,
     claims: Path,
     on_frame: Callable[[int], None],
+    on_alive: Callable[[], None],
     on_warning: Callable[[str], None],
     cancelled: Callable[[], bool],
 ) -> None:
@@ -42,6 +43,7 @@ def run_on_devices(
         frames: "A-B", inclusive.
         claims: the folder of claims, from which those of a process that died are removed.
         on_frame: told the number of each frame that is done.
+        on_alive: called where they say no more than that they live, waiting for another's frames.
 
     Raises:
         MattingError: no process is left that could go on; what the first of them said.
@@ -69,9 +71,11 @@ def run_on_devices(
                 continue
             failure = None
             match message:
-                case protocol.Progress() if message.frame_number and message.frame_number not in done:
+                case protocol.Progress() if message.fps and message.frame_number not in done:  # else none was computed
                     done.add(message.frame_number)
                     on_frame(message.frame_number)
+                case protocol.Progress():
+                    on_alive()
                 case protocol.Warning():
                     on_warning(message.message)
                 case protocol.Error():

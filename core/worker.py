@@ -18,12 +18,13 @@ from typing import IO
 
 from . import __version__, protocol
 from .errors import MattingError
-from .memory import share_one_heap
+from .memory import return_memory, share_one_heap
 from .protocol import Message
 
 log = logging.getLogger(__name__)
 
 GRACE = 10.0  # seconds that a running command has to stop in once stdin is closed
+IDLE = 5.0  # seconds without a command after which memory goes back; a preview soon after another uses it again
 
 
 def describe_engine() -> protocol.Engine:
@@ -96,7 +97,7 @@ class Worker:
                 self._queue.put((id, message))
 
     def _run_commands(self) -> None:
-        while (item := self._queue.get()) is not None:
+        while (item := self._next_command()) is not None:
             id, message = item
             try:
                 if not self._is_cancelled(id):
@@ -115,6 +116,13 @@ class Worker:
             self._send(protocol.Done(outcome), id)
             if isinstance(message, protocol.Hello) and self._queue.empty():
                 self._warm_up()
+
+    def _next_command(self) -> tuple[str, Message] | None:
+        try:
+            return self._queue.get(timeout=IDLE)
+        except queue.Empty:
+            return_memory()  # a job's settings keep what is freed: gigabytes, after a plate, that Blender may need
+            return self._queue.get()
 
     def _warm_up(self) -> None:
         """Use the time until the first job comes, which then starts sooner."""
@@ -188,9 +196,10 @@ class Worker:
         return self._closing.is_set() or id in self._cancelled
 
     def _send(self, message: Message, id: str) -> None:
+        line = protocol.encode(message, id)  # a number that is none is for whoever sends it to explain
         with self._lock:
             try:
-                self._answers.write(protocol.encode(message, id))
+                self._answers.write(line)
                 self._answers.flush()
             except (OSError, ValueError):  # Blender is gone; stdin says so too
                 self._closing.set()

@@ -18,7 +18,7 @@ import OpenImageIO as oiio
 import pytest
 
 from core import __main__ as command_line
-from core import color, engine, frame_io, plate_files
+from core import claims, color, engine, frame_io, plate_files
 from core.claims import EXPIRY, Claims, _host
 from core.errors import FootageError, JobError, OutputError, PlateError
 from core.job import Job, Output, PlateSource, Source, read_job
@@ -115,6 +115,31 @@ def test_a_second_run_does_nothing_and_a_changed_setting_redoes(job):
     assert engine.run_job(job)["skipped"] == 5
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
     assert engine.run_job(replace(job, detail=0.5))["skipped"] == 0
+
+
+def test_a_record_from_the_future_is_outdone(job):
+    """By a machine whose clock is fast, under other settings: frames are done once more, not for ever."""
+    engine.run_job(job)
+    (log,) = (Path(job.output.folder) / "records").glob("*.jsonl")
+    records = [json.loads(line) | {"key": "", "written": time.time() + 3600} for line in log.read_text().splitlines()]
+    log.with_name("fast-1.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    delivering = replace(job, output=replace(job.output, deliver=("rgba",)))
+    result = engine.run_job(delivering)
+    assert result["skipped"] == 0 and result["deliveries"]
+    assert all(frame["key"] for frame in json.loads(Path(result["report"]).read_text())["frames"])
+    assert engine.run_job(job)["skipped"] == 5
+
+
+@pytest.mark.parametrize("name", ["key", "files", "written"])
+@pytest.mark.parametrize("value", [None, [1]])
+def test_a_damaged_record_does_not_count(job, name, value):
+    engine.run_job(job, (1, 1))
+    (log,) = (Path(job.output.folder) / "records").glob("*.jsonl")
+    damaged = json.loads(log.read_text()) | {"written": time.time() + 9, name: value}
+    if value is None:
+        del damaged[name]
+    log.with_name("other-1.jsonl").write_text(json.dumps(damaged))
+    assert engine.run_job(job, (1, 1))["skipped"] == 1
 
 
 def test_a_damaged_or_deleted_result_is_done_again(job):
@@ -343,6 +368,54 @@ def test_plate_from_the_clip(shot, tmp_path):
         engine.make_plate(source, tmp_path / "plate.png" / "plate.png")
 
 
+@pytest.mark.parametrize("moment", [50, 75, 100])
+def test_a_plate_that_is_cancelled_leaves_the_old_one(shot, tmp_path, moment):
+    source = Source(str(shot.write_movie(tmp_path / "a.mkv", 6)))
+    (tmp_path / "plate.png").write_bytes(b"old")
+    seen = [0]
+    result = engine.make_plate(
+        source,
+        tmp_path / "plate.png",
+        on_progress=lambda progress: seen.append(progress.done),
+        cancelled=lambda: seen[-1] >= moment,
+    )
+    assert result == {"plate": "", "coverage": 0.0, "cancelled": True}
+    assert sum(done >= moment for done in seen) == 1
+    assert [path.name for path in tmp_path.glob("plate*")] == ["plate.png"]
+    assert (tmp_path / "plate.png").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_a_new_plate_never_lies_beside_the_old_one_s_files(shot, tmp_path, monkeypatch, moving):
+    """Stopped before any of its files, or after the last: either all are of one plate, or there is no plate."""
+    made, names = engine.plate_from_clip, ["plate.png", "plate.coverage.png", "plate.motion.json"]
+    monkeypatch.setattr(engine, "plate_from_clip", lambda *a, **k: replace(made(*a, **k), locked_off=not moving))
+    source = Source(str(shot.write_movie(tmp_path / "a.mkv", 6)))
+    replace_file, left = Path.replace, 0
+
+    def stop(self, target):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return replace_file(self, target)
+
+    for writes in range(4):
+        for name in names:
+            (tmp_path / name).write_bytes(b"old")
+        left = writes
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "replace", stop)
+            try:
+                engine.make_plate(source, tmp_path / "plate.png")
+            except KeyboardInterrupt:
+                assert not (tmp_path / "plate.png").exists()
+            else:
+                there = names if moving else names[:2]
+                assert [name for name in names if (tmp_path / name).exists()] == there
+                assert all((tmp_path / name).read_bytes() != b"old" for name in there)
+
+
 def test_a_plate_that_was_seldom_seen_empty_is_warned_of(shot, tmp_path, monkeypatch):
     made, warnings = engine.plate_from_clip, []
 
@@ -487,6 +560,48 @@ def test_claims_are_exclusive_and_expire(tmp_path):
     assert other.take(5, 20)
 
 
+def test_a_claim_outlives_a_failed_heartbeat(tmp_path, monkeypatch):
+    beats = []
+
+    def touch(path):
+        beats.append(path)
+        if len(beats) == 1:
+            raise OSError(116, "Stale file handle")
+        if len(beats) == 3:
+            raise FileNotFoundError
+
+    monkeypatch.setattr(claims, "HEARTBEAT", 0.01)
+    monkeypatch.setattr(claims.os, "utime", touch)
+    mine = Claims(tmp_path)
+    assert mine.take(1, 9)
+    time.sleep(0.3)
+    assert len(beats) == 3
+    mine.release()
+
+
+def test_a_claim_that_others_remove_is_not_held(tmp_path, monkeypatch):
+    write = Path.write_text
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", lambda self, text: (write(self, text), self.unlink()))
+        assert not Claims(tmp_path).take(1, 9)
+    assert Claims(tmp_path).take(1, 9)
+
+
+def test_a_dead_engine_s_claim_that_cannot_be_removed_does_not_count(tmp_path, monkeypatch):
+    """On Windows, while a third engine reads it."""
+
+    def deny(self, missing_ok=False):
+        raise PermissionError(13, "in use")
+
+    dead = tmp_path / "1_9.abc.claim"
+    dead.write_text("{}")
+    os.utime(dead, (0, 0))
+    monkeypatch.setattr(Path, "unlink", deny)
+    mine = Claims(tmp_path)
+    assert mine.take(1, 9)
+    mine.release()
+
+
 def test_two_engines_share_a_folder(shot, tmp_path):
     """Each of 96 frames is written by exactly one of two processes, which need not start at the same moment."""
     footage = shot.write_movie(tmp_path / "a.mkv", 96)
@@ -500,6 +615,28 @@ def test_two_engines_share_a_folder(shot, tmp_path):
     numbers = sorted(json.loads(line)["frame_number"] for log in logs for line in log)
     assert numbers == list(range(1, 97)) and len(logs) == 2
     assert not list((tmp_path / "out/claims").iterdir())
+
+
+def test_an_engine_that_waits_says_that_it_lives(shot, tmp_path, monkeypatch):
+    """For another's frames, while it opens the footage, and when it finds frames done."""
+    source = Source(str(shot.write_movie(tmp_path / "a.mkv", 3)))
+    open_footage, seen, deadline = engine._open_footage, [], time.monotonic() + 10
+    monkeypatch.setattr(engine.random, "uniform", lambda *_: 0.01)
+    monkeypatch.setattr(engine, "ALIVE", 0.05)
+    monkeypatch.setattr(engine, "_open_footage", lambda source: (time.sleep(0.3), open_footage(source))[1])
+    engine.make_plate(source, tmp_path / "plate.png", on_progress=seen.append, cancelled=lambda: True)
+    assert len(seen) > 3
+    seen.clear()
+    assert Claims(tmp_path / "out/claims").take(1, 2)
+    job = Job(source, output=Output(str(tmp_path / "out")))
+
+    def waiting():
+        return sum(progress.total > 0 for progress in seen)
+
+    engine.run_job(job, (1, 2), seen.append, cancelled=lambda: waiting() > 5 or time.monotonic() > deadline)
+    assert len(seen) - waiting() > 3 and waiting() == 6
+    engine._Rate(5, 1, engine._Listener(seen.append, print, lambda: False)).note_up_to_date(3)
+    assert seen[-1].done == 4
 
 
 def test_command_line(shot, tmp_path, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -112,6 +113,14 @@ def test_tiles_and_temporary_file_change_nothing(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(from_clip, "SPILL_BYTES", 1000)
     monkeypatch.setattr(from_clip, "TILE_BYTES", 20 * 64 * 40 * 7)
     np.testing.assert_array_equal(plate_from_clip(frames).plate, whole.plate)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="an open file keeps its name there")
+def test_a_killed_run_leaves_no_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(from_clip, "SPILL_BYTES", 1000)
+    stack = from_clip._new_stack((2, 20, 30, 3), np.dtype(np.uint8), tmp_path)
+    stack[:] = 7
+    assert isinstance(stack, np.memmap) and (stack == 7).all() and not list(tmp_path.iterdir())
 
 
 def test_hole_continues_its_surroundings() -> None:

@@ -2,6 +2,7 @@
 """One job on several devices: a process for each, seen as one. The processor stands in for the cards, twice."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from core import __main__ as command_line
-from core import engine, frame_io
+from core import engine, frame_io, protocol
 from core.claims import _host, drop_claims
 from core.errors import CheckpointError, DeviceError, FootageError, MattingError, error_in_words
 from core.job import Job, Output, Source, read_job
@@ -67,7 +68,7 @@ def test_two_devices_share_a_job(shot, tmp_path):
     progress, warnings = [], []
     result = engine.run_job(job, on_progress=progress.append, on_warning=warnings.append)
     assert result["frames"] == 120 and not result["cancelled"] and not warnings
-    assert [p.done for p in progress] == list(range(121)) and {p.total for p in progress} == {120}
+    assert [p.done for p in progress if p.fps] == list(range(1, 121)) and {p.total for p in progress} == {120}
     writers = writers_of(tmp_path / "out")
     assert sorted(writers) == list(range(1, 121)) and all(len(names) == 1 for names in writers.values())
     assert len({name for names in writers.values() for name in names}) == 2
@@ -79,6 +80,34 @@ def test_two_devices_share_a_job(shot, tmp_path):
 def test_a_short_job_stays_in_this_process(shot, tmp_path, monkeypatch):
     monkeypatch.setattr(engine.share, "run_on_devices", None)
     assert engine.run_job(make_job(shot.write_movie(tmp_path / "a.mkv"), tmp_path / "out"))["frames"] == 5
+
+
+class SaysThese:
+    """An engine that says what it is told to."""
+
+    device, pid, words = "cpu", os.getpid(), ()
+
+    def __init__(self, device, threads, answers):
+        for word in self.words:
+            answers.put((self, word))
+
+    def send(self, message, id): ...
+
+    def dismiss(self): ...
+
+    def wait(self): ...
+
+
+def test_frame_0_and_waiting_are_passed_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine.share, "_Engine", SaysThese)
+    alive = protocol.Progress(0, 50)
+    computed = [protocol.Progress(done, 50, number, 9.0) for done, number in ((1, 0), (1, 0), (2, 7))]
+    monkeypatch.setattr(SaysThese, "words", (alive, alive, *computed, protocol.Done("finished")))
+    frames, signs = [], []
+    engine.share.run_on_devices(
+        ["cpu"], tmp_path, "0-49", tmp_path, frames.append, lambda: signs.append(1), print, lambda: False
+    )
+    assert frames == [0, 7] and len(signs) == 3
 
 
 @pytest.mark.slow

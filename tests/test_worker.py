@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from core import engine, protocol
+from core import engine, memory, protocol
+from core import worker as worker_module
 from core.worker import Worker
 
 ROOT = Path(__file__).parent.parent
@@ -121,6 +123,41 @@ def test_shutdown(worker):
     worker.send(protocol.Shutdown(), "1")
     assert worker.answers("1") == [protocol.Done("finished")]
     assert worker.popen.wait(20) == 0
+
+
+def test_an_answer_that_is_no_json_is_an_error_and_the_worker_lives_on(monkeypatch):
+    monkeypatch.setattr(Worker, "_do_diagnose", lambda *_: protocol.Result({"light": float("nan")}))
+    commands = protocol.encode(protocol.Diagnose("job"), "1") + protocol.encode(protocol.DryRun(2, 0.0), "2")
+    answers = io.BytesIO()
+    worker = Worker(io.BytesIO(commands), answers)
+    worker._read_commands()
+    worker._queue.put(None)
+    worker._run_commands()
+    got = [protocol.decode(line) for line in answers.getvalue().splitlines()]
+    assert got[0][1].kind == "InternalError" and got[1] == ("1", protocol.Done("failed"))
+    assert got[-1] == ("2", protocol.Done("finished"))
+
+
+@pytest.mark.skipif(memory._glibc() is None, reason="no glibc")
+def test_memory_goes_back_when_no_command_follows(monkeypatch):
+    """What is freed is kept for the next command, but not for long. Here the test stands in for the C library."""
+    libc, returned = memory._glibc(), threading.Event()
+    monkeypatch.setattr(libc, "malloc_trim", lambda pad: returned.set())
+    monkeypatch.setattr(memory, "_glibc", lambda: libc)
+    monkeypatch.setattr(worker_module, "IDLE", 0.2, raising=False)
+    worker = Worker(io.BytesIO(), io.BytesIO())
+    for id in "12":
+        worker._queue.put((id, protocol.DryRun(1, 0.0)))
+    thread = threading.Thread(target=worker._run_commands, daemon=True)
+    thread.start()
+    while worker._answers.getvalue().count(b'"finished"') < 2:
+        time.sleep(0.001)
+    assert not returned.is_set()
+    assert returned.wait(5)
+    worker._queue.put(("3", protocol.DryRun(1, 0.0)))
+    worker._queue.put(None)
+    thread.join(5)
+    assert worker._answers.getvalue().count(b'"finished"') == 3
 
 
 def test_it_warms_up_while_it_has_nothing_to_do(monkeypatch):

@@ -485,4 +485,7 @@ def _new_stack(shape: tuple[int, ...], dtype: np.dtype[np.generic], folder: Path
         raise OutputError(
             f"{size / 1e9:.1f} GB for samples in {folder.parent}", error.strerror or str(error), "Set TMPDIR elsewhere"
         ) from None
-    return np.memmap(folder / "samples", dtype, "r+", shape=shape)
+    stack = np.memmap(folder / "samples", dtype, "r+", shape=shape)
+    if os.name == "posix":  # it lives on without its name, and no longer than this process, however that ends
+        (folder / "samples").unlink()
+    return stack
