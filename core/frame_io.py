@@ -600,9 +600,17 @@ def _write_png(path: Path, pixels: Pixels) -> None:
     header = struct.pack(">IIBBBBB", width, height, 8 * pixels.dtype.itemsize, color_type, 0, 0, 0)
     with open(path, "wb") as file:
         file.write(b"\x89PNG\r\n\x1a\n")
-        for kind, data in ((b"IHDR", header), (b"IDAT", isal_zlib.compress(filtered, 1)), (b"IEND", b"")):
+        for kind, data in ((b"IHDR", header), (b"IDAT", _deflate(filtered)), (b"IEND", b"")):
             file.write(struct.pack(">I", len(data)) + kind + data)
             file.write(struct.pack(">I", isal_zlib.crc32(data, isal_zlib.crc32(kind))))
+
+
+def _deflate(rows: Pixels) -> bytes:
+    """The same bytes each time, by a first portion of 8 of them: from a longer one, ISA-L 1.9.1 puts the third byte
+    where an address on the stack says, and finds other matches in one picture of some hundreds."""
+    encoder, data = isal_zlib.compressobj(1), rows.data.cast("B")
+    start = encoder.compress(data[:8]) + encoder.flush(isal_zlib.Z_SYNC_FLUSH)
+    return b"".join((start, encoder.compress(data[8:]), encoder.flush()))
 
 
 def _write_exr(path: Path, pixels: Pixels) -> None:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 import os
+import threading
 from pathlib import Path
 
 import av
@@ -208,6 +209,28 @@ def test_exr_keeps_values_above_one(tmp_path, dtype):
     frame_io.write_image(tmp_path / "a.exr", pixels)
     read = frame_io.read_image(tmp_path / "a.exr")
     assert read.dtype == dtype and np.array_equal(read, pixels)
+
+
+def test_a_png_s_bytes_are_the_same_wherever_the_stack_lies():
+    """The promise of a run resumed to the same bytes: each thread's stack lies elsewhere, as each process's does."""
+    y, x = np.mgrid[:360, :640]
+    gate, made = threading.Barrier(150), []
+
+    def encode(rows):
+        gate.wait()
+        made.append(frame_io._deflate(rows))
+
+    for k in (7, 9, 10, 8):
+        alpha = np.clip((80 + 4 * k - np.hypot(x - 200 - 20 * k, y - 180)) / 6 + 0.5, 0, 1)
+        rows = np.round(alpha * 65535).astype(">u2").view(np.uint8).reshape(360, -1)
+        rows = np.pad(np.diff(rows, axis=0, prepend=np.zeros((1, 1280), np.uint8)), ((0, 0), (1, 0)), constant_values=2)
+        threads = [threading.Thread(target=encode, args=(rows,)) for _ in range(gate.parties)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(set(made)) == 1
+        made.clear()
 
 
 def test_transparent_png_keeps_its_stored_color(tmp_path):
