@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The engine's command line: `python -m core matte|plate|info|worker`. No bpy.
 
-Exit status: 0 done; 2 a wrong job or argument; 3 footage or plate; 4 model; 5 output; 6 device; 1 other failures;
-130 cancelled.
+Exit status: 0 done; 2 a wrong job or argument; 3 footage or plate, or a plate that the doctor finds red; 4 model;
+5 output; 6 device; 1 other failures; 130 cancelled.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .threads import wait_briefly
 
 wait_briefly()
 
-from .errors import JobError, MattingError  # noqa: E402
+from .errors import JobError, MattingError, PlateError  # noqa: E402
 from .job import (  # noqa: E402
     DELIVERIES,
     FORMATS,
@@ -198,7 +198,8 @@ def _plate(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    """Look at a handful of frames and say what is wrong with the plate, what that will do, and what to do about it."""
+    """Look at a handful of frames and say what is wrong with the plate, what that will do, and what to do about it.
+    Exit status 3, footage or plate, when a finding is red."""
     from . import engine
 
     job = Job(
@@ -207,13 +208,14 @@ def _doctor(args: argparse.Namespace) -> int:
         frames=parse_frames(args.frames),
     )
     diagnosis = engine.diagnose_plate(job)
+    status = PlateError.exit_code if diagnosis["light"] == "red" else 0
     if args.json:
         print(json.dumps(diagnosis))
-        return 0
+        return status
     print(f"{diagnosis['light']}, from frames {', '.join(map(str, diagnosis['frame_numbers']))}")
     for finding in diagnosis["findings"]:
         print(f"{finding['severity']}: {finding['message']} {finding['remedy']}.")
-    return 0
+    return status
 
 
 def _info(args: argparse.Namespace) -> int:

@@ -47,7 +47,7 @@ from .masks import MaskReader
 from .matting import Matte, Matter, choose_devices
 from .memory import reused_memory
 from .plate import ShotPlate, plate_from_clip
-from .plate.doctor import diagnose
+from .plate.doctor import diagnose, find_wrong_place
 from .plate.from_clip import Relight
 from .plate.photometric import PhotometricFit
 
@@ -169,7 +169,9 @@ def _deliver(job: Job, numbers: list[int], results: _Results, rate: _Rate, liste
         return {}
 
 
-def preview_frame(job: Job, frame_number: int, folder: Path) -> dict[str, Any]:
+def preview_frame(
+    job: Job, frame_number: int, folder: Path, on_warning: Callable[[str], None] = lambda message: None
+) -> dict[str, Any]:
     """Matte one frame by itself, without memory, into `folder`.
 
     Returns:
@@ -190,7 +192,9 @@ def preview_frame(job: Job, frame_number: int, folder: Path) -> dict[str, Any]:
         results = _Results(job, footage, plate, masks, folder)
         results.make_folders()
         frame = coming.result()
-    matte, notes = _matte_frame(matter, plate.under(frame_number, frame, None), masks, frame_number)
+    laid = plate.under(frame_number, frame, None)
+    _check_place(laid, matter, on_warning)
+    matte, notes = _matte_frame(matter, laid, masks, frame_number)
     results.write(frame_number, frame, matte, notes)
     return {**results.paths(frame_number), "frame_number": frame_number}
 
@@ -352,7 +356,7 @@ class _Run:
                     fresh = self.results.up_to_date(missing)  # by another engine, while this one was elsewhere
                     missing = [n for n in missing if n not in fresh]
                     if missing:
-                        self._run_segment(segment, missing)
+                        self._run_segment(segment, missing, starts=segment is segments[0])
                     self.rate.note_up_to_date(sum(n in todo for n in segment) - len(missing))
                     todo.difference_update(segment)
                     claims.release()
@@ -365,8 +369,12 @@ class _Run:
         finally:
             claims.release()
 
-    def _run_segment(self, segment: list[int], missing: list[int]) -> None:
-        """Run a segment's frames up to the last missing one through network; write the missing ones."""
+    def _run_segment(self, segment: list[int], missing: list[int], starts: bool) -> None:
+        """Run a segment's frames up to the last missing one through network; write the missing ones.
+
+        Args:
+            starts: it is the first of them all, where the plate's place is checked.
+        """
         self.results.sweep(missing)
         self.matter.reset()
         self.plate.reset()
@@ -388,6 +396,9 @@ class _Run:
             for number, frame, laid in _lay_ahead(frames, self.plate, layer):
                 if self.listener.cancelled():
                     return
+                if starts:
+                    _check_place(laid, self.matter, self.listener.on_warning)
+                    starts = False
                 if number == segment[0] and memory:
                     self.matter.remember(memory)
                 start = time.perf_counter()
@@ -428,6 +439,16 @@ def _lay_ahead(
         yield number, frame, laid.result()
     if failure is not None:
         raise failure
+
+
+def _check_place(laid: _Laid, matter: Matter, on_warning: Callable[[str], None]) -> None:
+    """Warn when the plate under a shot's first frame is of another place; call it before that frame is matted."""
+    if laid.bgr is None:
+        return
+    finding = find_wrong_place(laid.src, laid.bgr, laid.valid, _lone_matte(matter))
+    matter.reset()
+    if finding:
+        on_warning(f"{finding.message} {finding.remedy}.")
 
 
 def _matte_frame(matter: Matter, laid: _Laid, masks: MaskReader, number: int) -> tuple[Matte, dict[str, Any]]:

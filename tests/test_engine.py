@@ -305,6 +305,24 @@ def test_a_preview_says_what_is_wrong_with_its_plate(job, tmp_path):
         engine.preview_frame(job, 1, tmp_path / "a")
 
 
+def test_a_plate_of_another_place_is_told_once(job, tmp_path, monkeypatch):
+    """By a run and by a preview; not where the plate is right, or nothing can be told from a blank frame."""
+    monkeypatch.setattr(engine, "SEGMENT", 2)
+    right, there = [], []
+    engine.run_job(job, on_warning=right.append)
+    engine.preview_frame(job, 2, tmp_path / "preview", on_warning=right.append)
+    blank = frame_io.write_image(tmp_path / "blank.png", np.full((64, 96, 3), 3, np.uint8)) and tmp_path / "blank.png"
+    engine.run_job(
+        replace(job, footage=Source(str(blank)), output=Output(str(tmp_path / "b"))), on_warning=right.append
+    )
+    assert right == []
+    frame_io.write_image(Path(job.plate.path), (scene(5)[80:144, 80:176] * 255).astype(np.uint8))
+    assert engine.run_job(job, on_warning=there.append)["frames"] == 5
+    engine.preview_frame(job, 2, tmp_path / "preview", on_warning=there.append)
+    assert len(there) == 2 and there[0] == there[1]
+    assert "does not seem to show this place" in there[0] and "Choose the plate" in there[0]
+
+
 def test_preview_is_one_frame_in_its_own_folder(job, tmp_path):
     result = engine.preview_frame(job, 3, tmp_path / "preview")
     assert Path(result["alpha"]) == tmp_path / "preview/alpha/alpha.0003.png" and Path(result["alpha"]).is_file()
@@ -520,6 +538,14 @@ def test_exit_status_and_sentence(tmp_path, monkeypatch, capsys, arguments, stat
     *bar, message = capsys.readouterr().err.splitlines()
     assert words in message and message.startswith("error: Expected")
     assert bool(bar) == (words == "Kodak")  # found only when the job is under way
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+@pytest.mark.parametrize(("light", "status"), [("green", 0), ("amber", 0), ("red", 3)])
+def test_doctor_s_exit_status_is_for_scripts(monkeypatch, capsys, options, light, status):
+    monkeypatch.setattr(engine, "diagnose_plate", lambda job: {"light": light, "frame_numbers": [1], "findings": []})
+    assert command_line.main(["doctor", "--footage", "a.mov", "--plate", "p.png", *options]) == status
+    assert light in capsys.readouterr().out
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
