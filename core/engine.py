@@ -496,6 +496,11 @@ def _missing_words(footage: Footage, frames: tuple[int, int] | None) -> list[str
 def _select(footage: Footage, frames: tuple[int, int] | None) -> list[int]:
     first, last = frames or (footage.numbers[0], footage.numbers[-1])
     numbers = [n for n in footage.numbers if first <= n <= last]
+    if not numbers and footage.numbers[0] < first and last < footage.numbers[-1]:
+        gone = f"frame {first}" if first == last else f"frames {first} to {last}"
+        raise JobError(
+            f"footage with {gone}", f"{footage.path.parent}, where no such file is", "Put it there, or choose others"
+        )
     if not numbers:
         raise JobError(
             f"frames within {footage.numbers[0]}-{footage.numbers[-1]}, which {footage.path.name} has",

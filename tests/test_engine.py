@@ -193,6 +193,19 @@ def test_sequence_numbers_and_gaps(shot, tmp_path):
     assert result["first"] == 1002 and "lacks 1" in warnings[0]
 
 
+def test_a_frame_in_a_gap_is_missing_on_disk(shot, tmp_path):
+    first = shot.write_sequence(tmp_path / "in", first=1001)
+    for number in (1003, 1004):
+        (tmp_path / f"in/shot.{number}.png").unlink()
+    job = make_job(first, None, tmp_path / "out")
+    with pytest.raises(JobError, match="frame 1003; got .*no such file"):
+        engine.run_job(job, frames=(1003, 1003))
+    with pytest.raises(JobError, match="frames 1003 to 1004; got .*no such file"):
+        engine.run_job(job, frames=(1003, 1004))
+    with pytest.raises(JobError, match="overlaps"):
+        engine.run_job(job, frames=(1, 1000))
+
+
 def test_odd_sizes(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (61, 97, 3), np.uint8)
     frame_io.write_image(tmp_path / "a.png", pixels)
