@@ -171,6 +171,8 @@ def _deliver(args: argparse.Namespace) -> int:
     finished = delivery.read_finished(folder)
     stopped = _interrupted()
     with _Bar("deliver") as bar:
+        if finished.older:
+            bar.warn(delivery.older_words(finished.older))
         try:
             made = delivery.deliver(
                 finished, args.deliver, args.fps, job.plate, lambda number: bar.step(), stopped.is_set

@@ -146,7 +146,7 @@ def run_job(
         return {}
     if not cancelled():  # all of them are there, and nobody writes them any more
         results.sweep(numbers)
-    summary = results.summary(numbers)
+    summary = results.summary(numbers, on_warning)
     if job.output.deliver and not cancelled():
         summary["deliveries"] = _deliver(job, _select(footage, job.frames), results, rate, listener)
     return {**summary, "skipped": skipped, "cancelled": cancelled()}
@@ -154,7 +154,12 @@ def run_job(
 
 def _deliver(job: Job, numbers: list[int], results: _Results, rate: _Rate, listener: _Listener) -> dict[str, str]:
     """Make the job's deliveries, once the last of its frames is there (a farm's machines each bring a part)."""
-    if results.up_to_date(numbers) != set(numbers):
+    if missing := sorted(set(numbers) - results.up_to_date(numbers)):
+        names = ",".join(job.output.deliver)
+        listener.on_warning(
+            f"No delivery yet: it is made once the frames {delivery.in_words(missing)} are there, too. "
+            f"For one of what is there now: python -m core deliver {results.folder} --deliver {names}"
+        )
         return {}
     try:
         return delivery.deliver(
@@ -905,13 +910,21 @@ class _Results:
             pictures["matte"] = whole(_rgba(foreground, source, matte.pha[part]))
         return pictures
 
-    def summary(self, numbers: list[int]) -> dict[str, Any]:
-        """Write report.json over every record here, and say what the command's `Result` says."""
+    def summary(self, numbers: list[int], on_warning: Callable[[str], None]) -> dict[str, Any]:
+        """Write report.json over every record here, and say what the command's `Result` says.
+
+        Warn of frames that were made otherwise than today's settings say: they would be taken for this run's.
+        """
         records = self._read_records()
+        ours = records.keys() & set(self._footage.numbers)
+        older = [n for n in sorted(ours) if records[n]["key"] != self.key(n) and self._is_whole(records[n]["files"])]
+        if older:
+            on_warning(delivery.older_words(older))
         report = self.folder / "report.json"
         content = {
             "foreground_color_space": self.color_space,
             "fps": self._footage.fps,
+            "of_older_settings": older,
             "frames": [records[n] for n in sorted(records)],
         }
         text = json.dumps(content, indent=1)

@@ -18,7 +18,7 @@ import OpenImageIO as oiio
 import pytest
 
 from core import __main__ as command_line
-from core import color, engine, frame_io, plate_files
+from core import color, delivery, engine, frame_io, plate_files
 from core.claims import EXPIRY, Claims, _host
 from core.errors import FootageError, JobError, OutputError, PlateError
 from core.job import Job, Output, PlateSource, Source
@@ -204,6 +204,21 @@ def test_a_frame_in_a_gap_is_missing_on_disk(shot, tmp_path):
         engine.run_job(job, frames=(1003, 1004))
     with pytest.raises(JobError, match="overlaps"):
         engine.run_job(job, frames=(1, 1000))
+
+
+def test_frames_of_older_settings_are_told(job, tmp_path):
+    """By a part that is done otherwise, by a job that is cancelled, and to who delivers them."""
+    folder, warnings, seen = Path(job.output.folder), [], []
+    engine.run_job(job, on_warning=warnings.append)
+    assert warnings == [] and delivery.read_finished(folder).older == []
+    other = replace(job, detail=0.5)
+    engine.run_job(other, frames=(2, 3), on_warning=warnings.append)
+    assert warnings == ["Frames 1, 4-5 are of older settings: run the job for all frames."]
+    assert delivery.read_finished(folder).older == [1, 4, 5]
+    engine.run_job(other, on_warning=warnings.append)
+    assert len(warnings) == 1 and delivery.read_finished(folder).older == []
+    engine.run_job(job, on_progress=seen.append, on_warning=warnings.append, cancelled=lambda: len(seen) > 2)
+    assert len(warnings) == 2 and "5 are of older settings" in warnings[1]
 
 
 def test_odd_sizes(tmp_path):
