@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from .threads import wait_briefly
 
+if __name__ == "__main__":  # quietly, while all that a command needs is imported, too
+    signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
 wait_briefly()
 
 from .errors import JobError, MattingError, PlateError  # noqa: E402

@@ -577,6 +577,18 @@ def test_doctor_s_exit_status_is_for_scripts(monkeypatch, capsys, options, light
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_control_c_while_all_is_imported_ends_quietly(tmp_path):
+    arguments = [sys.executable, "-X", "importtime", "-m", "core", "matte", "--footage", "a.mov", "--output", "out"]
+    with subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True) as run:
+        for line in run.stderr:
+            if "numpy._core" in line:
+                break
+        run.send_signal(signal.SIGINT)
+        rest = run.stderr.read()
+    assert run.returncode == 130 and "KeyboardInterrupt" not in rest and "error:" not in rest
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_a_killed_run_resumes_to_the_same_files(shot, tmp_path):
     footage = shot.write_movie(tmp_path / "a.mkv", 12)
     arguments = [sys.executable, "-m", "core", "matte", "--footage", str(footage), "--output"]
