@@ -41,6 +41,7 @@ FORMATS = ("auto", "png", "exr")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 DELIVERIES = ("rgba", "multilayer", "prores", "webm", "preview")
 MAX_JOB_BYTES = 1 << 20
+FOOTAGE_OR_JOB = "Name a job file, or the footage by --footage"
 
 
 @dataclass(frozen=True)
@@ -138,9 +139,11 @@ def read_job(path: str | Path, output: str = "") -> Job:
         if not path.is_file():
             raise JobError("a readable job file", f"no file {path}", "Check the path")
         if path.stat().st_size > MAX_JOB_BYTES:
-            raise JobError("a job file of a few kilobytes", f"{path.stat().st_size} bytes", "Name a job file")
+            raise JobError("a job file of a few kilobytes", f"{path.stat().st_size} bytes", FOOTAGE_OR_JOB)
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise JobError("a job file in YAML or JSON", f"{path}, which is no text", FOOTAGE_OR_JOB) from None
+    except OSError as error:
         raise JobError("a readable job file", f"{path}: {error}", "Check the path and its permissions") from None
     except (yaml.YAMLError, RecursionError) as error:
         raise JobError("a job file in YAML or JSON", f"{path}: {error}", "Correct the file") from None

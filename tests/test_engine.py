@@ -550,6 +550,7 @@ def test_command_line(shot, tmp_path, capsys):
         (["matte"], 2, "--footage and --output"),
         (["matte", "--footage", "a.png"], 2, "--footage alone"),
         (["matte", "none.yaml"], 2, "readable job file"),
+        (["matte", "a.png"], 2, "no text. Name a job file, or the footage by --footage"),
         (["matte", "--footage", "none.mov", "--output", "out"], 3, "no file"),
         (["matte", "--footage", "a.png", "--output", "out", "--model", "none.pth"], 4, "model"),
         (["matte", "--footage", "a.png", "--output", "out", "--model", "a.png"], 4, "a.png"),
