@@ -328,8 +328,12 @@ def test_previews_read_a_plate_no_further_time(shot, job, tmp_path, monkeypatch,
 
 
 def test_a_preview_says_what_is_wrong_with_its_plate(job, tmp_path):
+    whole = Path(job.plate.path).read_bytes()
     Path(job.plate.path).write_text("no picture")
-    with pytest.raises(FootageError, match="plate.png"):
+    with pytest.raises(FootageError, match=r"for the plate .*plate\.png"):
+        engine.preview_frame(job, 1, tmp_path / "a")
+    Path(job.plate.path).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FootageError, match=r"for the plate .*plate\.png"):
         engine.preview_frame(job, 1, tmp_path / "a")
 
 

@@ -163,6 +163,36 @@ def test_a_file_that_is_no_picture(tmp_path, name):
         frame_io.open_footage(path)
 
 
+def write_sound(path):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        sound.rate = 8000
+        container.mux([*stream.encode(sound), *stream.encode(None)])
+
+
+@pytest.mark.parametrize("name", ["sound.wav", "sound.mov"])
+def test_sound_is_told_from_pictures(tmp_path, name):
+    write_sound(tmp_path / name)
+    with pytest.raises(FootageError, match=r"a movie with pictures.*only sound.* Choose the file with the pictures"):
+        frame_io.open_footage(tmp_path / name)
+
+
+def test_half_a_movie_is_called_damaged_in_words(shot, tmp_path):
+    path = shot.write_movie(tmp_path / "a.mp4")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(FootageError, match=r"a\.mp4: damaged, cut off") as raised:
+        frame_io.open_footage(path)
+    assert "Errno" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["plate.png", "plate.mov"])
+def test_a_plate_that_is_no_picture_is_called_the_plate(tmp_path, name):
+    (tmp_path / name).write_text("no picture" * 100)
+    with pytest.raises(FootageError, match=rf"for the plate a .*{name}"):
+        frame_io.open_plate(tmp_path / name)
+
+
 def test_absent_footage(tmp_path):
     with pytest.raises(FootageError, match="no file"):
         frame_io.open_footage(tmp_path / "none.mov")
