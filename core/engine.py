@@ -224,6 +224,8 @@ def make_plate(
     """
     footage = _open_footage(source)
     reader = FootageReader(footage, _select(footage, frames), cancelled=cancelled)
+    if reader.count == 1:
+        on_warning("A plate of one picture is that picture, subject and all. Give a clip in which the subject moves.")
     needs_exr = footage.is_float or color.is_scene_linear(footage.color_space)
     if path.suffix.lower() not in ((".exr",) if needs_exr else (".png", ".exr")):
         raise JobError("an .exr plate, or .png for integer footage", path.name, "Change the name's ending")

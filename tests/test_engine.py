@@ -400,6 +400,16 @@ def test_one_network_is_kept(job, tmp_path):
     assert engine._load_matter.cache_info().currsize == 1
 
 
+def test_a_plate_of_one_picture_is_told(shot, tmp_path):
+    warnings = []
+    still = shot.write_plate(tmp_path / "still.png")
+    engine.make_plate(Source(str(still)), tmp_path / "plate.png", on_warning=warnings.append)
+    assert "one picture" in warnings[0]
+    clip = shot.write_sequence(tmp_path / "in", count=2)
+    engine.make_plate(Source(str(clip)), tmp_path / "plate.png", on_warning=warnings.append)
+    assert not any("one picture" in warning for warning in warnings[1:])
+
+
 def test_a_pan_is_matted_with_the_plate_from_the_clip(tmp_path):
     world = scene(margin=200)
     (tmp_path / "shot").mkdir()
