@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         "job",
         nargs="?",
         metavar="JOB.yaml",
-        help="a job file; of the options below, only --frames and --output then apply",
+        help="a job file; of the options below, only --frames and --output go with it",
     )
     matte.add_argument("--footage", help="movie, one file of an image sequence, its folder, or shot.####.png")
     matte.add_argument("--plate", help="clean plate; without one the network judges alone")
@@ -134,6 +134,15 @@ def _matte(args: argparse.Namespace) -> int:
     from . import engine
 
     if args.job:
+        kept = {"job", "frames", "output", "verbose"}
+        defaults = vars(_parser().parse_args(["matte"]))
+        extra = [name for name, value in vars(args).items() if name not in kept and value != defaults[name]]
+        if extra:
+            raise JobError(
+                "only --frames and --output beside a job file",
+                ", ".join("--" + name.replace("_", "-") for name in extra),
+                "Write it into the job, or give all of it as options",
+            )
         job = read_job(args.job, _absolute(args.output) if args.output else "")
     elif args.footage and args.output:
         job = Job(

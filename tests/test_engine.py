@@ -564,6 +564,7 @@ def test_command_line(shot, tmp_path, capsys):
         (["matte"], 2, "--footage and --output"),
         (["matte", "--footage", "a.png"], 2, "--footage alone"),
         (["matte", "none.yaml"], 2, "readable job file"),
+        (["matte", "j.yaml", "--plate", "a.png", "--color-space", "x"], 2, "got --plate, --color-space"),
         (["matte", "a.png"], 2, "no text. Name a job file, or the footage by --footage"),
         (["matte", "--footage", "none.mov", "--output", "out"], 3, "no file"),
         (["matte", "--footage", "a.png", "--output", "out", "--model", "none.pth"], 4, "model"),
