@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The engine's command line: `python -m core matte|plate|info|worker`. No bpy.
 
-Exit status: 0 done; 2 a wrong job or argument; 3 footage or plate; 4 model; 5 output; 6 device; 1 other failures;
-130 cancelled.
+Exit status: 0 done; 2 a wrong job or argument; 3 footage or plate, or a plate that the doctor finds red; 4 model;
+5 output; 6 device; 1 other failures; 130 cancelled.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -19,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 from .threads import wait_briefly
 
+if __name__ == "__main__":  # quietly, while all that a command needs is imported, too
+    signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
 wait_briefly()
 
-from .errors import JobError, MattingError  # noqa: E402
+from .errors import JobError, MattingError, PlateError  # noqa: E402
 from .job import (  # noqa: E402
     DELIVERIES,
     FORMATS,
@@ -64,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         "job",
         nargs="?",
         metavar="JOB.yaml",
-        help="a job file; of the options below, only --frames and --output then apply",
+        help="a job file; of the options below, only --frames and --output go with it",
     )
     matte.add_argument("--footage", help="movie, one file of an image sequence, its folder, or shot.####.png")
     matte.add_argument("--plate", help="clean plate; without one the network judges alone")
@@ -129,6 +132,15 @@ def _matte(args: argparse.Namespace) -> int:
     from . import engine
 
     if args.job:
+        kept = {"job", "frames", "output", "verbose"}
+        defaults = vars(_parser().parse_args(["matte"]))
+        extra = [name for name, value in vars(args).items() if name not in kept and value != defaults[name]]
+        if extra:
+            raise JobError(
+                "only --frames and --output beside a job file",
+                ", ".join("--" + name.replace("_", "-") for name in extra),
+                "Write it into the job, or give all of it as options",
+            )
         job = read_job(args.job, args.output or "")
     elif args.footage and args.output:
         data = {
@@ -169,6 +181,8 @@ def _deliver(args: argparse.Namespace) -> int:
     finished = delivery.read_finished(folder)
     stopped = _interrupted()
     with _Bar("deliver") as bar:
+        if finished.older:
+            bar.warn(delivery.older_words(finished.older))
         try:
             made = delivery.deliver(
                 finished, args.deliver, args.fps, job.plate, lambda number: bar.step(), stopped.is_set
@@ -196,7 +210,8 @@ def _plate(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    """Look at a handful of frames and say what is wrong with the plate, what that will do, and what to do about it."""
+    """Look at a handful of frames and say what is wrong with the plate, what that will do, and what to do about it.
+    Exit status 3, footage or plate, when a finding is red."""
     from . import engine
 
     job = Job(
@@ -205,13 +220,14 @@ def _doctor(args: argparse.Namespace) -> int:
         frames=parse_frames(args.frames),
     )
     diagnosis = engine.diagnose_plate(job)
+    status = PlateError.exit_code if diagnosis["light"] == "red" else 0
     if args.json:
         print(json.dumps(diagnosis))
-        return 0
+        return status
     print(f"{diagnosis['light']}, from frames {', '.join(map(str, diagnosis['frame_numbers']))}")
     for finding in diagnosis["findings"]:
         print(f"{finding['severity']}: {finding['message']} {finding['remedy']}.")
-    return 0
+    return status
 
 
 def _info(args: argparse.Namespace) -> int:

@@ -60,6 +60,7 @@ class Finished:
     files: dict[int, dict[str, Path]]  # frame number: alpha, foreground and (optional) error
     color_space: str  # of the foreground
     fps: float  # of the footage; 0 for image sequences
+    older: list[int]  # those that were made with other settings than the last run's
 
     def key(self, number: int) -> str:
         """Changes when a file of the frame does."""
@@ -100,7 +101,8 @@ def read_finished(folder: Path, numbers: Sequence[int] | None = None) -> Finishe
                         f"frame {number} in {other}",
                         "Matte all of them with the same settings",
                     )
-        finished = Finished(folder, files, space, float(report["fps"]))
+        older = [int(number) for number in report.get("of_older_settings", []) if number in files]
+        finished = Finished(folder, files, space, float(report["fps"]), older)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise JobError(
             "an output folder with a report.json", f"{folder}: {error!r}", "Matte the footage first"
@@ -108,6 +110,19 @@ def read_finished(folder: Path, numbers: Sequence[int] | None = None) -> Finishe
     if not files:
         raise JobError("finished frames with their foreground", f"none in {folder}", "Matte the footage first")
     return finished
+
+
+def in_words(numbers: Sequence[int]) -> str:
+    """Ascending frame numbers as ranges: "1-3, 7"."""
+    known = set(numbers)
+    firsts, lasts = ([n for n in numbers if n + step not in known] for step in (-1, 1))
+    return ", ".join(f"{a}-{b}" if a < b else str(a) for a, b in zip(firsts, lasts, strict=True))
+
+
+def older_words(numbers: Sequence[int]) -> str:
+    """The warning of `Finished.older`."""
+    which = f"Frame {numbers[0]} is" if len(numbers) == 1 else f"Frames {in_words(numbers)} are"
+    return f"{which} of older settings: run the job for all frames."
 
 
 def deliver(

@@ -47,7 +47,7 @@ from .masks import MaskReader
 from .matting import Matte, Matter, choose_devices
 from .memory import reused_memory
 from .plate import ShotPlate, plate_from_clip
-from .plate.doctor import diagnose
+from .plate.doctor import diagnose, find_wrong_place
 from .plate.from_clip import Relight
 from .plate.photometric import PhotometricFit
 
@@ -149,7 +149,7 @@ def run_job(
         return {}
     if not cancelled():  # all of them are there, and nobody writes them any more
         results.sweep(numbers)
-    summary = results.summary(numbers)
+    summary = results.summary(numbers, on_warning)
     if job.output.deliver and not cancelled():
         summary["deliveries"] = _deliver(job, _select(footage, job.frames), results, rate, listener)
     return {**summary, "skipped": skipped, "cancelled": cancelled()}
@@ -157,7 +157,12 @@ def run_job(
 
 def _deliver(job: Job, numbers: list[int], results: _Results, rate: _Rate, listener: _Listener) -> dict[str, str]:
     """Make the job's deliveries, once the last of its frames is there (a farm's machines each bring a part)."""
-    if results.up_to_date(numbers) != set(numbers):
+    if missing := sorted(set(numbers) - results.up_to_date(numbers)):
+        names = ",".join(job.output.deliver)
+        listener.on_warning(
+            f"No delivery yet: it is made once the frames {delivery.in_words(missing)} are there, too. "
+            f"For one of what is there now: python -m core deliver {results.folder} --deliver {names}"
+        )
         return {}
     try:
         return delivery.deliver(
@@ -172,7 +177,9 @@ def _deliver(job: Job, numbers: list[int], results: _Results, rate: _Rate, liste
         return {}
 
 
-def preview_frame(job: Job, frame_number: int, folder: Path) -> dict[str, Any]:
+def preview_frame(
+    job: Job, frame_number: int, folder: Path, on_warning: Callable[[str], None] = lambda message: None
+) -> dict[str, Any]:
     """Matte one frame by itself, without memory, into `folder`.
 
     Returns:
@@ -193,7 +200,9 @@ def preview_frame(job: Job, frame_number: int, folder: Path) -> dict[str, Any]:
         results = _Results(job, footage, plate, masks, folder)
         results.make_folders()
         frame = coming.result()
-    matte, notes = _matte_frame(matter, plate.under(frame_number, frame, None), masks, frame_number)
+    laid = plate.under(frame_number, frame, None)
+    _check_place(laid, matter, on_warning)
+    matte, notes = _matte_frame(matter, laid, masks, frame_number)
     results.write(frame_number, frame, matte, notes)
     return {**results.paths(frame_number), "frame_number": frame_number}
 
@@ -219,6 +228,8 @@ def make_plate(
     """
     footage = _open_in_sight(source, on_progress)
     reader = FootageReader(footage, _select(footage, frames), cancelled=cancelled)
+    if reader.count == 1:
+        on_warning("A plate of one picture is that picture, subject and all. Give a clip in which the subject moves.")
     needs_exr = footage.is_float or color.is_scene_linear(footage.color_space)
     if path.suffix.lower() not in ((".exr",) if needs_exr else (".png", ".exr")):
         raise JobError("an .exr plate, or .png for integer footage", path.name, "Change the name's ending")
@@ -373,7 +384,7 @@ class _Run:
                     fresh = self.results.up_to_date(missing)  # by another engine, while this one was elsewhere
                     missing = [n for n in missing if n not in fresh]
                     if missing:
-                        self._run_segment(segment, missing)
+                        self._run_segment(segment, missing, starts=segment is segments[0])
                     self.rate.note_up_to_date(sum(n in todo for n in segment) - len(missing))
                     todo.difference_update(segment)
                     claims.release()
@@ -387,8 +398,12 @@ class _Run:
         finally:
             claims.release()
 
-    def _run_segment(self, segment: list[int], missing: list[int]) -> None:
-        """Run a segment's frames up to the last missing one through network; write the missing ones."""
+    def _run_segment(self, segment: list[int], missing: list[int], starts: bool) -> None:
+        """Run a segment's frames up to the last missing one through network; write the missing ones.
+
+        Args:
+            starts: it is the first of them all, where the plate's place is checked.
+        """
         self.results.sweep(missing)
         self.matter.reset()
         self.plate.reset()
@@ -410,6 +425,9 @@ class _Run:
             for number, frame, laid in _lay_ahead(frames, self.plate, layer):
                 if self.listener.cancelled():
                     return
+                if starts:
+                    _check_place(laid, self.matter, self.listener.on_warning)
+                    starts = False
                 if number == segment[0] and memory:
                     self.matter.remember(memory)
                 start = time.perf_counter()
@@ -450,6 +468,16 @@ def _lay_ahead(
         yield number, frame, laid.result()
     if failure is not None:
         raise failure
+
+
+def _check_place(laid: _Laid, matter: Matter, on_warning: Callable[[str], None]) -> None:
+    """Warn when the plate under a shot's first frame is of another place; call it before that frame is matted."""
+    if laid.bgr is None:
+        return
+    finding = find_wrong_place(laid.src, laid.bgr, laid.valid, _lone_matte(matter))
+    matter.reset()
+    if finding:
+        on_warning(f"{finding.message} {finding.remedy}.")
 
 
 def _matte_frame(matter: Matter, laid: _Laid, masks: MaskReader, number: int) -> tuple[Matte, dict[str, Any]]:
@@ -506,6 +534,11 @@ def _missing_words(footage: Footage, frames: tuple[int, int] | None) -> list[str
 def _select(footage: Footage, frames: tuple[int, int] | None) -> list[int]:
     first, last = frames or (footage.numbers[0], footage.numbers[-1])
     numbers = [n for n in footage.numbers if first <= n <= last]
+    if not numbers and footage.numbers[0] < first and last < footage.numbers[-1]:
+        gone = f"frame {first}" if first == last else f"frames {first} to {last}"
+        raise JobError(
+            f"footage with {gone}", f"{footage.path.parent}, where no such file is", "Put it there, or choose others"
+        )
     if not numbers:
         raise JobError(
             f"frames within {footage.numbers[0]}-{footage.numbers[-1]}, which {footage.path.name} has",
@@ -699,7 +732,8 @@ def _read_plate_early(job: Job) -> None:
 def _read_plate(path: Path, color_space: str, size: tuple[int, int], identity: str) -> color.Pixels:
     """A still plate, sRGB-encoded. The next preview gets the same array, which the network then knows already."""
     source = frame_io.open_plate(path, color_space)
-    return FootageReader(source, source.numbers[:1], size).read(0)
+    with frame_io.as_plate():
+        return FootageReader(source, source.numbers[:1], size).read(0)
 
 
 @cache
@@ -931,13 +965,21 @@ class _Results:
             pictures["matte"] = whole(_rgba(foreground, source, matte.pha[part]))
         return pictures
 
-    def summary(self, numbers: list[int]) -> dict[str, Any]:
-        """Write report.json over every record here, and say what the command's `Result` says."""
+    def summary(self, numbers: list[int], on_warning: Callable[[str], None]) -> dict[str, Any]:
+        """Write report.json over every record here, and say what the command's `Result` says.
+
+        Warn of frames that were made otherwise than today's settings say: they would be taken for this run's.
+        """
         records = self._read_records()
+        ours = records.keys() & set(self._footage.numbers)
+        older = [n for n in sorted(ours) if records[n]["key"] != self.key(n) and self._is_whole(records[n]["files"])]
+        if older:
+            on_warning(delivery.older_words(older))
         report = self.folder / "report.json"
         content = {
             "foreground_color_space": self.color_space,
             "fps": self._footage.fps,
+            "of_older_settings": older,
             "frames": [records[n] for n in sorted(records)],
         }
         text = json.dumps(content, indent=1)

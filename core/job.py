@@ -42,6 +42,7 @@ FORMATS = ("auto", "png", "exr")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 DELIVERIES = ("rgba", "multilayer", "prores", "webm", "preview")
 MAX_JOB_BYTES = 1 << 20
+FOOTAGE_OR_JOB = "Name a job file, or the footage by --footage"
 
 
 @dataclass(frozen=True)
@@ -144,9 +145,11 @@ def read_job(path: str | Path, output: str = "") -> Job:
         if not path.is_file():
             raise JobError("a readable job file", f"no file {path}", "Check the path")
         if path.stat().st_size > MAX_JOB_BYTES:
-            raise JobError("a job file of a few kilobytes", f"{path.stat().st_size} bytes", "Name a job file")
+            raise JobError("a job file of a few kilobytes", f"{path.stat().st_size} bytes", FOOTAGE_OR_JOB)
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise JobError("a job file in YAML or JSON", f"{path}, which is no text", FOOTAGE_OR_JOB) from None
+    except OSError as error:
         raise JobError("a readable job file", f"{path}: {error}", "Check the path and its permissions") from None
     try:
         data = yaml.load(text, Loader=_PlainLoader)

@@ -21,6 +21,9 @@ from .frame_io import Footage, Frame
 from .job import Masks, MaskSource
 from .matting import Matte
 
+COLOUR = 0.05  # mean difference between a mask's channels from which it is taken for a photograph
+DECIDED = 0.3  # share of a mask that is nearly black or white
+
 
 class MaskReader:
     """A job's masks, frame by frame.
@@ -40,7 +43,7 @@ class MaskReader:
         size = footage.width, footage.height
         self._garbage = _Track(masks.garbage, size, numbers) if masks.garbage.path else None
         self._core = _Track(masks.core, size, numbers) if masks.core.path else None
-        self.warnings = [track.warning for track in (self._garbage, self._core) if track and track.warning]
+        self.warnings = [words for track in (self._garbage, self._core) if track for words in track.warnings]
 
     def __bool__(self) -> bool:
         """Whether there is any."""
@@ -73,6 +76,13 @@ class MaskReader:
         return Matte(pha, fgr, err), {"forced": round(float(np.mean(np.abs(pha - matte.pha) > 1 / 255)), 5)}
 
 
+def _is_mask(pixels: Pixels) -> bool:
+    """Whether a picture is about grey, and a good part of it nearly black or white."""
+    values = np.clip(np.nan_to_num(color.to_float(pixels[::4, ::4])), 0, 1)
+    least, most = values.min(axis=2), values.max(axis=2)
+    return bool(np.mean(most - least) < COLOUR and np.mean((most < 0.1) | (least > 0.9)) > DECIDED)
+
+
 class _Track:
     """One mask: a still for all frames, or a sequence or movie with a picture for each."""
 
@@ -88,9 +98,9 @@ class _Track:
                 f"{source.path} of {self._footage.width} x {self._footage.height}",
                 "Render it at the footage's size",
             )
-        self.warning = ""
+        self.warnings: list[str] = []
         if (self._footage.width, self._footage.height) != size:
-            self.warning = (
+            self.warnings.append(
                 f"The mask {self._footage.path.name} is {self._footage.width} x {self._footage.height}; "
                 f"it is scaled to the footage's {size[0]} x {size[1]}."
             )
@@ -103,6 +113,12 @@ class _Track:
                 f" and lacks {len(missing)} of them, {missing[0]} first",
                 "Render the missing frames; a still that serves all frames needs a name without siblings that differ "
                 "by a number",
+            )
+        ((_, first),) = self._footage.frames([self._footage.numbers[0] if self._still else numbers[0]])
+        if not _is_mask(first.pixels):
+            self.warnings.append(
+                f"{self._footage.path.name} does not look like a mask: it has colours, or is hardly black or white "
+                "anywhere. Its values are taken as they are."
             )
 
     def identity(self, number: int) -> str:

@@ -55,7 +55,8 @@ class Matte(Message):
 
 @dataclass(frozen=True)
 class Preview(Message):
-    """Matte one frame of a job into a folder of its own, fast and stateless. Answered by a `Result` with the paths."""
+    """Matte one frame of a job into a folder of its own, fast and stateless. Answered by `Warning`s and
+    a `Result` with the paths."""
 
     type: ClassVar[str] = "preview"
     job: str

@@ -161,7 +161,12 @@ class Worker:
         from . import engine, job
 
         return protocol.Result(
-            engine.preview_frame(job.read_job(message.job), message.frame_number, Path(message.output))
+            engine.preview_frame(
+                job.read_job(message.job),
+                message.frame_number,
+                Path(message.output),
+                on_warning=lambda text: self._send(protocol.Warning(text), id),
+            )
         )
 
     def _do_plate(self, id: str, message: protocol.MakePlate) -> Message:

@@ -38,6 +38,7 @@ def main(args: argparse.Namespace) -> None:
 
     step(1, "the engine's environment")
     engine = environments.engine_python()
+    check_footage(str(engine), args.footage or SAMPLE / "footage.mp4")
     step(2, "a Blender")
     blender = environments.blender_command()
     step(3, "the extension")
@@ -77,6 +78,14 @@ def main(args: argparse.Namespace) -> None:
     if sample:
         call = f"from scripts import demo; demo.print_error({str(folder / 'matte/alpha')!r})"
         subprocess.run([str(engine), "-c", call], cwd=ROOT, check=True)
+
+
+def check_footage(engine: str, path: Path) -> None:
+    """End in the engine's words where it cannot read the footage: Blender takes what it cannot read for empty."""
+    call = "import sys; from core import errors, frame_io\nwith errors.ending_in_words():\n "
+    call += "frame_io.open_footage(sys.argv[1])"
+    if subprocess.run([engine, "-c", call, str(path.resolve())], cwd=ROOT).returncode:
+        sys.exit(1)
 
 
 def print_error(alpha: str) -> None:

@@ -249,9 +249,12 @@ def test_a_job_delivers_once_its_last_frame_is_there(shot, tmp_path, monkeypatch
     monkeypatch.setattr(engine, "_warm_matter", lambda job: Opaque())
     footage = shot.write_movie(tmp_path / "a.mkv")
     job = Job(Source(str(footage)), output=Output(str(tmp_path / "out"), deliver=("prores",)))
-    assert engine.run_job(job, frames=(1, 3))["deliveries"] == {}
-    progress = []
-    result = engine.run_job(job, frames=(4, 5), on_progress=progress.append)
+    warnings, progress = [], []
+    assert engine.run_job(job, frames=(1, 3), on_warning=warnings.append)["deliveries"] == {}
+    (warning,) = warnings
+    assert "frames 4-5" in warning and f"python -m core deliver {tmp_path / 'out'} --deliver prores" in warning
+    result = engine.run_job(job, frames=(4, 5), on_progress=progress.append, on_warning=warnings.append)
+    assert len(warnings) == 1
     assert [p.frame_number for p in progress[-5:]] == [1, 2, 3, 4, 5]
     rate, pictures = decode(result["deliveries"]["prores"])
     assert rate == 24
@@ -270,3 +273,7 @@ def test_command_line(shot, tmp_path, capsys):
     assert capsys.readouterr().out.split() == [str(out / "delivery/preview.mp4"), str(out / "delivery/rgba.0001.exr")]
     with pytest.raises(SystemExit):
         command_line.main(["deliver", str(out), "--deliver", "gif"])
+    report = json.loads((out / "report.json").read_text())
+    (out / "report.json").write_text(json.dumps(report | {"of_older_settings": [2, 9]}))
+    assert command_line.main(["deliver", str(out), "--deliver", "rgba"]) == 0
+    assert "warning: Frame 2 is of older settings" in capsys.readouterr().err

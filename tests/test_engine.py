@@ -18,7 +18,7 @@ import OpenImageIO as oiio
 import pytest
 
 from core import __main__ as command_line
-from core import claims, color, engine, frame_io, plate_files
+from core import claims, color, delivery, engine, frame_io, plate_files
 from core.claims import EXPIRY, Claims, _host
 from core.errors import FootageError, JobError, OutputError, PlateError
 from core.job import Job, Output, PlateSource, Source, read_job
@@ -218,6 +218,34 @@ def test_sequence_numbers_and_gaps(shot, tmp_path):
     assert result["first"] == 1002 and "lacks 1" in warnings[0]
 
 
+def test_a_frame_in_a_gap_is_missing_on_disk(shot, tmp_path):
+    first = shot.write_sequence(tmp_path / "in", first=1001)
+    for number in (1003, 1004):
+        (tmp_path / f"in/shot.{number}.png").unlink()
+    job = make_job(first, None, tmp_path / "out")
+    with pytest.raises(JobError, match="frame 1003; got .*no such file"):
+        engine.run_job(job, frames=(1003, 1003))
+    with pytest.raises(JobError, match="frames 1003 to 1004; got .*no such file"):
+        engine.run_job(job, frames=(1003, 1004))
+    with pytest.raises(JobError, match="overlaps"):
+        engine.run_job(job, frames=(1, 1000))
+
+
+def test_frames_of_older_settings_are_told(job, tmp_path):
+    """By a part that is done otherwise, by a job that is cancelled, and to who delivers them."""
+    folder, warnings, seen = Path(job.output.folder), [], []
+    engine.run_job(job, on_warning=warnings.append)
+    assert warnings == [] and delivery.read_finished(folder).older == []
+    other = replace(job, detail=0.5)
+    engine.run_job(other, frames=(2, 3), on_warning=warnings.append)
+    assert warnings == ["Frames 1, 4-5 are of older settings: run the job for all frames."]
+    assert delivery.read_finished(folder).older == [1, 4, 5]
+    engine.run_job(other, on_warning=warnings.append)
+    assert len(warnings) == 1 and delivery.read_finished(folder).older == []
+    engine.run_job(job, on_progress=seen.append, on_warning=warnings.append, cancelled=lambda: len(seen) > 2)
+    assert len(warnings) == 2 and "5 are of older settings" in warnings[1]
+
+
 def test_odd_sizes(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (61, 97, 3), np.uint8)
     frame_io.write_image(tmp_path / "a.png", pixels)
@@ -339,9 +367,31 @@ def test_previews_read_a_plate_no_further_time(shot, job, tmp_path, monkeypatch,
 
 
 def test_a_preview_says_what_is_wrong_with_its_plate(job, tmp_path):
+    whole = Path(job.plate.path).read_bytes()
     Path(job.plate.path).write_text("no picture")
-    with pytest.raises(FootageError, match="plate.png"):
+    with pytest.raises(FootageError, match=r"for the plate .*plate\.png"):
         engine.preview_frame(job, 1, tmp_path / "a")
+    Path(job.plate.path).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FootageError, match=r"for the plate .*plate\.png"):
+        engine.preview_frame(job, 1, tmp_path / "a")
+
+
+def test_a_plate_of_another_place_is_told_once(job, tmp_path, monkeypatch):
+    """By a run and by a preview; not where the plate is right, or nothing can be told from a blank frame."""
+    monkeypatch.setattr(engine, "SEGMENT", 2)
+    right, there = [], []
+    engine.run_job(job, on_warning=right.append)
+    engine.preview_frame(job, 2, tmp_path / "preview", on_warning=right.append)
+    blank = frame_io.write_image(tmp_path / "blank.png", np.full((64, 96, 3), 3, np.uint8)) and tmp_path / "blank.png"
+    engine.run_job(
+        replace(job, footage=Source(str(blank)), output=Output(str(tmp_path / "b"))), on_warning=right.append
+    )
+    assert right == []
+    frame_io.write_image(Path(job.plate.path), (scene(5)[80:144, 80:176] * 255).astype(np.uint8))
+    assert engine.run_job(job, on_warning=there.append)["frames"] == 5
+    engine.preview_frame(job, 2, tmp_path / "preview", on_warning=there.append)
+    assert len(there) == 2 and there[0] == there[1]
+    assert "does not seem to show this place" in there[0] and "Choose the plate" in there[0]
 
 
 def test_preview_is_one_frame_in_its_own_folder(job, tmp_path):
@@ -435,6 +485,16 @@ def test_one_network_is_kept(job, tmp_path):
     for detail in (0.5, 0.6, 0.7):
         engine.preview_frame(replace(job, detail=detail), 1, tmp_path / "a")
     assert engine._load_matter.cache_info().currsize == 1
+
+
+def test_a_plate_of_one_picture_is_told(shot, tmp_path):
+    warnings = []
+    still = shot.write_plate(tmp_path / "still.png")
+    engine.make_plate(Source(str(still)), tmp_path / "plate.png", on_warning=warnings.append)
+    assert "one picture" in warnings[0]
+    clip = shot.write_sequence(tmp_path / "in", count=2)
+    engine.make_plate(Source(str(clip)), tmp_path / "plate.png", on_warning=warnings.append)
+    assert not any("one picture" in warning for warning in warnings[1:])
 
 
 def test_a_pan_is_matted_with_the_plate_from_the_clip(tmp_path):
@@ -665,6 +725,8 @@ def test_a_job_file_written_by_hand_stays_as_it_is(shot, tmp_path):
         (["matte"], 2, "--footage and --output"),
         (["matte", "--footage", "a.png"], 2, "--footage alone"),
         (["matte", "none.yaml"], 2, "readable job file"),
+        (["matte", "j.yaml", "--plate", "a.png", "--color-space", "x"], 2, "got --plate, --color-space"),
+        (["matte", "a.png"], 2, "no text. Name a job file, or the footage by --footage"),
         (["matte", "--footage", "none.mov", "--output", "out"], 3, "no file"),
         (["matte", "--footage", "a.png", "--output", "out", "--model", "none.pth"], 4, "model"),
         (["matte", "--footage", "a.png", "--output", "out", "--model", "a.png"], 4, "a.png"),
@@ -686,6 +748,26 @@ def test_exit_status_and_sentence(tmp_path, monkeypatch, capsys, arguments, stat
     *bar, message = capsys.readouterr().err.splitlines()
     assert words in message and message.startswith("error: Expected")
     assert bool(bar) == (words == "Kodak")  # found only when the job is under way
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+@pytest.mark.parametrize(("light", "status"), [("green", 0), ("amber", 0), ("red", 3)])
+def test_doctor_s_exit_status_is_for_scripts(monkeypatch, capsys, options, light, status):
+    monkeypatch.setattr(engine, "diagnose_plate", lambda job: {"light": light, "frame_numbers": [1], "findings": []})
+    assert command_line.main(["doctor", "--footage", "a.mov", "--plate", "p.png", *options]) == status
+    assert light in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_control_c_while_all_is_imported_ends_quietly(tmp_path):
+    arguments = [sys.executable, "-X", "importtime", "-m", "core", "matte", "--footage", "a.mov", "--output", "out"]
+    with subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True) as run:
+        for line in run.stderr:
+            if "numpy._core" in line:
+                break
+        run.send_signal(signal.SIGINT)
+        rest = run.stderr.read()
+    assert run.returncode == 130 and "KeyboardInterrupt" not in rest and "error:" not in rest
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

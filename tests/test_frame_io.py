@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 import os
 import struct
+import threading
 from pathlib import Path
 
 import av
@@ -185,6 +186,36 @@ def test_a_file_that_is_no_picture(tmp_path, name):
         frame_io.open_footage(path)
 
 
+def write_sound(path):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        sound.rate = 8000
+        container.mux([*stream.encode(sound), *stream.encode(None)])
+
+
+@pytest.mark.parametrize("name", ["sound.wav", "sound.mov"])
+def test_sound_is_told_from_pictures(tmp_path, name):
+    write_sound(tmp_path / name)
+    with pytest.raises(FootageError, match=r"a movie with pictures.*only sound.* Choose the file with the pictures"):
+        frame_io.open_footage(tmp_path / name)
+
+
+def test_half_a_movie_is_called_damaged_in_words(shot, tmp_path):
+    path = shot.write_movie(tmp_path / "a.mp4")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(FootageError, match=r"a\.mp4: damaged, cut off") as raised:
+        frame_io.open_footage(path)
+    assert "Errno" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["plate.png", "plate.mov"])
+def test_a_plate_that_is_no_picture_is_called_the_plate(tmp_path, name):
+    (tmp_path / name).write_text("no picture" * 100)
+    with pytest.raises(FootageError, match=rf"for the plate a .*{name}"):
+        frame_io.open_plate(tmp_path / name)
+
+
 def test_absent_footage(tmp_path):
     with pytest.raises(FootageError, match="no file"):
         frame_io.open_footage(tmp_path / "none.mov")
@@ -231,6 +262,28 @@ def test_exr_keeps_values_above_one(tmp_path, dtype):
     frame_io.write_image(tmp_path / "a.exr", pixels)
     read = frame_io.read_image(tmp_path / "a.exr")
     assert read.dtype == dtype and np.array_equal(read, pixels)
+
+
+def test_a_png_s_bytes_are_the_same_wherever_the_stack_lies():
+    """The promise of a run resumed to the same bytes: each thread's stack lies elsewhere, as each process's does."""
+    y, x = np.mgrid[:360, :640]
+    gate, made = threading.Barrier(150), []
+
+    def encode(rows):
+        gate.wait()
+        made.append(frame_io._deflate(rows))
+
+    for k in (7, 9, 10, 8):
+        alpha = np.clip((80 + 4 * k - np.hypot(x - 200 - 20 * k, y - 180)) / 6 + 0.5, 0, 1)
+        rows = np.round(alpha * 65535).astype(">u2").view(np.uint8).reshape(360, -1)
+        rows = np.pad(np.diff(rows, axis=0, prepend=np.zeros((1, 1280), np.uint8)), ((0, 0), (1, 0)), constant_values=2)
+        threads = [threading.Thread(target=encode, args=(rows,)) for _ in range(gate.parties)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(set(made)) == 1
+        made.clear()
 
 
 def test_transparent_png_keeps_its_stored_color(tmp_path):

@@ -129,6 +129,20 @@ def test_a_mask_of_another_size_is_said(job, tmp_path, ramp):
     assert "half.png is 48 x 32" in warning and "96 x 64" in warning
 
 
+def test_a_photograph_for_a_mask_is_told(shot, job, tmp_path, ramp):
+    warnings = []
+    for name, pixels in (
+        ("grey", 0.5 * ramp + 0.25),
+        ("photo", np.dstack([ramp, ramp[:, ::-1], ramp])),
+        ("mask", ramp),
+        ("none", 0 * ramp),
+    ):
+        still = write_mask(tmp_path / f"{name}.png", pixels)
+        engine.run_job(with_masks(job, garbage=still, core=still), on_warning=warnings.append)
+    assert len(warnings) == 4 and all("does not look like a mask" in warning for warning in warnings)
+    assert "grey.png" in warnings[0] and "photo.png" in warnings[3]
+
+
 def test_masks_in_a_job_file_and_a_preview(job, tmp_path, ramp):
     write_mask(tmp_path / "core.png", ramp)
     (tmp_path / "job.yaml").write_text("{footage: {path: in/shot.1001.png}, masks: {core: {path: core.png}}}")

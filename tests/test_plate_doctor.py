@@ -12,10 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from core.errors import FootageError
-from core.plate.doctor import Diagnosis, diagnose
+from core.plate.doctor import Diagnosis, diagnose, find_wrong_place
 from core.plate.frames import Image, Plane
 from core.plate.photometric import PhotometricFit
-from tests.plate_scenes import H, W, motion, relit, scene, shoot
+from tests.plate_scenes import H, W, motion, relit, scene, shoot, with_subject
 
 Picture = NDArray[np.uint8]
 BLUE = np.array([30, 60, 230], np.uint8)
@@ -110,6 +110,25 @@ def test_another_place_and_another_shape(world: NDArray[np.float32]) -> None:
     assert (finding.kind, finding.severity) == ("size", "red")
     half = cv2.resize(shoot(world, motion(), 0), (W // 2, H // 2), interpolation=cv2.INTER_AREA)
     assert "size" in kinds(diagnose(takes(world), np.asarray(half, np.uint8), matte=find_actor))
+
+
+@pytest.mark.parametrize("share", [0, 0.3, 0.8])  # of the picture that is somebody
+@pytest.mark.parametrize("dark", [1, 4])
+def test_the_right_place(world: NDArray[np.float32], share: float, dark: int) -> None:
+    src, subject = with_subject(shoot(world, motion(3, 0)), share)
+    bgr = shoot(world, motion(), 5) // np.uint8(dark)
+    assert find_wrong_place(src, bgr, None, lambda src, bgr: knows(subject, src)) is None
+
+
+def knows(subject: NDArray[np.bool_], src: Image) -> Plane:
+    return np.asarray(cv2.resize(subject.astype(np.float32), src.shape[1::-1]), np.float32)
+
+
+def test_a_blank_wall_may_be_the_same_place() -> None:
+    """Its noise is never that of its plate."""
+    frame, bgr = (np.random.default_rng(i).normal(150, 4, (H, W, 3)).astype(np.uint8) for i in range(2))
+    assert find_wrong_place(frame, bgr, None, None) is None
+    assert "wrong_place" not in kinds(diagnose([(1, frame)], bgr, matte=find_actor))
 
 
 def test_it_travels_as_json(world: NDArray[np.float32]) -> None:

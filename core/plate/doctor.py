@@ -28,6 +28,8 @@ SUBJECT = 0.1  # alpha from which a pixel may be the subject
 
 # Below these a plate is good: the matte does not change by what an eye would see.
 UNLIKE = 0.3  # correlation of local structure below which two pictures show different places
+PLAIN = 3.0  # deviation within a block, in codes of 255, up to which it may be noise
+TELLING = 0.03  # share of the blocks that must show something in both pictures, else they may be of one place
 SHIFT = 1.5  # pixels of the look
 PARALLAX = 0.6  # pixels of the look
 STOPS = 0.08
@@ -157,6 +159,26 @@ def diagnose(
     return _conclude(findings, numbers)
 
 
+def find_wrong_place(src: Image, bgr: Image, known: Mask | None, matte: Matte | None) -> Finding | None:
+    """Whether one frame shows another place than the plate that was laid under it.
+
+    Args:
+        src: (H, W, 3), sRGB-encoded.
+        bgr: the same of the plate.
+        known: (H, W), where the plate has pixels; None: everywhere.
+        matte: as for `diagnose`; called only where a look of some ms without it leaves doubts.
+    """
+    size = _look_size(src.shape[1], src.shape[0])
+    src, bgr = (cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in (src, bgr))
+    where = np.ones(size[::-1], np.bool_)
+    if known is not None:
+        where = cv2.resize(known.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+    if _likeness(src, bgr, where) >= UNLIKE:
+        return None
+    look = _look(as_srgb(src), as_srgb(bgr), where, None, matte)
+    return _of_wrong_place([look]) if look.likeness < UNLIKE else None
+
+
 def _conclude(findings: list[Finding], numbers: list[int]) -> Diagnosis:
     findings = sorted(findings, key=lambda finding: finding.severity != "red")
     light: Light = findings[0].severity if findings else "green"
@@ -184,17 +206,22 @@ def _matte_at(matte: Matte, src: Image) -> Plane:
 
 def _likeness(src: Image, bgr: Image, background: Mask) -> float:
     """Correlation of local structure over the background, its most different half left out: what stands in front of
-    the plate unmasked is no evidence of another place."""
+    the plate unmasked is no evidence of another place. 1 where too little is to be seen."""
     size = (src.shape[1] // 2, src.shape[0] // 2)
     weight = (cv2.resize(background.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.9).astype(np.uint8)
-    a, b = (even_out(small_grey(image, size), weight) - 128 for image in (src, bgr))
+    greys = np.dstack([small_grey(image, size) for image in (src, bgr)])
+    a, b = (even_out(greys[..., i], weight) - 128 for i in (0, 1))
     block = (max(1, size[0] // 24), max(1, size[1] // 24))
+    mean, square = (cv2.resize(values, block, interpolation=cv2.INTER_AREA) for values in (greys, greys**2))
+    shows = (square - mean**2 > PLAIN**2).all(axis=2)
     products = [cv2.resize(x * weight, block, interpolation=cv2.INTER_AREA) for x in (a * b, a * a, b * b)]
     structure = np.sqrt(products[1] * products[2])
     correlation = products[0] / (structure + 1e-3)
-    telling = structure > 0.3 * np.quantile(structure, 0.9)
+    telling = shows & (structure > 0.3 * np.quantile(structure, 0.9))
+    if np.count_nonzero(telling) < TELLING * telling.size:
+        return 1.0
     kept = np.sort(correlation[telling])
-    return float(np.median(kept[len(kept) // 2 :])) if len(kept) else 1.0
+    return float(np.median(kept[len(kept) // 2 :]))
 
 
 def _of_wrong_place(looks: list[_Look]) -> Finding:
