@@ -87,7 +87,7 @@ def run_engine(folder: str) -> None:
     engines_names = {"sRGB": "srgb", "Linear Rec.709": "linear"}
     cases = []
     for name, (ending, kind, space) in CASES.items():
-        source = Path(folder, f"{name} shot{ending}")
+        source = Path(folder, f"{name} shot.0001{ending}")
         plate = source.with_name(f"{name} plate{'.exr' if ending == '.exr' else '.png'}")
         make_shot(source, plate, kind)
         engines = engines_names.get(space, space)
