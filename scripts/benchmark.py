@@ -321,7 +321,12 @@ def measure_job(size: str, source: str, kind: str, device: str, frames: int) -> 
             Source(str(footage)), PlateSource(str(plate)), output=Output(str(folder / "out"), kind), device=device
         )
         moments: list[tuple[float, float]] = []
-        engine.run_job(job, on_progress=lambda progress: moments.append((time.perf_counter(), time.process_time())))
+
+        def note(progress: engine.Progress) -> None:
+            if progress.fps:  # a frame was computed; else it only says that it lives
+                moments.append((time.perf_counter(), time.process_time()))
+
+        engine.run_job(job, on_progress=note)
         seconds, work = ((b - a) / (len(moments) - 1 - WARM) for a, b in zip(moments[WARM], moments[-1], strict=True))
         matter = Matter(load_model(), device)
         src, bgr = pictures(size)
