@@ -281,6 +281,13 @@ class Matter:
             # Out here, where the failure no longer holds on to its tensors.
             self._step_down(src.shape[0], src.shape[1], bgr is None, words)
 
+    def look(self, src: Pixels, bgr: Pixels) -> tuple[Look, Box] | None:
+        """The recurrent network's look at the shot's next frame, and its box; None where the frame is its plate.
+
+        What `matte` begins with; arguments as there.
+        """
+        return self._look_before(src, self._to_tensor(src), bgr, None)
+
     def _finish_beside(self, finisher: ThreadPoolExecutor, finish: Callable[[], list[Coming]]) -> Matte:
         """On the other thread; one frame at a time, which bounds the memory."""
 
@@ -307,7 +314,8 @@ class Matter:
             return partial(self._deliver, self._look_blindly(source), None, None)
         apart = valid is not None and not _is_sliver(~valid)
         blind = self._look_blindly(source) if apart else None
-        before = self._look_before(src, source, bgr, None if apart else valid)
+        seen = self._look_before(src, source, bgr, None if apart else valid)
+        before = partial(self._finish_in_box, *seen, source) if seen else partial(_as_background, source)
         return partial(self._deliver, before, blind, None if valid is None or valid.all() else valid)
 
     def _deliver(self, finish: Finish, blind: Finish | None, valid: NDArray[np.bool_] | None) -> list[Coming]:
@@ -359,8 +367,10 @@ class Matter:
         self._memory["blind"] = look.rec
         return partial(self._finish, look)
 
-    def _look_before(self, src: Pixels, source: Tensor, bgr: Pixels, valid: NDArray[np.bool_] | None) -> Finish:
-        """Before a plate: at a box around all that differs from it and the last frame's subject.
+    def _look_before(
+        self, src: Pixels, source: Tensor, bgr: Pixels, valid: NDArray[np.bool_] | None
+    ) -> tuple[Look, Box] | None:
+        """Before a plate: at a box around all that differs from it and the last frame's subject; None without any.
 
         What is outside is background. Where a subject turns out to reach beyond the box, the whole frame is looked at.
         """
@@ -374,7 +384,7 @@ class Matter:
         if needed is None:
             self._memory.pop("plate", None)
             self._box = self._ratio = None
-            return partial(_as_background, source)
+            return None
         box = choose_box(needed, self._box, height, width)
         look = self._look_in_box(source, plate, box)
         if is_cut(look.coarse[:, 3:], box, frame):
@@ -382,7 +392,7 @@ class Matter:
             look = self._look_in_box(source, plate, box)
         self._memory["plate"], self._box, self._ratio = look.rec, box, look.downsample_ratio
         self._subject = bounds((look.coarse[0, 3] > SUBJECT).byte().cpu().numpy(), box)
-        return partial(self._finish_in_box, look, box, source)
+        return look, box
 
     def _look_in_box(self, source: Tensor, plate: _Plate, box: Box) -> Look:
         """`_look` at a box in a frame before its plate."""

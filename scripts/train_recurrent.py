@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Train the default network: on clips its coarse part, which makes the error map too; on windows its refiner."""
+"""Train the default network: its coarse part on clips, its review on the engine's looks, its refiner on windows."""
 
 from __future__ import annotations
 
@@ -21,20 +21,23 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from core.checkpoints import load_model, save_model
+from core.data.clips import ClipDataset, Mix
 from core.errors import JobError, ending_in_words
 from core.evaluation import mean_scores, score_clip
+from core.matting import Matter
 from core.memory import reused_memory
 from core.models import RecurrentMatting
 from core.models.recurrent import clamp_unit
 from core.models.refiner import PATCH, SolvingRefiner
 from core.models.scales import average
-from core.training import losses, windows
+from core.training import looks, losses, windows
 from core.training.loop import Batch, Process, Trainer, Validation, join_processes, sample_order
 from core.training.options import add_loop_arguments, loop_options, parse_with_config
 
 log = logging.getLogger(__name__)
 
-MakeClips = Callable[[str, int, int], "Dataset[dict[str, Any]]"]  # (split, size, frames) -> clips
+# (split, size, frames, shares of its mix that are not the usual ones) -> clips
+MakeClips = Callable[[str, int, int, dict[str, float]], "Dataset[dict[str, Any]]"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +47,10 @@ class Stage:
     steps: int
     size: int = 256  # pixels, side of the square crop
     frames: int = 2
-    batch: int = 6  # clips, or windows, per step of one process
+    batch: int = 6  # clips, looks, or windows, per step of one process
     downsample_ratio: float | tuple[float, float] = 1.0  # at which the network looks; a range is drawn from
     part: str = "coarse"  # what learns, see `PARTS`; "decoder" and "review" are the last of "coarse"
+    mix: dict[str, float] = dataclasses.field(default_factory=dict)  # of `core.data.clips.Mix`
 
 
 PROTOTYPE = Stage(steps=2000)
@@ -58,6 +62,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "see-through": ("plate_review.see_through.",),
     "refiner": ("refiner.",),
 }
+ON_LOOKS = ("review", "see-through")
 ERROR_WEIGHT = 0.1
 OVERSHOOT_WEIGHT = 1e-3
 WINDOW_WEIGHTS = {"pha_l1": 1.0, "pha_gradient": 2.0, "fgr_l1": 0.5}
@@ -69,7 +74,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pool", type=Path, required=True, help="folder of subjects and backgrounds")
     parser.add_argument("--init", default="default", help="weights to start from: default, a file, or none")
     parser.add_argument(
-        "--stages", type=yaml.safe_load, help="YAML list of {steps, size, frames, batch, downsample_ratio, part}"
+        "--stages", type=yaml.safe_load, help="YAML list of {steps, size, frames, batch, downsample_ratio, part, mix}"
     )
     parser.add_argument("--steps", type=int, help="total; the last stage goes on, or the run ends, there")
     parser.add_argument("--checkpoint_path", type=Path, default=Path("../result/checkpoint/recurrent"))
@@ -95,6 +100,8 @@ def make_stages(described: Sequence[dict[str, Any]] | None, steps: int | None) -
     """
     try:
         stages = [Stage(**stage) for stage in described] if described else [PROTOTYPE]
+        for stage in stages:
+            Mix(**stage.mix)
     except TypeError as error:
         fields = ", ".join(field.name for field in dataclasses.fields(Stage))
         raise JobError(f"stages of {fields}", f"{described} ({error})", "Correct --stages") from error
@@ -129,10 +136,17 @@ def stage_batches(
     for number, stage in enumerate(stages):
         first = max(start - begin, 0)
         if first < stage.steps:
-            clips = make_clips("train", stage.size, stage.frames)
+            clips = make_clips("train", stage.size, stage.frames, stage.mix)
             load = functools.partial(_load, clips, workers, seed + 1000 * number, process)
             draw = functools.partial(_draw_ratio, stage.downsample_ratio)
-            if stage.part != "refiner":
+            if stage.part in ON_LOOKS:
+                matter = Matter(model, str(next(model.parameters()).device))
+                earliest = looks.first_fresh(first)
+                fresh = enumerate(load(-(-stage.batch // looks.USES), earliest, stage.steps), earliest)
+                seen = (looks.look_at_clips(matter, batch, [seed, number, step]) for step, batch in fresh)
+                for batch in looks.draw_looks(seen, stage.batch, seed, first, stage.steps):
+                    yield batch | {"part": stage.part}
+            elif stage.part != "refiner":
                 for step, batch in enumerate(load(stage.batch, first, stage.steps), begin + first):
                     yield _smaller(batch, draw(seed + step)) | {"part": stage.part}
             else:
@@ -165,11 +179,11 @@ def _smaller(batch: Batch, ratio: float) -> Batch:
 
 
 def compute_losses(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """The weighted losses of a batch, clips or windows.
+    """The weighted losses of a batch: clips, looks or windows.
 
     Args:
         batch: src, bgr, fgr (B, T, 3, H, W), pha (B, T, 1, H, W), has_plate (B,) bool: those with a plate and those
-            without go through the network in a pass of their own. Or what `cut_training_windows` found.
+            without go through the network in a pass of their own. Or what `draw_looks` or `draw_windows` gives.
     """
     part = "refiner" if "guides" in batch else batch.get("part", "coarse")
     for name, child in model.named_children():
@@ -178,6 +192,8 @@ def compute_losses(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         parameter.requires_grad_(name.startswith(PARTS[part]))
     if part == "refiner":
         return _window_losses(model, batch)
+    if "looks" in batch:
+        return _look_losses(cast(RecurrentMatting, model), batch["looks"])
     total: dict[str, Tensor] = {}
     has_plate = batch["has_plate"] | (part != "coarse")  # before no plate another network takes over
     for chosen, plate in ((has_plate, True), (~has_plate, False)):
@@ -190,6 +206,22 @@ def compute_losses(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
             found["pha_overshoot"] = OVERSHOOT_WEIGHT * losses.overshoot(look.coarse[:, 3:])
             for name, value in found.items():
                 total[name] = total.get(name, 0) + value * chosen.float().mean()
+    return total
+
+
+def _look_losses(model: RecurrentMatting, seen: list[looks.Seen]) -> dict[str, Tensor]:
+    """The review's alpha and its share in the expected error; clips' losses of one frame."""
+    nothing = 0 * model.plate_review.gates.weight.sum()  # is learnt where there is no look
+    total = dict.fromkeys(("pha_l1", "pha_laplacian", "err_cross_entropy"), nothing)
+    device = next(model.parameters()).device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+    for look, true in seen:
+        look = model.reviewed(look._replace(hid=look.hid.to(dtype)))
+        pha = clamp_unit(look.coarse[:, 3:])
+        total["pha_l1"] = total["pha_l1"] + losses.l1(pha, true) / len(seen)
+        total["pha_laplacian"] = total["pha_laplacian"] + losses.laplacian_l1(pha, true, levels=4) / len(seen)
+        err = ERROR_WEIGHT * losses.error_cross_entropy(look.err, pha, true)
+        total["err_cross_entropy"] = total["err_cross_entropy"] + err / len(seen)
     return total
 
 
@@ -238,9 +270,7 @@ def main(args: argparse.Namespace, make_clips: MakeClips | None = None) -> dict[
     process = join_processes()
     torch.manual_seed(args.seed)
     if make_clips is None:
-        from core.data import ClipDataset
-
-        make_clips = lambda split, size, frames: ClipDataset(args.pool, split, size, frames, args.seed)  # noqa: E731
+        make_clips = lambda split, size, frames, mix: ClipDataset(args.pool, split, size, frames, args.seed, Mix(**mix))  # noqa: E731,E501
     stages = make_stages(args.stages, args.steps)
     model = build_model(args.init)
     trainer = Trainer(
@@ -254,7 +284,7 @@ def main(args: argparse.Namespace, make_clips: MakeClips | None = None) -> dict[
         ),
         compute_losses,
         lambda start: stage_batches(start, stages, make_clips, args.num_workers, args.seed, process, model),
-        functools.partial(validate, clips=make_clips("valid", args.valid_size, args.valid_frames), args=args),
+        functools.partial(validate, clips=make_clips("valid", args.valid_size, args.valid_frames, {}), args=args),
         lambda net, path: save_model(net, path, {"architecture": "RecurrentMatting", "arguments": model.arguments}),
         loop_options(args, sum(stage.steps for stage in stages)),
         process=process,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from core.checkpoints import load_model
 from core.errors import CheckpointError, JobError
+from core.matting import Matter
 from core.models import MattingBase, MattingRefine, RecurrentMatting
-from core.training import paper, windows
+from core.training import looks, paper, windows
 from core.training.loop import Process
 from scripts import evaluate, test_image, train_base, train_recurrent, train_refine
 from tests.training_data import make_data
@@ -209,7 +211,7 @@ def test_refine_does_not_start_from_another_backbones_checkpoint(pairs: Path, tm
 class Clips(torch.utils.data.Dataset[dict[str, Tensor]]):
     """A soft bright square that moves over a dark gradient; every third clip goes without its plate."""
 
-    def __init__(self, split: str, size: int, frames: int) -> None:
+    def __init__(self, split: str, size: int, frames: int, mix: dict[str, float]) -> None:
         self.size, self.frames = size, frames
 
     def __len__(self) -> int:
@@ -239,10 +241,12 @@ def _recurrent_flags(folder: Path, *more: object) -> list[str]:
 
 STAGES = """[{steps: 4, size: 32, frames: 2, batch: 3},
     {steps: 2, size: 64, frames: 3, batch: 2, downsample_ratio: 0.5},
+    {steps: 3, size: 64, frames: 2, batch: 3, part: review},
     {steps: 3, size: 128, frames: 1, batch: 2, downsample_ratio: 0.5, part: refiner}]"""
 
 
-def test_stages_run_one_after_another_and_a_resume_enters_in_the_middle(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cut", [8, 10])  # in the review's stage, in the refiner's
+def test_stages_run_one_after_another_and_a_resume_enters_in_the_middle(tmp_path: Path, cut: int) -> None:
     flags = _recurrent_flags(tmp_path / "whole", "--stages", STAGES, "--save_every", 1, "--precision", "fp32")
     whole = train_recurrent.main(train_recurrent.parse_args(flags), Clips)
     assert {"pha_l1", "pha_gradient", "fgr_l1"} <= whole.keys()
@@ -251,7 +255,7 @@ def test_stages_run_one_after_another_and_a_resume_enters_in_the_middle(tmp_path
 
     flags = _recurrent_flags(tmp_path / "cut", "--stages", STAGES, "--save_every", 1, "--precision", "fp32")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        steps = iter(range(7))
+        steps = iter(range(cut))
         original = train_recurrent.compute_losses
 
         def interrupted(*args: Any) -> dict[str, Tensor]:
@@ -261,7 +265,7 @@ def test_stages_run_one_after_another_and_a_resume_enters_in_the_middle(tmp_path
 
         patch.setattr(train_recurrent, "compute_losses", interrupted)
         train_recurrent.main(train_recurrent.parse_args(flags), Clips)
-    assert torch.load(tmp_path / "cut/c/last.pt", weights_only=True)["step"] == 7
+    assert torch.load(tmp_path / "cut/c/last.pt", weights_only=True)["step"] == cut
     resumed = train_recurrent.main(train_recurrent.parse_args([*flags, "--resume"]), Clips)
     assert resumed["loss"] == whole["loss"]
     one, other = (load_file(tmp_path / name / "c/last.safetensors") for name in ("whole", "cut"))
@@ -287,6 +291,7 @@ def test_each_stage_has_its_size_and_ratio() -> None:
     for wrong, named in (
         ({"sise": 16}, "sise"),
         ({"part": "encoder"}, "encoder"),
+        ({"mix": {"peeple": 1.0}}, "peeple"),
         ({"part": "refiner", "size": 30}, "30"),
     ):
         with pytest.raises(JobError, match=named):
@@ -300,7 +305,7 @@ def test_clips_without_a_plate_do_not_show_theirs() -> None:
         for name, parameter in model.named_parameters():
             if "plate" in name:
                 parameter.normal_(0, 0.1)  # they start at zero, where a plate has no effect
-    clips = Clips("train", 32, 2)
+    clips = Clips("train", 32, 2, {})
     batch: dict[str, Any] = torch.utils.data.default_collate([clips[i] for i in range(4)])
     loss = sum(train_recurrent.compute_losses(model, batch).values())
     for index, (shown, name) in enumerate([(False, "first"), (True, "second"), (True, "third"), (False, "fourth")]):
@@ -314,7 +319,7 @@ def test_clips_without_a_plate_do_not_show_theirs() -> None:
 def test_windows_teach_the_refiner_alone() -> None:
     torch.manual_seed(0)
     model = RecurrentMatting()
-    clips = Clips("train", 192, 1)
+    clips = Clips("train", 192, 1, {})
     clip_batch: dict[str, Any] = torch.utils.data.default_collate([clips[i] for i in range(6)])
     group = windows.cut_training_windows(model.train(), clip_batch, 0.4, [0, 0])
     batch = next(windows.draw_windows(iter([group]), 4, 0, 0, 1))
@@ -324,6 +329,30 @@ def test_windows_teach_the_refiner_alone() -> None:
         for part in ("refiner", "encoder"):
             assert any(p.grad is not None for p in getattr(model, part).parameters()) == (part == learning)
     assert model.encoder.training and model.refiner.training
+
+
+def test_looks_are_the_engines() -> None:
+    """In its box, with the truth of the same pixels; a clip without a plate gives none."""
+    model = load_model("default")
+    clips = Clips("train", 192, 3, {})
+    batch: dict[str, Any] = torch.utils.data.default_collate([clips[i] for i in range(6)])
+    seen = looks.look_at_clips(Matter(model, "cpu", "fp32"), batch, [0])
+    assert len(seen) == 4
+    for look, true in seen:
+        error = (look.coarse[:, 3:].clamp(0, 1) - true).abs().mean()
+        assert error < 0.03 < true.mean() and look.evidence is not None
+    assert len({tuple(true.shape) for _, true in seen}) > 1
+
+
+def test_looks_are_learnt_from_again() -> None:
+    fresh = [[f"{step}a", f"{step}b"] for step in range(40)]
+    whole = [batch["looks"] for batch in looks.draw_looks(iter(fresh), 6, 0, 0, 40)]  # type: ignore[arg-type]
+    assert [len(batch) for batch in whole[:4]] == [2, 4, 6, 6]
+    uses = Counter(look for batch in whole for look in batch)
+    assert all(batch[:2] == new for batch, new in zip(whole, fresh, strict=True))
+    assert 2 < sum(uses.values()) / len(uses) <= looks.USES and len(uses) == 80
+    later = looks.draw_looks(iter(fresh[looks.first_fresh(30) :]), 6, 0, 30, 40)  # type: ignore[arg-type]
+    assert [batch["looks"] for batch in later] == whole[30:]
 
 
 @pytest.mark.parametrize(
@@ -351,7 +380,7 @@ def test_windows_are_what_the_network_sees_there(monkeypatch: pytest.MonkeyPatch
     model = RecurrentMatting().eval()
     torch.nn.init.normal_(model.refiner.predict.weight, std=0.1)
     model.refiner.threshold = -1.0  # everywhere
-    clips = Clips("train", 192, 1)
+    clips = Clips("train", 192, 1, {})
     batch: dict[str, Any] = torch.utils.data.default_collate([clips[i] for i in range(1, 3)])
     batch["src"] += 0.05 * torch.rand(batch["src"].shape)  # so that no two windows are alike
     found = {name: x.float() for name, x in windows.cut_training_windows(model, batch, 0.5, [3, 1]).items()}

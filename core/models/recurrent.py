@@ -356,7 +356,7 @@ class RecurrentMatting(nn.Module):
         src, plate = look.src, look.plate
         if plate is None and self.blind is not None:
             return self.blind.finish(look)
-        look = self._reviewed(look)
+        look = self.reviewed(look)
         single, height, width = len(look.shape) == 4, look.shape[-2], look.shape[-1]
         frames = 1 if single else look.shape[1]
         fgr, pha = look.coarse.tensor_split([3], dim=1)
@@ -380,7 +380,7 @@ class RecurrentMatting(nn.Module):
 
     def guide_refiner(self, src: Tensor, bgr: Tensor, downsample_ratio: float) -> tuple[Tensor, ...]:
         """What `refiner` would be given of clips and plates (B, T, 3, H, W): for a training of it alone."""
-        look = self._reviewed(self.look(src, bgr, None, downsample_ratio))
+        look = self.reviewed(self.look(src, bgr, None, downsample_ratio))
         assert look.plate is not None
         return look.src, _repeat(look.plate.bgr, src.shape[1]), *look.guides()
 
@@ -450,7 +450,7 @@ class RecurrentMatting(nn.Module):
         evidence = None if plate is None else (images[1][:, 3:], relations)
         return Look(src, plate, src_sm, coarse, err, hid, evidence, rec, shape, ratio)
 
-    def _reviewed(self, look: Look) -> Look:
+    def reviewed(self, look: Look) -> Look:
         """With the review's alpha and expected error (of 0 to 1), before a plate."""
         if look.evidence is None:
             return look._replace(err=torch.sigmoid(look.err))
