@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Subjects that are drawn, not photographed: blobs, strands, wires, mesh, grass, veils and glass, with exact alpha.
+"""Subjects that are drawn, not photographed: blobs, hair, fur, wires, mesh, grass, veils and glass, with exact alpha.
 
 Each function returns straight RGBA (H, W, 4), 8 bit, with colour everywhere. What a network learns from them is that
 any shape and any texture can be subject, down to a fraction of a pixel and to a tenth of an alpha.
@@ -19,6 +19,7 @@ Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 FINER = 3  # thin things are drawn this many times larger and averaged, so that their alpha is their coverage
+HAIR_COLORS = np.array([[25, 20, 18], [70, 45, 30], [150, 105, 60], [215, 180, 130], [140, 70, 35], [190, 190, 195]])
 
 
 def _rgba(colors: NDArray[np.generic], alpha: Floats) -> Bytes:
@@ -80,6 +81,65 @@ def strands(texture: Bytes, rng: np.random.Generator) -> Bytes:
     else:
         colors = texture[..., :3].astype(np.float32)
     return _rgba(colors, _coverage(drawn, size))
+
+
+def fur(texture: Bytes, rng: np.random.Generator) -> Bytes:
+    """A shape with a fringe of hair: thousands of strands in locks, combed one way, that grow sparse towards the tips.
+
+    Where strands lie close, alpha is high and not 1: neither a solid nor single strands teach that.
+    """
+    size = texture.shape[0]
+    full = FINER * size
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    bumps = smooth_noise((size, size), size / rng.uniform(2, 6), rng)[..., 0]
+    shape = np.hypot(x * rng.uniform(1, 1.6), y) + 0.3 * bumps
+    body = shape + 6 * np.clip(np.hypot(x, y) - 0.45, 0, None) ** 2 < rng.uniform(0.4, 0.6)
+    outlines = cv2.findContours(body.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+    if not outlines:
+        return strands(texture, rng)
+    outline = max(outlines, key=len)[:, 0].astype(np.float64) * FINER
+    smooth = np.stack([np.convolve(np.r_[c[-10:], c, c[:10]], np.full(21, 1 / 21), "valid") for c in outline.T], 1)
+    normals = np.roll(smooth, -5, 0) - np.roll(smooth, 5, 0)
+    normals = np.stack([normals[:, 1], -normals[:, 0]], 1) / (np.linalg.norm(normals, axis=1, keepdims=True) + 1e-6)
+    normals *= np.sign(np.sum(normals * (smooth - smooth.mean(0))) or 1)  # outwards, whichever way it runs around
+
+    comb, curl, droop = rng.normal(0, 0.7, 2), rng.uniform(0, 0.12) * rng.choice([0, 1]), rng.uniform(0, 0.6)
+    longest = np.exp(rng.uniform(np.log(0.03), np.log(0.4))) * full
+    tightness, spread = rng.uniform(0, 0.95), rng.uniform(0.005, 0.05) * full
+    steps = np.linspace(0, 1, 8)[:, None]
+    curves = []
+    for _ in range(int(rng.integers(50, 350))):  # locks
+        root = int(rng.integers(len(smooth)))
+        inwards = rng.uniform(-0.1, 1.0) * longest
+        way = normals[root] + comb + rng.normal(0, 0.15, 2)
+        length = longest * rng.uniform(0.4, 1.1) + inwards
+        lean = rng.normal(0, 0.2) * np.array([-way[1], way[0]])
+        rate, phase = rng.uniform(4, 14), rng.uniform(0, 6)
+        bow = steps * way + steps**2 * (lean + [0, droop])
+        lock = smooth[root] - normals[root] * inwards + length * bow / max(np.linalg.norm(bow[-1]), 0.5)
+        lock += curl * longest * steps * np.sin(rate * steps + phase) * normals[root][::-1]
+        shade = rng.uniform(70, 190)
+        for _ in range(int(rng.integers(4, 40))):
+            stray = rng.random() < 0.06
+            offset = rng.normal(0, spread, 2) * (1 - (tightness * (not stray)) * steps**1.5)
+            bend = rng.normal(0, 0.3 if stray else 0.06) * length * steps**2 * normals[root][::-1]
+            reach = rng.uniform(0.9, 1.5) if stray else rng.uniform(0.5, 1)
+            points = lock[0] + offset + (lock - lock[0]) * reach + bend
+            curves.append((int(rng.integers(90, 256)), points, int(np.clip(shade + rng.normal(0, 30), 0, 255)), stray))
+    thickest = int(rng.choice([1, 2, 3], p=[0.5, 0.3, 0.2]))
+    hairs, solid, shades = _canvas(size), _canvas(size), np.full((full, full), 128, np.uint8)
+    for value, points, tone, stray in sorted(curves, key=lambda curve: curve[0]):  # faint ones first: they cover none
+        _curve(hairs, points, 1 if stray else int(rng.integers(1, thickest + 1)), value)
+        cv2.polylines(shades, [(points * 16).astype(np.int32)], False, tone, 3, shift=4)
+    cv2.fillPoly(solid, [(smooth * 16).astype(np.int32)], 255, cv2.LINE_AA, shift=4)
+    drawn = np.maximum(hairs, solid)
+    light = 1 + rng.uniform(0, 0.3) * smooth_noise((size, size), size / 4, rng)
+    light = light * cv2.resize(shades, (size, size), interpolation=cv2.INTER_AREA)[..., None] / np.float32(128)
+    color = HAIR_COLORS[rng.integers(len(HAIR_COLORS))] * rng.uniform(0.6, 1.2)
+    if rng.random() < 0.3:
+        color = rng.uniform(0, 255, 3)
+    inside = np.clip((0.985 - np.maximum(abs(x), abs(y))) * 20, 0, 1).astype(np.float32)
+    return _rgba((color * light + rng.uniform(0, 30)).clip(0, 255), _coverage(drawn, size) * inside)
 
 
 def wires(texture: Bytes, rng: np.random.Generator) -> Bytes:
@@ -218,7 +278,8 @@ def thin_out(image: Bytes, rng: np.random.Generator) -> Bytes:
 
 DRAWN: dict[str, tuple[Callable[[Bytes, np.random.Generator], Bytes], float]] = {  # and how often
     "blob": (blob, 0.36),
-    "strands": (strands, 0.14),
+    "strands": (strands, 0.1),
+    "fur": (fur, 0.16),
     "veil": (veil, 0.2),
     "glass": (glass, 0.2),
     "wires": (wires, 0.08),
