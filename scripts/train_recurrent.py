@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Train the default network: its coarse part on clips, its review on the engine's looks, its refiner on windows."""
+"""Train the default network: its coarse part on clips, or but for the encoder on the engine's looks; its refiner."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from core.evaluation import mean_scores, score_clip
 from core.matting import Matter
 from core.memory import reused_memory
 from core.models import RecurrentMatting
-from core.models.recurrent import clamp_unit
+from core.models.recurrent import Look, clamp_unit
 from core.models.refiner import PATCH, SolvingRefiner
 from core.models.scales import average
 from core.training import looks, losses, windows
@@ -62,7 +62,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "see-through": ("plate_review.see_through.",),
     "refiner": ("refiner.",),
 }
-ON_LOOKS = ("review", "see-through")
+ON_LOOKS = ("decoder", "review", "see-through")
 ERROR_WEIGHT = 0.1
 OVERSHOOT_WEIGHT = 1e-3
 WINDOW_WEIGHTS = {"pha_l1": 1.0, "pha_gradient": 2.0, "fgr_l1": 0.5}
@@ -195,34 +195,38 @@ def compute_losses(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     if "looks" in batch:
         return _look_losses(cast(RecurrentMatting, model), batch["looks"])
     total: dict[str, Tensor] = {}
-    has_plate = batch["has_plate"] | (part != "coarse")  # before no plate another network takes over
+    has_plate = batch["has_plate"]
     for chosen, plate in ((has_plate, True), (~has_plate, False)):
         if chosen.any():
             src, bgr, pha, fgr = (batch[name][chosen] for name in ("src", "bgr", "pha", "fgr"))
             look = model.look(src, bgr if plate else None)  # type: ignore[operator]
             pred = model.finish(look)  # type: ignore[operator]
-            found = losses.clip_losses(pred.pha, pred.fgr, pha, fgr)
-            found["err_cross_entropy"] = ERROR_WEIGHT * losses.error_cross_entropy(pred.err, pred.pha, pha)
-            found["pha_overshoot"] = OVERSHOOT_WEIGHT * losses.overshoot(look.coarse[:, 3:])
-            for name, value in found.items():
-                total[name] = total.get(name, 0) + value * chosen.float().mean()
+            _add(total, _losses(look, pred.err, pred.pha, pred.fgr, pha, fgr), chosen.float().mean())
     return total
 
 
-def _look_losses(model: RecurrentMatting, seen: list[looks.Seen]) -> dict[str, Tensor]:
-    """The review's alpha and its share in the expected error; clips' losses of one frame."""
-    nothing = 0 * model.plate_review.gates.weight.sum()  # is learnt where there is no look
-    total = dict.fromkeys(("pha_l1", "pha_laplacian", "err_cross_entropy"), nothing)
-    device = next(model.parameters()).device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
-    for look, true in seen:
-        look = model.reviewed(look._replace(hid=look.hid.to(dtype)))
-        pha = clamp_unit(look.coarse[:, 3:])
-        total["pha_l1"] = total["pha_l1"] + losses.l1(pha, true) / len(seen)
-        total["pha_laplacian"] = total["pha_laplacian"] + losses.laplacian_l1(pha, true, levels=4) / len(seen)
-        err = ERROR_WEIGHT * losses.error_cross_entropy(look.err, pha, true)
-        total["err_cross_entropy"] = total["err_cross_entropy"] + err / len(seen)
+def _look_losses(model: RecurrentMatting, seen: Sequence[looks.Seen]) -> dict[str, Tensor]:
+    """Those of clips, of single frames; where there is none, of nothing."""
+    total = {"pha_l1": 0 * model.plate_review.see_through.reach.sum()}
+    for each in seen:
+        look = each.look(model)
+        reviewed = model.reviewed(look)
+        fgr, pha = (clamp_unit(x) for x in (look.src_sm + look.coarse[:, :3], reviewed.coarse[:, 3:]))
+        _add(total, _losses(look, reviewed.err, *(x[:, None] for x in (pha, fgr, each.pha, each.fgr))), 1 / len(seen))
     return total
+
+
+def _losses(look: Look, err: Tensor, pha: Tensor, fgr: Tensor, true_pha: Tensor, true_fgr: Tensor) -> dict[str, Tensor]:
+    """Of what came of a look; alphas and foregrounds (B, T, ...)."""
+    found = losses.clip_losses(pha, fgr, true_pha, true_fgr)
+    found["err_cross_entropy"] = ERROR_WEIGHT * losses.error_cross_entropy(err, pha, true_pha)
+    found["pha_overshoot"] = OVERSHOOT_WEIGHT * losses.overshoot(look.coarse[:, 3:])
+    return found
+
+
+def _add(total: dict[str, Tensor], found: dict[str, Tensor], share: Tensor | float) -> None:
+    for name, value in found.items():
+        total[name] = total.get(name, 0) + value * share
 
 
 def _window_losses(model: nn.Module, batch: Batch) -> dict[str, Tensor]:

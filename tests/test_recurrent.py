@@ -187,7 +187,7 @@ def test_alpha_is_solved_by_the_colour_of_what_is_covered_nearby() -> None:
     believed = torch.where(pha > 0.5, red, src)  # at low alpha the network's colour is what it sees
     nothing = src.new_zeros(1, 1, 64, 96)
     coarse = torch.cat([believed - src, pha], dim=1)
-    look = Look(src, None, src, coarse, nothing, nothing, None, (), (1, 3, 64, 96), 0.5)  # type: ignore[arg-type]
+    look = Look(src, None, src, coarse, nothing, nothing, None, None, (), (1, 3, 64, 96), 0.5)  # type: ignore[arg-type]
     guide = look.guides()[-1]
     barely = (pha > 0.05) & (pha < 0.4)
     solved, before = (solve_alpha(fgr, src, blue.expand_as(src))[0][:, None] for fgr in (guide, believed))

@@ -58,6 +58,7 @@ class Look(NamedTuple):
     err: Tensor  # (N, 1, h, w) expected error's logit
     hid: Tensor  # (N, 16, h, w)
     evidence: tuple[Tensor, list[Tensor]] | None  # what the review is given of a plate: difference and relations
+    before: State | None  # what was remembered when the frames were looked at for the last time
     rec: State
     shape: tuple[int, ...]  # of the source as it was given
     downsample_ratio: float
@@ -444,11 +445,12 @@ class RecurrentMatting(nn.Module):
         first = [[x[::frames] for x in xs] for xs in seen]
         for _ in range(looks - 1):
             rec = self.decoder(*first, 1, rec)[1]
-        x, rec = self.decoder(*seen, frames, rec)
+        before = rec
+        x, rec = self.decoder(*seen, frames, before)
         hid = self.decoder.finish(x, srcs[0], images[:1])
         coarse, err = self.project(hid).to(src.dtype), self.error(hid)
         evidence = None if plate is None else (images[1][:, 3:], relations)
-        return Look(src, plate, src_sm, coarse, err, hid, evidence, rec, shape, ratio)
+        return Look(src, plate, src_sm, coarse, err, hid, evidence, before, rec, shape, ratio)
 
     def reviewed(self, look: Look) -> Look:
         """With the review's alpha and expected error (of 0 to 1), before a plate."""

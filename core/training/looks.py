@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Looks for a training of the review alone: what it is shown of clips when the engine looks at them.
+"""Looks at clips as the engine takes them, for a training of what comes behind the encoder.
 
 The engine looks at a box, several times where that is new, and remembers the frames before; a training on whole frames
-knows little of that. What comes before the review stands still meanwhile, so each clip is looked at once, and the
-review learns from it a few times. Which looks these are depends on the seed and the step alone, so a resumed run sees
-the same.
+knows little of that. Each clip is gone through once, with the network as it was when its stage began, and its last look
+is learnt from a few times. Which looks these are depends on seed and step alone, so a resumed run sees the same.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.matting import Matter
-from core.models.recurrent import Look
+from core.models.recurrent import Look, PlateFeatures, RecurrentMatting, State
 from core.models.scales import average
 from core.training.loop import Batch
 
@@ -29,42 +28,54 @@ ASPECTS = (16 / 9, 3 / 2, 4 / 3, 1.0, 2 / 3)  # of what is cut out of a clip's s
 
 
 class Seen(NamedTuple):
-    """A look at one frame, and the true alpha (1, 1, h, w) at its coarse size."""
+    """What the engine shows the network of one frame, and the truth at the coarse size."""
 
-    look: Look
-    pha: Tensor
+    src: Tensor  # (1, 3, H, W)
+    plate: PlateFeatures
+    before: State | None
+    downsample_ratio: float
+    pha: Tensor  # (1, 1, h, w)
+    fgr: Tensor  # (1, 3, h, w)
+
+    def look(self, model: RecurrentMatting) -> Look:
+        """Look again, with the gradients of what learns."""
+        return model.look(self.src, self.plate, self.before, self.downsample_ratio)
 
 
 @torch.no_grad()
 def look_at_clips(matter: Matter, batch: Batch, seed: list[int]) -> list[Seen]:
-    """The engine's looks at the last frames of clips, of which a part of random shape and length is taken.
+    """The engine's looks at the last frames of clips, of each of which a part of random shape and length is taken.
 
     Args:
         batch: clips (B, T, ...) as of `ClipDataset`; those without a plate, or a subject, give none.
     """
     rng = np.random.default_rng(seed)
     found = []
-    for src, bgr, pha, has_plate in zip(*(batch[name] for name in ("src", "bgr", "pha", "has_plate")), strict=True):
+    names = ("src", "bgr", "pha", "fgr", "has_plate")
+    for src, bgr, pha, fgr, has_plate in zip(*(batch[name] for name in names), strict=True):
         frames, _, side, _ = src.shape
         aspect, count = float(rng.choice(ASPECTS)), int(rng.integers(frames)) + 1
         height, width = (int(side * min(1.0, share)) for share in (1 / aspect, aspect))
         top, left = int(rng.integers(side - height + 1)), int(rng.integers(side - width + 1))
-        last = int(rng.integers(frames - count + 1)) + count - 1
+        last = int(rng.integers(count - 1, frames))
         if not has_plate:
             continue
-        src, bgr, pha = (x[..., top : top + height, left : left + width] for x in (src, bgr, pha))
-        shown = (src * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        plate = (bgr[last] * 255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
+        part = slice(top, top + height), slice(left, left + width)
+        plate, *shot = (
+            np.ascontiguousarray((frame[:, *part] * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+            for frame in (bgr[last], *src[last + 1 - count : last + 1])
+        )
         matter.reset()
         seen = None
-        for frame in shown[last + 1 - count : last + 1]:
-            seen = matter.look(np.ascontiguousarray(frame), plate)
+        for frame in shot:
+            seen = matter.look(frame, plate)
         if seen is not None:
             look, box = seen
-            true = box.of(pha[last][None])
+            assert look.plate is not None
+            true = box.of(torch.cat([pha[last], fgr[last]])[None, :, *part])
             padding = (0, look.src.shape[3] - true.shape[3], 0, look.src.shape[2] - true.shape[2])
             true = average(F.pad(true, padding, mode="replicate"), look.downsample_ratio)
-            found.append(Seen(look._replace(src=look.src[:0], plate=None, src_sm=look.src_sm[:0]), true))
+            found.append(Seen(look.src, look.plate, look.before, look.downsample_ratio, true[:, :1], true[:, 1:]))
     return found
 
 
