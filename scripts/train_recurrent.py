@@ -57,7 +57,7 @@ PROTOTYPE = Stage(steps=2000)
 # What learns: parameters whose names begin with one of these
 PARTS: dict[str, tuple[str, ...]] = {
     "coarse": ("",),
-    "decoder": ("decoder.", "project.", "error.", "plate_review."),  # behind the encoder: two thirds of a step's time
+    "decoder": ("decoder.", "project.", "error.", "plate_review."),  # behind the encoder
     "review": ("plate_review.",),
     "see-through": ("plate_review.see_through.",),
     "refiner": ("refiner.",),
