@@ -186,10 +186,9 @@ def wire_results(tree: bpy.types.NodeTree, folder: Path) -> None:
         UserError: the folder holds no alpha; or as `check_inside`.
     """
     check_inside(tree)
+    check_matte(folder)
     bgm = tree.bgm
     found = {name: find_sequence(folder / name) for name in RESULTS}
-    if not found["alpha"]:
-        raise UserError(f"There is no matte in {folder} yet. Matte the clip first.")
     for name, files in found.items():
         node = tree.nodes.get(RESULTS[name])
         if not files:
@@ -214,6 +213,12 @@ def result_folder(tree: bpy.types.NodeTree) -> Path | None:
     if alpha is None or alpha.image is None:
         return None
     return settings.file_path(alpha.image).parent.parent
+
+
+def check_matte(folder: Path) -> None:
+    """Raise UserError where an output folder holds no matte."""
+    if not find_sequence(folder / "alpha"):
+        raise UserError(f"There is no matte in {folder} yet. Matte the clip first.")
 
 
 def find_sequence(folder: Path) -> list[Path]:

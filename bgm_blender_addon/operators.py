@@ -196,6 +196,16 @@ class BGM_OT_check_plate(GroupOperator, bpy.types.Operator):
         tasks.check_plate(tree, context.scene)
 
 
+class BGM_OT_deliver(GroupOperator, bpy.types.Operator):
+    """Make the chosen deliveries of the frames that are in the output folder, without matting again"""
+
+    bl_idname = "bgm.deliver"
+    bl_label = "Deliver Now"
+
+    def begin(self, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:
+        tasks.deliver(tree, context.scene)
+
+
 class BGM_OT_use_results(GroupOperator, bpy.types.Operator):
     """Show what lies in the output folder: made on a farm, say, or by another Blender"""
 
@@ -401,6 +411,7 @@ register, unregister = bpy.utils.register_classes_factory(
         BGM_OT_matte_frame,
         BGM_OT_make_plate,
         BGM_OT_check_plate,
+        BGM_OT_deliver,
         BGM_OT_use_results,
         BGM_OT_fit_scene,
         BGM_OT_cancel,

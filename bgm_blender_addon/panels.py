@@ -159,6 +159,9 @@ def draw_output(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bp
     column.prop(bgm, "use_error")
     column.prop(bgm, "use_matte")
     layout.column().prop(bgm, "deliver")
+    column = layout.column()
+    column.enabled = bool(bgm.deliver)
+    column.operator("bgm.deliver", icon="EXPORT").group = tree.name
     row = layout.row(align=True)
     row.operator("bgm.open_folder", text="Open Folder", icon="FILE_FOLDER").group = tree.name
     row.operator("bgm.use_results", icon="FILE_REFRESH").group = tree.name

@@ -257,6 +257,8 @@ def describe_progress(step: protocol.Progress) -> str:
     """ "Matting: 12 of 100 frames, 3.4 a second, 26 s left"."""
     if step.stage == "plate":  # counts its steps, not frames
         return f"Making the plate: {100 * step.done // max(step.total, 1)} %"
+    if step.stage == "deliver":
+        return f"Delivering: {step.done} of {step.total} frames"
     if not step.total:
         return "Opening the footage"
     words = f"Matting: {step.done} of {step.total} frames"

@@ -220,7 +220,8 @@ class BGM_PG_matting(bpy.types.PropertyGroup):
 
     deliver: bpy.props.EnumProperty(
         name="Deliver",
-        description="Files made of the finished frames, for others",
+        description="Files made of the finished frames, for others. Like all files on disk they hold the matte as the "
+        "engine wrote it, without the node's Matte controls and masks",
         items=[
             ("rgba", "RGBA EXR", "Premultiplied linear colour with alpha, one file a frame"),
             ("multilayer", "Multilayer EXR", "Colour, alpha, foreground, error and plate in one file a frame"),
@@ -397,10 +398,16 @@ def make_job(
             "matte": settings.use_matte,
             "error": settings.use_error,
             "deliver": sorted(settings.deliver),
-            "fps": scene.render.fps / scene.render.fps_base if settings.clip.source == "SEQUENCE" else 0.0,
+            "fps": delivered_fps(settings, scene),
         },
     }
     return JobRequest(data, folder, clip_path, plate_to_make)
+
+
+def delivered_fps(settings: BGM_PG_matting, scene: bpy.types.Scene) -> float:
+    """The rate of delivered movies: the scene's for images, 0 (the footage's own) for a movie."""
+    is_movie = settings.clip is not None and settings.clip.source == "MOVIE"
+    return 0.0 if is_movie else scene.render.fps / scene.render.fps_base
 
 
 def _check_folder(folder: Path, clip_path: Path) -> None:

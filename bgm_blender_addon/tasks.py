@@ -147,6 +147,25 @@ def check_plate(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:
     runner.start(task)
 
 
+def deliver(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:
+    """Make the chosen deliveries of the frames in the output folder, as they are.
+
+    Raises:
+        UserError: none is chosen, there are no frames, or the engine cannot start.
+    """
+    bgm = tree.bgm
+    if not bgm.deliver:
+        raise UserError("No delivery is chosen. Choose some under Output > Deliver.")
+    folder = settings.output_folder(bgm)
+    node.check_matte(folder)
+    command = protocol.Deliver(str(folder), sorted(bgm.deliver), settings.delivered_fps(bgm, scene))
+
+    def take(result: dict[str, Any]) -> str:
+        return f"Delivered into {folder / 'delivery'}: {', '.join(Path(path).name for path in result.values())}"
+
+    runner.start(runner.Task(f"Deliver {folder.name}", [command], take, tree.session_uid))
+
+
 def check_engine() -> None:
     """Ask the engine what it is and what it runs on; `runner.engine` holds the answer.
 

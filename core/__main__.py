@@ -32,7 +32,6 @@ from .job import (  # noqa: E402
     Job,
     PlateSource,
     Source,
-    check_fps,
     job_from_dict,
     parse_frames,
     read_job,
@@ -175,17 +174,11 @@ def _deliver(args: argparse.Namespace) -> int:
     """Make movies and EXRs of the frames in a job's output folder; running it again does only what has changed."""
     from . import delivery
 
-    check_fps(args.fps)
-    folder = Path(args.folder)
-    job = read_job(folder / "job.yaml")
-    finished = delivery.read_finished(folder)
     stopped = _interrupted()
     with _Bar("deliver") as bar:
-        if finished.older:
-            bar.warn(delivery.older_words(finished.older))
         try:
-            made = delivery.deliver(
-                finished, args.deliver, args.fps, job.plate, lambda number: bar.step(), stopped.is_set
+            made = delivery.deliver_folder(
+                Path(args.folder), args.deliver, args.fps, bar.step, bar.warn, stopped.is_set
             )
         except delivery.CancelledError:
             return 130
@@ -292,11 +285,11 @@ class _Bar:
 
     def show(self, progress: Progress) -> None:
         if progress.total:  # else the footage is still being opened
-            bar = self._started(progress.total, progress.done)
-            bar.update(progress.done - bar.n)
+            self.step(progress.done, progress.total)
 
-    def step(self) -> None:
-        self._started().update()
+    def step(self, done: int, total: int) -> None:
+        bar = self._started(total, done)
+        bar.update(done - bar.n)
 
     def warn(self, message: str) -> None:
         from tqdm import tqdm

@@ -16,6 +16,7 @@ whole or not at all, and written again only when the frames it is made of have c
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -32,7 +33,7 @@ import numpy as np
 from . import color, frame_io, plate_files
 from .color import Floats, Pixels
 from .errors import JobError, OutputError
-from .job import DELIVERIES, PlateSource
+from .job import DELIVERIES, PlateSource, check_fps, read_job
 from .plate.alignment import lay_plate
 
 VERSION = 1  # raise when the same frames give another file
@@ -188,6 +189,29 @@ def deliver(
                 made.setdefault(kind, str(path))
                 step(number)
     return made
+
+
+def deliver_folder(
+    folder: Path,
+    kinds: Sequence[str],
+    fps: float = 0.0,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_warning: Callable[[str], None] = lambda message: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> dict[str, str]:
+    """The same for all that is in a job's output folder.
+
+    Args:
+        on_progress: called after each frame that was encoded with how many were, and how many that is at most.
+    """
+    check_fps(fps)
+    job = read_job(folder / "job.yaml")
+    finished = read_finished(folder)
+    if finished.older:
+        on_warning(older_words(finished.older))
+    total = len(kinds) * (max(finished.files) - min(finished.files) + 1)
+    count = itertools.count(1)
+    return deliver(finished, kinds, fps, job.plate, lambda number: on_progress(next(count), total), cancelled)
 
 
 class _State:

@@ -84,6 +84,17 @@ class Diagnose(Message):
 
 
 @dataclass(frozen=True)
+class Deliver(Message):
+    """Make deliveries of what is in an output folder. Answered by `Progress`, `Warning`s and a `Result` with each
+    kind's path."""
+
+    type: ClassVar[str] = "deliver"
+    folder: str
+    kinds: list[str]  # of core.job.DELIVERIES
+    fps: float = 0.0  # of movies; 0: the footage's, or 24
+
+
+@dataclass(frozen=True)
 class DryRun(Message):
     """Exercise the whole path without a network: `frames` steps of `seconds` each. Answered like `Matte`."""
 
@@ -131,7 +142,7 @@ class Progress(Message):
     frame_number: int = 0  # the frame just finished, in the footage's numbers
     fps: float = 0.0  # frames per second; 0: none was computed since the message before
     seconds_left: float = 0.0
-    stage: str = "matte"  # "plate", "matte", ...
+    stage: str = "matte"  # "plate", "matte", "deliver"
 
 
 @dataclass(frozen=True)
@@ -163,7 +174,7 @@ class Done(Message):
     outcome: str  # "finished", "cancelled" or "failed"
 
 
-COMMANDS: tuple[type[Message], ...] = (Hello, Matte, Preview, MakePlate, Diagnose, DryRun, Cancel, Shutdown)
+COMMANDS: tuple[type[Message], ...] = (Hello, Matte, Preview, MakePlate, Diagnose, Deliver, DryRun, Cancel, Shutdown)
 ANSWERS: tuple[type[Message], ...] = (Engine, Progress, Warning, Result, Error, Done)
 _BY_TYPE = {cls.type: cls for cls in COMMANDS + ANSWERS}
 

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -186,6 +187,22 @@ class Worker:
         from . import engine, job
 
         return protocol.Result(engine.diagnose_plate(job.read_job(message.job)))
+
+    def _do_deliver(self, id: str, message: protocol.Deliver) -> Message:
+        from . import delivery
+
+        with suppress(delivery.CancelledError):  # which Done says
+            return protocol.Result(
+                delivery.deliver_folder(
+                    Path(message.folder),
+                    message.kinds,
+                    message.fps,
+                    lambda done, total: self._send(protocol.Progress(done, total, stage="deliver"), id),
+                    lambda text: self._send(protocol.Warning(text), id),
+                    lambda: self._is_cancelled(id),
+                )
+            )
+        return protocol.Result({})
 
     def _do_dry_run(self, id: str, message: protocol.DryRun) -> Message:
         start = time.perf_counter()

@@ -89,6 +89,10 @@ def run(id: str, command: protocol.Message, cancelled: set[str]) -> str:
         finding = {"kind": "misaligned", "severity": light, "action": "align", "region": None, "value": 9.0}
         finding |= {"message": "The plate is 9 pixels off.", "remedy": "Turn alignment on"}
         send(protocol.Result({"light": light, "findings": [finding], "frame_numbers": [1]}), id)
+    elif isinstance(command, protocol.Deliver):
+        send(protocol.Progress(1, 2, stage="deliver"), id)
+        made = {kind: str(Path(command.folder) / "delivery" / f"{kind} at {command.fps}") for kind in command.kinds}
+        send(protocol.Result(made), id)
     elif isinstance(command, protocol.Matte):
         job = json.loads(Path(command.job).read_text())
         first, last = job["frames"]

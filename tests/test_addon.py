@@ -177,6 +177,8 @@ SENTENCES = {
     "unwritable": "cannot be written: Not a directory. Choose another.",
     "own job": "holds a job.yaml that Blender did not write. Choose another folder",
     "nothing to load": "There is no matte in",
+    "no delivery": "No delivery is chosen.",
+    "nothing to deliver": "There is no matte in",
     "nothing to show": "There is no cut-out to show. Switch on Cut-Out under Output",
     "no folder yet": "There is no folder",
     "check plate": "Expected a plate of this place; got another. Choose the right plate.",
@@ -276,6 +278,8 @@ def test_the_other_operators(version: str, archive: Path, fake_engine: Path, seq
     assert Path(result["packed"]).name == "packed.png"
     assert result["packed again"] and result["packed anew"]
     assert not [name for name in result["plates"] if name.endswith(".part")]
+    folder = tmp_path / "matting" / "Matting_shot_v2" / "delivery"
+    assert result["delivered"] == f"Delivered into {folder}: preview at 24.0, webm at 24.0"
     picture = read_image(result["no foreground"])
     colors = linear(foreground_of(1003, WIDTH, HEIGHT) // 2) * alpha[..., None]
     np.testing.assert_allclose(picture[..., :3], colors, atol=5e-5)

@@ -13,6 +13,7 @@ EXAMPLES = [
     protocol.Preview("job.yaml", 7, "out"),
     protocol.MakePlate("a.mov", "plate.png"),
     protocol.Diagnose("job.yaml"),
+    protocol.Deliver("out", ["prores"]),
     protocol.DryRun(3, 0.0),
     protocol.Cancel("1"),
     protocol.Shutdown(),

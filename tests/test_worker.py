@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from core import engine, memory, protocol
+from core import delivery, engine, memory, protocol
 from core import worker as worker_module
 from core.worker import Worker
+from tests.test_delivery import write_finished
 
 ROOT = Path(__file__).parent.parent
 
@@ -83,6 +84,21 @@ def test_a_job_and_its_answers(worker, shot, tmp_path):
     worker.send(protocol.Preview(str(tmp_path / "job.yaml"), 1, str(tmp_path / "preview")), "8")
     result, done = worker.answers("8")
     assert Path(result.data["alpha"]).is_file()
+
+
+def test_a_delivery_and_its_answers(worker, tmp_path):
+    folder = write_finished(tmp_path / "out", [1, 2])
+    worker.send(protocol.Deliver(str(folder), ["preview", "rgba"]), "1")
+    error, _ = worker.answers("1")
+    assert error.kind == "JobError" and "job.yaml" in error.message
+    (folder / "job.yaml").write_text("footage: {path: a.mov}")
+    worker.send(protocol.Deliver(str(folder), ["preview", "rgba"]), "2")
+    *progress, result, done = worker.answers("2")
+    assert [(p.stage, p.done, p.total) for p in progress] == [("deliver", n, 4) for n in (1, 2, 3, 4)]
+    assert [Path(path).name for path in result.data.values()] == ["preview.mp4", "rgba.0001.exr"]
+    assert done.outcome == "finished"
+    with pytest.raises(delivery.CancelledError):
+        delivery.deliver_folder(folder, ["rgba"], cancelled=lambda: True)
 
 
 def test_failure_is_a_sentence_and_the_worker_lives_on(worker):

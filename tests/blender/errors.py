@@ -58,6 +58,9 @@ def main() -> None:
     said["own job"] = error_of(ops.matte_clip)
     bgm.output_folder = str(folder / "out")
     said["nothing to load"] = error_of(ops.use_results)
+    said["no delivery"] = error_of(ops.deliver)
+    bgm.deliver = {"preview"}
+    said["nothing to deliver"] = error_of(ops.deliver)
     said["nothing to show"] = error_of(ops.add_strip)
     said["no folder yet"] = error_of(ops.open_folder)
 

@@ -120,6 +120,10 @@ def main() -> None:
     result["packed anew"] = packed.read_bytes() == bgm.plate_image.packed_file.data
     result["plates"] = sorted(path.name for path in packed.parent.iterdir())
 
+    bgm.deliver = {"webm", "preview"}
+    assert not error_of(ops.deliver)
+    result["delivered"] = bgm.status
+
     # A farm has made the rest meanwhile
     for name in ("foreground", "error"):
         for path in (folder_of_results / name).iterdir():
