@@ -9,6 +9,7 @@ output); what an artist adds behind them stays.
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,22 @@ PREMULTIPLY = "Premultiply"
 OVER = "Over Background"
 INPUT = "Group Input"
 OUTPUT = "Group Output"
+BLACK, WHITE, DILATE, BLUR = "Black Level", "White Level", "Dilate Size", "Blur Size"
 _NODES = {CLIP, FOREGROUND_SOURCE, ALPHA_SOURCE, GARBAGE, CORE, INVERT_GARBAGE, FILL_CORE, CORE_COLOR, OUTPUT}
+
+# The Matte panel's inputs: kind, default, least and most, and the tooltip
+_CONTROLS: dict[str, tuple[str, float, float, float, str]] = {
+    BLACK: ("Float", 0.0, 0.0, 1.0, "Alpha at or below it becomes 0"),
+    WHITE: ("Float", 1.0, 0.0, 1.0, "Alpha at or above it becomes 1"),
+    DILATE: (
+        "Int",
+        0,
+        -32,
+        32,
+        "Grow the subject by so many pixels, shrink it where negative. From 8 pixels on the clip's own colours come in",
+    ),
+    BLUR: ("Float", 0.0, 0.0, 128.0, "Soften the edge over so many pixels to either side"),
+}
 
 # One colour space by Blender's name for it and by those of other OpenColorIO configurations
 _SAME_SPACE = {"Linear Rec.709": ("Linear Rec.709", "Linear Rec.709 (sRGB)", "lin_rec709", "Utility - Linear - sRGB")}
@@ -146,6 +162,7 @@ def update_sources(tree: bpy.types.NodeTree) -> None:
     if not tree.nodes:
         _build(tree)
     check_inside(tree)
+    _add_controls(tree)
     nodes, links = tree.nodes, tree.links
     clip = tree.bgm.clip
     nodes[CLIP].clip = clip
@@ -242,16 +259,18 @@ def sync_all(*_: Any) -> None:
                     _follow(tree.nodes[name], tree.bgm.clip)
 
 
-def _build(tree: bpy.types.NodeTree) -> None:
-    """The group's inside, from nothing."""
-    nodes, links = tree.nodes, tree.links
-    nodes.clear()
+def renew_all(*_: Any) -> None:
+    """After loading: groups of older versions get what this one adds."""
+    for tree in settings.matting_trees():
+        if tree.is_editable and _NODES <= set(tree.nodes.keys()):
+            _add_controls(tree)
 
-    def add(kind: str, name: str, x: float, y: float) -> bpy.types.Node:
-        node = nodes.new(kind)
-        node.name = node.label = name
-        node.location = (x, y)
-        return node
+
+def _build(tree: bpy.types.NodeTree) -> None:
+    """The group's inside without its controls, from nothing."""
+    links = tree.links
+    tree.nodes.clear()
+    add, math = partial(_add, tree), partial(_add_math, tree)
 
     clip = add("CompositorNodeMovieClip", CLIP, -560.0, 320.0)
     foreground_source = add("NodeReroute", FOREGROUND_SOURCE, -240.0, 0.0)
@@ -263,39 +282,121 @@ def _build(tree: bpy.types.NodeTree) -> None:
             mask.size_source = "FIXED"
         else:  # 5.0 on
             mask.inputs["Size Source"].default_value = "Fixed"
-    keep = add("ShaderNodeMath", INVERT_GARBAGE, -140.0, -640.0)
-    keep.operation = "SUBTRACT"
-    cut = add("ShaderNodeMath", CUT_GARBAGE, 80.0, -480.0)
-    cut.operation = "MULTIPLY"
-    alpha = add("ShaderNodeMath", FILL_CORE, 300.0, -480.0)
-    alpha.operation = "MAXIMUM"
+    keep = math("SUBTRACT", INVERT_GARBAGE, -140.0, -640.0, 1.0, 0.0)
+    cut = math("MULTIPLY", CUT_GARBAGE, 80.0, -480.0, alpha_source.outputs[0], keep)
+    alpha = math("MAXIMUM", FILL_CORE, 300.0, -480.0, cut, 0.0)
     foreground = add("CompositorNodeAlphaOver", CORE_COLOR, -140.0, 0.0)
     premultiply = add("CompositorNodeSetAlpha", PREMULTIPLY, 520.0, 160.0)
-    if hasattr(premultiply, "mode"):
-        premultiply.mode = "APPLY"
-    else:  # 5.0 on
-        premultiply.inputs["Type"].default_value = "Apply Mask"
+    _set_mode(premultiply, "APPLY", "Apply Mask")
     over = add("CompositorNodeAlphaOver", OVER, 740.0, 200.0)
     group_input = add("NodeGroupInput", INPUT, 520.0, 360.0)
     group_output = add("NodeGroupOutput", OUTPUT, 960.0, 100.0)
 
     links.new(clip.outputs["Image"], foreground_source.inputs[0])
     links.new(clip.outputs["Alpha"], alpha_source.inputs[0])
-    keep.inputs[0].default_value, keep.inputs[1].default_value = 1.0, 0.0
-    links.new(alpha_source.outputs[0], cut.inputs[0])
-    links.new(keep.outputs[0], cut.inputs[1])
-    links.new(cut.outputs[0], alpha.inputs[0])
-    alpha.inputs[1].default_value = 0.0
     links.new(foreground_source.outputs[0], _colors(foreground)[0])
     links.new(clip.outputs["Image"], _colors(foreground)[1])
     _factor(foreground).default_value = 0.0
     links.new(foreground.outputs[0], premultiply.inputs["Image"])
-    links.new(alpha.outputs[0], premultiply.inputs["Alpha"])
+    links.new(alpha, premultiply.inputs["Alpha"])
     links.new(group_input.outputs["Background"], _colors(over)[0])
     links.new(premultiply.outputs["Image"], _colors(over)[1])
     links.new(over.outputs["Image"], group_output.inputs["Image"])
-    links.new(alpha.outputs[0], group_output.inputs["Alpha"])
+    links.new(alpha, group_output.inputs["Alpha"])
     links.new(foreground.outputs[0], group_output.inputs["Foreground"])
+
+
+def _add_controls(tree: bpy.types.NodeTree) -> None:
+    """The Matte panel, and behind the two reroutes the nodes that do what it says; in a group that has none yet.
+
+    Where its inputs have their defaults, every bit of the outputs is what it is without it.
+    """
+    interface, nodes, links = tree.interface, tree.nodes, tree.links
+    if BLACK in interface.items_tree:
+        return
+    panel = interface.new_panel("Matte", default_closed=True)
+    for name, (kind, default, least, most, description) in _CONTROLS.items():
+        socket = interface.new_socket(
+            name, description=description, in_out="INPUT", socket_type=f"NodeSocket{kind}", parent=panel
+        )
+        socket.default_value, socket.min_value, socket.max_value = default, least, most
+        if most == 1.0:
+            socket.subtype = "FACTOR"
+    for user in {*bpy.data.node_groups, *filter(None, map(find_compositor, bpy.data.scenes))}:
+        for node in user.nodes:
+            if node.type == "GROUP" and node.node_tree == tree:
+                node.inputs[WHITE].default_value = 1.0  # it came to be before the socket had a default
+
+    add, math = partial(_add, tree), partial(_add_math, tree)
+    alpha, colors = nodes[ALPHA_SOURCE].outputs[0], nodes[FOREGROUND_SOURCE].outputs[0]
+    behind = [[link.to_socket for link in source.links] for source in (alpha, colors)]
+    controls = add("NodeGroupInput", "Matte Controls", -240.0, 1100.0).outputs
+
+    lowest = math("SUBTRACT", "Just Below White", 0.0, 1100.0, controls[WHITE], 1e-6)
+    black = math("MINIMUM", BLACK, 200.0, 1100.0, controls[BLACK], lowest)  # white decides where black is not below it
+    levels = add("ShaderNodeMapRange", "Levels", 400.0, 1100.0)
+    dilate = add("CompositorNodeDilateErode", "Dilate", 600.0, 1100.0)
+    _set_mode(dilate, "DISTANCE", "Distance")
+    blur = add("CompositorNodeBlur", "Blur", 800.0, 1100.0)
+    # Blender's own way from a colour back to a number is an average of three, which rounds
+    number = add("CompositorNodeSeparateColor", "As Number", 1000.0, 1100.0)
+    for source, target in (
+        (alpha, levels.inputs[0]),
+        (black, levels.inputs[1]),
+        (controls[WHITE], levels.inputs[2]),
+        (levels.outputs[0], dilate.inputs["Mask"]),
+        (controls[DILATE], dilate.inputs["Size"]),
+        (dilate.outputs[0], blur.inputs["Image"]),
+        (controls[BLUR], blur.inputs["Size"]),
+        (blur.outputs[0], number.inputs[0]),
+    ):
+        links.new(source, target)
+
+    # Where alpha has grown beyond the foreground's colours, which are black some pixels away from the subject
+    known = math("MAXIMUM", "Known", 200.0, 760.0, colors, alpha)
+    share = math("MULTIPLY", "A Share of Alpha", 400.0, 760.0, number.outputs[0], 1e-6)
+    unknown = math("LESS_THAN", "Unknown", 600.0, 760.0, known, share)
+    over = add("CompositorNodeAlphaOver", "Clip beyond Foreground", 800.0, 760.0)
+    links.new(colors, _colors(over)[0])
+    links.new(nodes[CLIP].outputs["Image"], _colors(over)[1])
+    links.new(unknown, _factor(over))
+
+    for source, targets in zip((number.outputs[0], over.outputs[0]), behind, strict=True):
+        for target in targets:
+            links.new(source, target)
+
+
+def _add(tree: bpy.types.NodeTree, kind: str, name: str, x: float, y: float) -> bpy.types.Node:
+    node = tree.nodes.new(kind)
+    node.name = node.label = name
+    node.location = (x, y)
+    return node
+
+
+def _add_math(
+    tree: bpy.types.NodeTree,
+    operation: str,
+    name: str,
+    x: float,
+    y: float,
+    *values: float | bpy.types.NodeSocket,
+) -> bpy.types.NodeSocket:
+    """The output of a new Math node with these values, or links from these sockets."""
+    node = _add(tree, "ShaderNodeMath", name, x, y)
+    node.operation = operation
+    for socket, value in zip(node.inputs, values, strict=False):
+        if isinstance(value, float):
+            socket.default_value = value
+        else:
+            tree.links.new(value, socket)
+    return node.outputs[0]
+
+
+def _set_mode(node: bpy.types.Node, mode: str, label: str) -> None:
+    if hasattr(node, "mode"):
+        node.mode = mode
+    else:  # 5.0 on
+        node.inputs["Type"].default_value = label
 
 
 def _link(tree: bpy.types.NodeTree, source: bpy.types.NodeSocket | None, target: bpy.types.NodeSocket) -> None:
@@ -383,13 +484,17 @@ def set_color_space(datablock: bpy.types.Image | bpy.types.Strip, name: str) -> 
 
 
 def register() -> None:
-    for handlers in (bpy.app.handlers.save_pre, bpy.app.handlers.render_init):
-        handlers.append(_on_save_or_render)
+    for handlers, handler in _HANDLERS:
+        handlers.append(handler)
 
 
 def unregister() -> None:
-    for handlers in (bpy.app.handlers.save_pre, bpy.app.handlers.render_init):
-        handlers.remove(_on_save_or_render)
+    for handlers, handler in _HANDLERS:
+        handlers.remove(handler)
 
 
-_on_save_or_render = bpy.app.handlers.persistent(sync_all)
+_HANDLERS = (
+    (bpy.app.handlers.save_pre, bpy.app.handlers.persistent(sync_all)),
+    (bpy.app.handlers.render_init, bpy.app.handlers.persistent(sync_all)),
+    (bpy.app.handlers.load_post, bpy.app.handlers.persistent(renew_all)),
+)

@@ -476,6 +476,54 @@ def test_masks(version: str, archive: Path, fake_engine: Path, sequence: Path, t
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+def test_the_matte_is_finished_in_the_node(version: str, archive: Path, sequence: Path, tmp_path: Path) -> None:
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    alpha = np.clip((14 - np.hypot(x - 6, y - 22)) / 3, 0, 1).astype(np.float32)  # cut by the picture's left edge
+    alpha = np.round(alpha * 65535) / 65535
+
+    def levels(black: float, white: float) -> Any:
+        return np.clip((alpha - black) / (white - black), 0, 1)
+
+    def disc(radius: int) -> Any:
+        y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+        return (x * x + y * y <= radius * radius).astype(np.uint8)
+
+    color = np.uint8([200, 120, 40])
+    around = cv2.dilate((alpha > 0).astype(np.uint8), np.ones((17, 17), np.uint8))
+    for number, matte in ((1003, alpha), (1004, cv2.dilate(levels(0.2, 0.7), disc(2)))):
+        for name, picture in (
+            ("alpha", np.round(matte * 65535).astype(np.uint16)),
+            ("foreground", around[..., None] * color[::-1]),
+        ):
+            (tmp_path / "results" / name).mkdir(parents=True, exist_ok=True)
+            assert cv2.imwrite(str(tmp_path / "results" / name / f"{name}.{number}.png"), picture)
+    result = run_blender(version, "controls.py", None, tmp_path, zip=archive, footage=sequence)
+    shown = {name: read_image(path) for name, path in result["renders"].items()}
+    assert result["panel"]
+    assert result["values"] == 2 * [{"Black Level": 0.0, "White Level": 1.0, "Dilate Size": 0, "Blur Size": 0.0}]
+    for output in ("Image", "Alpha", "Foreground"):
+        for group in ("new", "renewed"):
+            np.testing.assert_array_equal(shown[f"{group} {output}"], shown[f"old {output}"])
+    mattes = {name.removesuffix(" Alpha"): picture[..., 0] for name, picture in shown.items() if "Alpha" in name}
+    np.testing.assert_allclose(mattes["old"], alpha, atol=1e-6)
+
+    np.testing.assert_allclose(mattes["levels"], levels(0.2, 0.7), atol=1e-5)
+    np.testing.assert_array_equal(mattes["threshold"], alpha >= 0.5)
+    np.testing.assert_allclose(mattes["dilate"], cv2.dilate(alpha, disc(3)), atol=1e-6)
+    np.testing.assert_allclose(mattes["erode"], cv2.erode(alpha, disc(3)), atol=1e-6)
+    blurred = cv2.GaussianBlur(alpha, (9, 9), 4 / 3, borderType=cv2.BORDER_REPLICATE)
+    np.testing.assert_allclose(mattes["blur"], blurred, atol=1e-3)
+    np.testing.assert_allclose(mattes["all"], mattes["one by one"], atol=1e-4)
+    assert mattes["masked"][:, : WIDTH // 4 - 1].max() == 0.0 and mattes["masked"][:, WIDTH * 3 // 4 + 2 :].min() == 1.0
+
+    clip = linear(foreground_of(1003, WIDTH, HEIGHT) // 2)
+    colors = np.where(around[..., None], linear(color), np.where(mattes["grown"][..., None] > 0, clip, 0))
+    assert np.any((around == 0) & (mattes["grown"] > 0.5))
+    np.testing.assert_allclose(shown["grown Foreground"][..., :3], colors, atol=5e-4)  # no black rim
+    np.testing.assert_allclose(shown["grown Image"][..., :3], colors * mattes["grown"][..., None], atol=5e-4)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 def test_blenders_tracks_drive_the_plate(
     version: str, archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path
 ) -> None:

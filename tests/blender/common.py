@@ -71,6 +71,18 @@ def matting_node(scene: bpy.types.Scene) -> bpy.types.Node:
     return next(node for node in tree.nodes if node.type == "GROUP" and "Matting" in node.node_tree.name)
 
 
+def half_mask(name: str, left: float, right: float) -> bpy.types.Mask:
+    """A mask over the full height, from a share of the width to another."""
+    mask = bpy.data.masks.new(name)
+    spline = mask.layers.new().splines.new()
+    spline.points.add(3)
+    spline.use_cyclic = True
+    for point, (x, y) in zip(spline.points, ((left, -1), (right, -1), (right, 2), (left, 2)), strict=True):
+        point.co = (x, y)
+        point.handle_type = "VECTOR"
+    return mask
+
+
 class Drawn:
     """A layout that notes what is drawn into it: labels as [text, icon], operators by name."""
 

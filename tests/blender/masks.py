@@ -7,19 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import arguments, connect, error_of, finish, install, load_clip, matting_node, render, size_scene
-
-
-def half(name: str, left: float, right: float) -> bpy.types.Mask:
-    """A mask over the full height, from a share of the width to another."""
-    mask = bpy.data.masks.new(name)
-    spline = mask.layers.new().splines.new()
-    spline.points.add(3)
-    spline.use_cyclic = True
-    for point, (x, y) in zip(spline.points, ((left, -1), (right, -1), (right, 2), (left, 2)), strict=True):
-        point.co = (x, y)
-        point.handle_type = "VECTOR"
-    return mask
+from common import arguments, connect, error_of, finish, half_mask, install, load_clip, matting_node, render, size_scene
 
 
 def main() -> None:
@@ -34,7 +22,7 @@ def main() -> None:
     bgm = node.node_tree.bgm
     bgm.plate_source = "NONE"
     bgm.output_folder = str(folder / "out")
-    bgm.garbage_mask, bgm.core_mask = half("garbage", -1, 0.25), half("core", 0.75, 2)
+    bgm.garbage_mask, bgm.core_mask = half_mask("garbage", -1, 0.25), half_mask("core", 0.75, 2)
     assert not error_of(bpy.ops.bgm.matte_clip)
     size_scene(scene, *clip.size)
     renders = {}
