@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+import math
 import os
 import struct
 import threading
@@ -262,6 +263,30 @@ def test_exr_keeps_values_above_one(tmp_path, dtype):
     frame_io.write_image(tmp_path / "a.exr", pixels)
     read = frame_io.read_image(tmp_path / "a.exr")
     assert read.dtype == dtype and np.array_equal(read, pixels)
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (16, 3), (37, 50)])
+@pytest.mark.parametrize("values", ["noise", "ramp", "nothing"])
+def test_exr_s_every_bit_comes_back_in_another_reader(tmp_path, height, width, values):
+    random = np.random.default_rng(0)
+
+    def picture(dtype, *channels):
+        shape = (height, width, *channels)
+        if values == "noise":  # which deflating makes no smaller: kept plain
+            return random.integers(0, 256, (*shape, dtype().itemsize), np.uint8).view(dtype)[..., 0]
+        return np.linspace(0, 2 if values == "ramp" else 0, math.prod(shape), dtype=dtype).reshape(shape)
+
+    layers = {"plate": picture(np.float32, 3), "RGBA": picture(np.float16, 4), "alpha.V": picture(np.float32)}
+    frame_io.write_exr(tmp_path / "a.exr", layers)
+    image = oiio.ImageInput.open(str(tmp_path / "a.exr"))
+    planes = {"alpha.V": layers["alpha.V"]}
+    planes |= {c: layers["RGBA"][..., i] for i, c in enumerate("RGBA")}
+    planes |= {f"plate.{c}": layers["plate"][..., i] for i, c in enumerate("RGB")}
+    assert set(image.spec().channelnames) == set(planes)
+    for index, name in enumerate(image.spec().channelnames):
+        kind = {"f2": "half", "f4": "float"}[planes[name].dtype.str[1:]]
+        assert str(image.spec().channelformat(index)) == kind
+        assert image.read_image(0, 0, index, index + 1, kind)[..., 0].tobytes() == planes[name].tobytes()
 
 
 def test_a_png_s_bytes_are_the_same_wherever_the_stack_lies():
