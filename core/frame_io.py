@@ -420,7 +420,9 @@ def _picture_to_rgb(picture: Any) -> Pixels:
     else:
         subsampled = len(components) >= 3 and components[1].width < picture.width and picture.format.is_planar
         # Planar: swscale's vector code, three times as fast as its plain one for rgb24, with the same result
-        pixels = _full_chroma(picture).to_ndarray(format="gbrp") if subsampled else picture.to_ndarray(format="rgb24")
+        pixels = (
+            _merged(_full_chroma(picture).reformat(format="gbrp")) if subsampled else picture.to_ndarray(format="rgb24")
+        )
     turns = int(picture.rotation) % 360 // 90
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 
@@ -431,15 +433,23 @@ def _full_chroma(picture: Any) -> Any:
     full = av.VideoFrame(picture.width, picture.height, "yuv444p")
     full.colorspace, full.color_range = picture.colorspace, picture.color_range
     for source, target in zip(picture.planes[:3], full.planes, strict=True):
-        samples, wanted = (
-            np.frombuffer(memoryview(p), np.uint8).reshape(p.height, -1)[:, : p.width] for p in (source, target)
-        )
+        samples, wanted = _samples(source), _samples(target)
         rows, columns = -(-target.height // source.height), -(-target.width // source.width)
+        wide = cv2.merge([samples] * columns).reshape(source.height, -1)
         for row in range(rows):
-            for column in range(columns):
-                part = wanted[row::rows, column::columns]
-                part[...] = samples[: part.shape[0], : part.shape[1]]
+            part = wanted[row::rows]
+            part[...] = wide[: part.shape[0], : part.shape[1]]
     return full
+
+
+def _merged(picture: Any) -> Pixels:
+    """(H, W, 3) of a "gbrp" picture; a third of the time of `to_ndarray`."""
+    green, blue, red = (_samples(plane) for plane in picture.planes)
+    return cv2.merge([red, green, blue])
+
+
+def _samples(plane: Any) -> Pixels:
+    return np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1)[:, : plane.width]
 
 
 def _sequence_files(path: Path) -> dict[int, Path]:
