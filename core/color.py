@@ -57,7 +57,7 @@ def to_dtype(values: Floats, dtype: np.dtype[Any]) -> Pixels:
         return values.astype(dtype, copy=False)
     row = np.ascontiguousarray(values, np.float32).reshape(1, -1)  # in one pass each, where numpy makes four
     if dtype == np.uint8:
-        codes = cv2.convertScaleAbs(np.maximum(row, 0), alpha=255)
+        codes = cv2.convertScaleAbs(np.maximum(row, 0) if row.min(initial=0) < 0 else row, alpha=255)
     else:
         codes = cv2.multiply(row, 65535.0, dtype=cv2.CV_16U)  # type: ignore[call-overload]  # a number will do
     return np.asarray(codes).reshape(values.shape)

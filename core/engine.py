@@ -941,9 +941,12 @@ class _Results:
             pictures["error"] = color.to_dtype(matte.err, np.dtype(np.uint8))
         if "foreground" not in wanted and "matte" not in wanted:
             return pictures
-        around = cv2.dilate((alpha > 0).view(np.uint8), np.ones((2 * RIM + 1, 2 * RIM + 1), np.uint8))
-        left, top, width, height = cv2.boundingRect(around)
-        part = np.s_[top : top + max(1, height), left : left + max(1, width)]  # all the rest is black
+        codes = alpha.view(np.uint16)  # half floats, of which none is negative, compare alike and faster
+        left, top, width, height = cv2.boundingRect((codes > 0).view(np.uint8))
+        # All the rest is black
+        part = np.s_[max(0, top - RIM) : top + height + RIM, max(0, left - RIM) : left + width + RIM]
+        codes = codes[part]
+        around = cv2.dilate((codes > 0).view(np.uint8), np.ones((2 * RIM + 1, 2 * RIM + 1), np.uint8))
 
         def whole(pixels: color.Pixels) -> color.Pixels:
             canvas = np.zeros((*alpha.shape, *pixels.shape[2:]), pixels.dtype)
@@ -957,8 +960,8 @@ class _Results:
                 dtype = np.dtype("f4" if full else "f2")
                 source = color.convert_to(source, frame.color_space, self.color_space, dtype)
         foreground = color.matte_to(np.ascontiguousarray(matte.fgr[part]), self.color_space, source.dtype)
-        foreground = cv2.copyTo(source, (alpha[part] == (1 if exr else 65535)).view(np.uint8), foreground)
-        foreground = cv2.copyTo(foreground, around[part])
+        foreground = cv2.copyTo(source, (codes == (0x3C00 if exr else 0xFFFF)).view(np.uint8), foreground)
+        foreground = cv2.copyTo(foreground, around)
         if "foreground" in wanted:
             pictures["foreground"] = whole(foreground)
         if "matte" in wanted:

@@ -70,6 +70,20 @@ def test_a_shot_without_a_subject_has_black_files_of_the_footages_size(shot, tmp
         assert pixels.shape == (shot.height, shot.width, channels) and not pixels.any()
 
 
+def test_the_foreground_goes_on_for_8_pixels_on_every_side(shot, job, monkeypatch):
+    from core.matting import Matte, Matter
+
+    def spot(self, src, bgr, valid):
+        pha = np.zeros(src.shape[:2], np.float32)
+        pha[20:30, 40:60] = 0.5
+        return Matte(pha, np.full(src.shape, 0.25, np.float32), np.zeros_like(pha))
+
+    monkeypatch.setattr(Matter, "matte", spot)
+    expected = np.zeros((shot.height, shot.width, 3), np.uint8)
+    expected[12:38, 32:68] = 64
+    assert np.array_equal(read_png(engine.run_job(job)["foreground"]), expected)
+
+
 def test_where_alpha_is_one_the_foreground_is_the_source(shot, job, tmp_path, monkeypatch):
     """Half of the frame is made opaque; there the source's own pixels come back, beside it the network's, then none."""
     from core.matting import Matte, Matter
