@@ -54,6 +54,14 @@ def test_exact_plate_is_left_alone_and_reused() -> None:
     assert error(motion(3, 0), moved.homography, np.ones((H, W), np.bool_)) < 0.3
 
 
+def test_half_a_pixel_is_noticed_in_4k() -> None:
+    wall = cv2.resize(scene()[:270, :480], (3840, 2160), interpolation=cv2.INTER_CUBIC)
+    moved = cv2.warpAffine(wall, np.float32([[1, 0, 0.55], [0, 1, 0]]), (3840, 2160), borderMode=cv2.BORDER_REPLICATE)
+    aligner = PlateAligner(wall)
+    assert [aligner.align(wall).still for _ in range(5)][-2:] == [True, True]
+    assert not aligner.align(moved).still
+
+
 def test_blank_wall_stays_where_it_is() -> None:
     rng = np.random.default_rng(0)
     plate, src = (np.clip(rng.normal(128, 3, (H, W, 3)), 0, 255).astype(np.uint8) for _ in range(2))

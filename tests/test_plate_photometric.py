@@ -101,6 +101,13 @@ def test_lock_averages_noise_and_follows_a_jump() -> None:
     assert after_jump.stops == pytest.approx(1, abs=0.15)
 
 
+def test_lock_follows_a_plate_that_moves() -> None:
+    src, lock = clean_plate(), PhotometricLock()
+    for stops in (0, 1):
+        light = lock.update(relit(src, PhotometricFit(gain=(2.0**-stops,) * 3)), src)
+        assert light.stops == pytest.approx(stops, abs=0.15)
+
+
 @pytest.mark.parametrize("sigma", [0.004, 0.015, 0.04])
 def test_noise_is_measured_through_texture(sigma: float) -> None:
     frame = np.asarray(scene()[:H, :W], np.float32)

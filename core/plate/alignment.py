@@ -395,16 +395,20 @@ class PlateAligner:
         return flow is None or self._flow is None or float(np.abs(flow - self._flow).max()) < 0.15
 
     def _has_not_moved(self, grey: Small, outside: Weight) -> bool:
-        """A quick look at a locked-off shot: a few points, one level."""
-        a, b, weight = self._pair(grey, outside, self._matrix)
+        """A quick look at a locked-off shot: a few points, one level, no more than `WORK_WIDTH` pixels wide."""
+        warped, weight = self._warp(self._matrix, outside)
         if self._flow is not None:
-            b = _move(b, self._flow)
+            warped = _move(warped, self._flow)
+        share = min(1.0, WORK_WIDTH / max(self._size))
+        size = round(self._size[0] * share), round(self._size[1] * share)
+        weight = cv2.resize(weight, size, interpolation=cv2.INTER_NEAREST)
+        a, b = (even_out(cv2.resize(each, size, interpolation=cv2.INTER_AREA), weight) for each in (grey, warped))
         a8, b8 = a.astype(np.uint8), b.astype(np.uint8)
         points: Points | None = cv2.goodFeaturesToTrack(a8, 150, 0.01, 15, mask=weight, blockSize=5)
         if points is None:
             return True
         there, ok, _ = cv2.calcOpticalFlowPyrLK(a8, b8, points, points.copy(), winSize=(15, 15), maxLevel=1)
-        moved = (there - points).reshape(-1, 2)[ok.ravel() == 1]
+        moved = (there - points).reshape(-1, 2)[ok.ravel() == 1] / share
         if len(moved) < 4:
             return True
         return bool(np.linalg.norm(np.median(moved, axis=0)) < 0.12 and np.median(np.abs(moved)) < 0.3)

@@ -50,7 +50,7 @@ def as_srgb(frame: Image) -> Image:
         return np.asarray(frame, np.float32) * np.float32(1 / 255)
     if frame.dtype == np.uint16:
         return np.asarray(frame, np.float32) * np.float32(1 / 65535)
-    return np.asarray(np.clip(np.nan_to_num(frame, nan=0.0), 0, 1), np.float32)
+    return np.asarray(np.minimum(np.fmax(frame, 0), 1), np.float32)  # no number: 0
 
 
 def as_dtype(values: Image, dtype: np.dtype[Any]) -> Image:

@@ -119,11 +119,14 @@ class PhotometricLock:
     def __init__(self) -> None:
         self._mean: PhotometricFit | None = None
         self._count = 0
+        self._plate: tuple[Image, Image] | None = None  # the last one, and how the fit looks at it
 
     def update(self, bgr: Image, src: Image, mask: Mask | None = None) -> PhotometricFit:
         """The smoothed match for the next frame; arguments as for `match_plate`."""
         known = self._mean.sigma if self._mean is not None and self._count % NOISE_EVERY else None
-        fit = match_plate(bgr, src, mask, sigma=known)
+        if self._plate is None or self._plate[0] is not bgr:
+            self._plate = bgr, _thumbnail(bgr, _fit_size(src.shape[:2]))
+        fit = match_plate(self._plate[1], src, mask, sigma=known)
         if self._mean is not None and fit.change_from(self._mean) < JUMP:
             self._count += 1
             weight = max(1 / self._count, 1 / SMOOTHING)
@@ -138,7 +141,7 @@ def match_plate(bgr: Image, src: Image, mask: Mask | None = None, *, sigma: floa
     """Fit what turns the plate's colours into the frame's.
 
     Args:
-        bgr: (H, W, 3) sRGB-encoded plate, aligned with the frame.
+        bgr: (h, w, 3) sRGB-encoded plate, aligned with the frame, of any size.
         src: (H, W, 3) frame.
         mask: (h, w) bool of any size, True where both show the same background; everything if None.
         sigma: the frame's noise where it is known; measured if None.
@@ -204,20 +207,21 @@ def _solve(a: Image, b: Image, lit: Mask, sigma: float) -> PhotometricFit:
     rows[:, :, 3] = x
     rows[:, :, 4] = r2[:, None]
     rows[:, :, 5] = (r2 * r2)[:, None]
+    flat = rows.reshape(-1, 6)  # which numpy multiplies much faster
     # Gamma and the falloff stay at nothing unless the picture says otherwise.
     prior = np.diag([0.0, 0.0, 0.0, 0.2 * N, 0.002 * N, 0.002 * N])
     pull = np.array([0, 0, 0, 1.0, 0, 0])
     confidence = np.sqrt(np.minimum(a, b)[lit])  # noise weighs more on dark values, in logarithms
     solution = np.array([*np.median(y - x, axis=0), 1.0, 0, 0])
     for _ in range(8):
-        error = y - rows @ solution
+        error = y - (flat @ solution).reshape(N, 3)
         scale = max(1.4826 * float(np.median(np.abs(error))), 0.01)
         weight = confidence * np.clip(1 - (error / (4 * scale)) ** 2, 0, 1) ** 2
-        weight *= weight.min(axis=1, keepdims=True) > 0  # a pixel with one wrong channel is a wrong pixel
-        if np.count_nonzero(weight.min(axis=1)) < FEW:  # each place has its own light
+        fits = weight.min(axis=1) > 0  # a pixel with one wrong channel is a wrong pixel
+        if np.count_nonzero(fits) < FEW:  # each place has its own light
             return PhotometricFit(sigma=sigma)
-        weighted = (rows * weight[..., None]).reshape(-1, 6).T
-        left = weighted @ rows.reshape(-1, 6) + prior
+        weighted = (flat * (weight * fits[:, None]).reshape(-1, 1)).T
+        left = weighted @ flat + prior
         right = weighted @ y.ravel() + prior @ pull
         solution = np.linalg.solve(left, right)
     gamma = float(np.clip(solution[3], 1 - MOST_GAMMA, 1 + MOST_GAMMA))
