@@ -13,22 +13,27 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 @contextmanager
 def reused_memory() -> Iterator[None]:
-    """Have the C library keep what is freed for the next allocation, and return it to the system at the end.
-
-    By itself glibc takes every large block from the system and returns it at once, and the system clears each page of
-    it anew: half of a 4K frame's time. Other C libraries are left as they are.
-    """
-    libc = _glibc()
-    if libc is None:
-        yield
-        return
-    share_one_heap()
-    libc.mallopt(_M_MMAP_MAX, 0)
-    libc.mallopt(_M_TRIM_THRESHOLD, -1)
+    """`keep_memory` within, `return_memory` at the end."""
+    keep_memory()
     try:
         yield
     finally:
         return_memory()
+
+
+def keep_memory() -> None:
+    """Have the C library keep what is freed for the next allocation, until `return_memory`.
+
+    By itself glibc takes every large block from the system and returns it at once, and the system clears each page of
+    it anew: half of a 4K frame's time. A heap of a thread's own goes back whenever it is empty, after every picture
+    that a thread encodes: those that start from now on take their memory where the main thread does. Other C libraries
+    are left as they are.
+    """
+    libc = _glibc()
+    if libc is not None:
+        libc.mallopt(_M_ARENA_MAX, 1)
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def return_memory() -> None:
@@ -36,16 +41,6 @@ def return_memory() -> None:
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)
-
-
-def share_one_heap() -> None:
-    """Have threads that start from now on take their memory where the main thread does.
-
-    A heap of a thread's own goes back to the system whenever it is empty: after every picture that a thread encodes.
-    """
-    libc = _glibc()
-    if libc is not None:
-        libc.mallopt(_M_ARENA_MAX, 1)
 
 
 def _glibc() -> ctypes.CDLL | None:

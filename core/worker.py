@@ -19,7 +19,7 @@ from typing import IO
 
 from . import __version__, protocol
 from .errors import MattingError
-from .memory import return_memory, share_one_heap
+from .memory import keep_memory, return_memory
 from .protocol import Message
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class Worker:
         try:
             return self._queue.get(timeout=IDLE)
         except queue.Empty:
-            return_memory()  # a job's settings keep what is freed: gigabytes, after a plate, that Blender may need
+            return_memory()  # gigabytes, after a plate, that Blender may need
             return self._queue.get()
 
     def _warm_up(self) -> None:
@@ -233,7 +233,7 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started this, who then says what to do
     form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-    share_one_heap()  # before the thread that runs the commands
+    keep_memory()  # before the thread that runs the commands
     # Forced: the command line has set up its own log by now.
     logging.basicConfig(level=logging.INFO, format=form, stream=sys.stderr, force=True)
     Worker(sys.stdin.buffer, answers).run()

@@ -10,9 +10,10 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from core import delivery, engine, memory, protocol
+from core import delivery, engine, frame_io, memory, protocol
 from core import worker as worker_module
 from core.worker import Worker
 from tests.test_delivery import write_finished
@@ -99,6 +100,20 @@ def test_a_delivery_and_its_answers(worker, tmp_path):
     assert done.outcome == "finished"
     with pytest.raises(delivery.CancelledError):
         delivery.deliver_folder(folder, ["rgba"], cancelled=lambda: True)
+
+
+@pytest.mark.skipif(memory._glibc() is None, reason="no glibc")
+def test_a_preview_uses_the_memory_of_the_one_before(worker, tmp_path):
+    frame_io.write_image(tmp_path / "a.png", np.full((1080, 1920, 3), 127, np.uint8))
+    job = {"footage": {"path": str(tmp_path / "a.png")}, "output": {"folder": str(tmp_path / "out")}}
+    (tmp_path / "job.yaml").write_text(json.dumps(job))
+    faults = []
+    for index in range(5):
+        worker.send(protocol.Preview(str(tmp_path / "job.yaml"), 1, str(tmp_path / "preview")), str(index))
+        worker.answers(str(index))
+        stat = Path(f"/proc/{worker.popen.pid}/stat").read_text().rpartition(")")[2]
+        faults.append(int(stat.split()[7]))  # pages of 4 KB fetched from the system so far
+    assert min(np.diff(faults)) < 1000  # each takes some 30 000 otherwise
 
 
 def test_failure_is_a_sentence_and_the_worker_lives_on(worker):
