@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Who works on which frames of an output folder: several engines, perhaps on several machines, share one. No bpy.
 
-A claim is a file whose name holds its first and last frame, touched while its owner lives. One that was not touched for
-`EXPIRY`, or whose process on this machine is gone, is a dead engine's and is taken over.
+A claim is an empty file whose name holds all that it says, its first and last frame and its owner: there is no moment
+at which it says less. It is touched while its owner lives. One that was not touched for `EXPIRY`, or whose process on
+this machine is gone, is a dead engine's and is taken over.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import hashlib
 import os
 import platform
 import re
@@ -35,7 +36,7 @@ class Claims:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._owner = uuid.uuid4().hex[:12]
+        self._owner = f"{uuid.uuid4().hex[:12]}_{process_name(os.getpid())}"
         self._path: Path | None = None
         self._released = threading.Event()
 
@@ -48,7 +49,7 @@ class Claims:
         path = self._folder / f"{first}_{last}.{self._owner}.claim"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({"host": _host(), "pid": os.getpid()}))
+            path.write_bytes(b"")
         except OSError as error:
             raise OutputError("to write a claim", str(error), "Free space or choose another output folder") from None
         self._path = path
@@ -94,7 +95,7 @@ class Claims:
                 age = now - path.stat().st_mtime
             except OSError:
                 continue
-            if age > EXPIRY or _is_orphan(path):
+            if age > EXPIRY or _is_orphan(match[3]):
                 with contextlib.suppress(PermissionError):  # as in `release`
                     path.unlink(missing_ok=True)
             else:
@@ -104,16 +105,17 @@ class Claims:
 
 def drop_claims(folder: Path, pid: int) -> None:
     """Remove the claims of a process of this machine that has ended."""
-    for path in folder.glob("*.claim"):
-        try:
-            if json.loads(path.read_text()) == {"host": _host(), "pid": pid}:
-                path.unlink(missing_ok=True)
-        except (OSError, ValueError):
-            continue  # released meanwhile
+    for path in folder.glob(f"*_{process_name(pid)}.claim"):
+        path.unlink(missing_ok=True)
+
+
+def process_name(pid: int) -> str:
+    """A process's number, and where that means a process: on this machine, or in a container of it."""
+    return f"{pid}_{hashlib.sha256(_host().encode()).hexdigest()[:12]}"
 
 
 def _host() -> str:
-    """Where a process number means a process: this machine, or a container on it, of which many may share a name."""
+    """Of this machine, or of a container on it, of which many may share a name."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{platform.node()} {boot} {os.readlink('/proc/self/ns/pid')}"
@@ -121,17 +123,17 @@ def _host() -> str:
         return platform.node()
 
 
-def _is_orphan(path: Path) -> bool:
+def _is_orphan(owner: str) -> bool:
     """Whether a claim was made on this machine by a process that is no more."""
     if sys.platform == "win32":
         return False  # its age will tell
+    pid = owner.split("_")[1] if owner.count("_") == 2 else ""
+    if not pid.isdecimal() or not owner.endswith(process_name(int(pid))):
+        return False  # likewise
     try:
-        owner = json.loads(path.read_text())
-        if owner["host"] != _host():
-            return False  # likewise
-        os.kill(owner["pid"], 0)  # signal 0 only asks
+        os.kill(int(pid), 0)  # signal 0 only asks
     except ProcessLookupError:
         return True
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, OverflowError):
         return False
     return False

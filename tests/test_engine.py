@@ -3,7 +3,6 @@
 
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import pytest
 
 from core import __main__ as command_line
 from core import claims, color, delivery, engine, frame_io, plate_files
-from core.claims import EXPIRY, Claims, _host
+from core.claims import EXPIRY, Claims, process_name
 from core.errors import FootageError, JobError, OutputError, PlateError
 from core.job import Job, Output, PlateSource, Source, read_job
 from core.matting import Matter
@@ -616,9 +615,11 @@ def test_a_full_disk_is_a_sentence_wherever_it_is_met(job, monkeypatch):
 
 def test_a_claim_of_another_container_is_not_judged_by_its_process_number(tmp_path):
     mine = Claims(tmp_path)
-    (tmp_path / "1_10.abc.claim").write_text(json.dumps({"host": platform.node(), "pid": 2**22 + 1}))
+    here = process_name(2**22 + 1)
+    elsewhere = tmp_path / f"1_10.abc_{here[:-1]}{(int(here[-1], 16) + 1) % 16:x}.claim"
+    elsewhere.touch()
     assert not mine.take(5, 6)
-    (tmp_path / "1_10.abc.claim").write_text(json.dumps({"host": _host(), "pid": 2**22 + 1}))
+    elsewhere.rename(tmp_path / f"1_10.abc_{here}.claim")
     assert mine.take(5, 6) or sys.platform in ("win32", "darwin")
 
 
@@ -654,9 +655,9 @@ def test_a_claim_outlives_a_failed_heartbeat(tmp_path, monkeypatch):
 
 
 def test_a_claim_that_others_remove_is_not_held(tmp_path, monkeypatch):
-    write = Path.write_text
+    write = Path.write_bytes
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "write_text", lambda self, text: (write(self, text), self.unlink()))
+        patched.setattr(Path, "write_bytes", lambda self, data: (write(self, data), self.unlink()))
         assert not Claims(tmp_path).take(1, 9)
     assert Claims(tmp_path).take(1, 9)
 
@@ -668,7 +669,7 @@ def test_a_dead_engine_s_claim_that_cannot_be_removed_does_not_count(tmp_path, m
         raise PermissionError(13, "in use")
 
     dead = tmp_path / "1_9.abc.claim"
-    dead.write_text("{}")
+    dead.touch()
     os.utime(dead, (0, 0))
     monkeypatch.setattr(Path, "unlink", deny)
     mine = Claims(tmp_path)

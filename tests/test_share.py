@@ -15,7 +15,7 @@ import torch
 
 from core import __main__ as command_line
 from core import engine, frame_io, protocol
-from core.claims import _host, drop_claims
+from core.claims import drop_claims, process_name
 from core.errors import CheckpointError, DeviceError, FootageError, MattingError, error_in_words
 from core.job import Job, Output, Source, read_job
 from core.matting import choose_devices
@@ -119,7 +119,7 @@ def test_one_dies_and_the_other_finishes(shot, tmp_path):
         progress.append(step)
         if step.done >= 10 and not killed:
             (claim, *_) = (tmp_path / "out/claims").glob("*.claim")
-            killed.append(json.loads(claim.read_text())["pid"])
+            killed.append(int(claim.name.split("_")[2]))
             psutil.Process(killed[0]).kill()
 
     result = engine.run_job(job, on_progress=kill_one, on_warning=warnings.append)
@@ -197,10 +197,9 @@ def test_a_still_has_one_device(tmp_path, shot):
 
 
 def test_the_claims_of_a_process_that_ended_are_dropped(tmp_path):
-    claims = {pid: tmp_path / f"{pid}_{pid}.{pid}abc.claim" for pid in (11, 12)}
-    for pid, path in claims.items():
-        path.write_text(json.dumps({"host": _host(), "pid": pid}))
-    elsewhere = tmp_path / "1_2.abc.claim"
-    elsewhere.write_text(json.dumps({"host": "another", "pid": 11}))
+    claims = {pid: tmp_path / f"{pid}_{pid}.abc_{process_name(pid)}.claim" for pid in (11, 111)}
+    elsewhere = tmp_path / "1_2.abc_11_0.claim"
+    for path in (*claims.values(), elsewhere):
+        path.touch()
     drop_claims(tmp_path, 11)
-    assert sorted(tmp_path.iterdir()) == sorted([claims[12], elsewhere])
+    assert sorted(tmp_path.iterdir()) == sorted([claims[111], elsewhere])
