@@ -9,6 +9,7 @@ Nothing here trusts a file: what it claims is checked before memory is taken for
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import struct
@@ -19,13 +20,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import accumulate, chain
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import av
 import cv2
 import numpy as np
+import OpenEXR
 import OpenImageIO as oiio
 from isal import isal_zlib
 
@@ -649,10 +651,7 @@ def _write_exr(path: Path, pixels: Pixels) -> None:
 
 
 def write_exr(path: Path, channels: dict[str, Pixels]) -> None:
-    """Write float16 or float32 pictures of one size, losslessly, in a quarter of the time that OpenEXR's writer takes.
-
-    Compressed as ZIP: of 16 rows at a time first all even bytes, then all odd ones, each as its difference from the one
-    before (plus 128), deflated. See https://openexr.com/en/latest/OpenEXRFileLayout.html.
+    """Write float16 or float32 pictures of one size, losslessly.
 
     Args:
         channels: (H, W) as "Y" or "layer.V", (H, W, 3 or 4) as "RGB", "RGBA" or "layer", for layer.R and so on.
@@ -660,60 +659,12 @@ def write_exr(path: Path, channels: dict[str, Pixels]) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    planes: dict[str, Pixels] = {}  # (H, W, bytes / 2, 2)
-    for name, pixels in channels.items():
-        height, width = pixels.shape[:2]
-        stored = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("<")).view(np.uint8)
-        pairs = stored.reshape(height, width, -1, pixels.itemsize // 2, 2)
-        letters = "RGBA"[: pairs.shape[2]]
-        names = [name] if pixels.ndim == 2 else letters if name == letters else [f"{name}.{c}" for c in letters]
-        planes |= {each: pairs[:, :, i] for i, each in enumerate(names)}
-    planes = dict(sorted(planes.items()))
-    header = _exr_header({name: plane.shape[2] for name, plane in planes.items()}, width, height)
-    tops = range(0, height, 16)
-    chunks = [_zipped([plane[top : top + 16] for plane in planes.values()]) for top in tops]
-    places = accumulate((8 + len(chunk) for chunk in chunks[:-1]), initial=len(header) + 8 * len(chunks))
-    with open(path, "wb") as file:
-        file.write(header + struct.pack(f"<{len(chunks)}Q", *places))
-        for top, chunk in zip(tops, chunks, strict=True):
-            file.write(struct.pack("<ii", top, len(chunk)) + chunk)
-
-
-def _exr_header(kinds: dict[str, int], width: int, height: int) -> bytes:
-    """Of rows as ZIP; `kinds` holds each channel's, ascending by name: 1 for half floats, 2 for floats."""
-    channels = b"".join(name.encode() + struct.pack("<xiiii", kind, 0, 1, 1) for name, kind in kinds.items())
-    window = struct.pack("<iiii", 0, 0, width - 1, height - 1)
-    header = struct.pack("<ii", 20000630, 2)  # magic number and version
-    for name, kind, value in (
-        ("channels", "chlist", channels + b"\0"),
-        ("compression", "compression", b"\3"),
-        ("dataWindow", "box2i", window),
-        ("displayWindow", "box2i", window),
-        ("lineOrder", "lineOrder", b"\0"),
-        ("pixelAspectRatio", "float", struct.pack("<f", 1)),
-        ("screenWindowCenter", "v2f", struct.pack("<ff", 0, 0)),
-        ("screenWindowWidth", "float", struct.pack("<f", 1)),
-    ):
-        header += f"{name}\0{kind}\0".encode() + struct.pack("<i", len(value)) + value
-    return header + b"\0"
-
-
-def _zipped(planes: list[Pixels]) -> bytes:
-    """A few rows of all channels, each (h, W, bytes / 2, 2)."""
-    rows = [plane.reshape(len(plane), -1, 2) for plane in planes]
-    data = np.empty((2, len(rows[0]), sum(row.shape[1] for row in rows)), np.uint8)
-    left = 0
-    for row in rows:
-        for half in range(2):
-            data[half, :, left : left + row.shape[1]] = row[..., half]
-        left += row.shape[1]
-    values = data.reshape(-1)
-    changes = np.empty_like(values)
-    np.subtract(values[1:], values[:-1], out=changes[1:])
-    changes[1:] += 128
-    changes[0] = values[0]
-    packed = _deflate(changes)
-    return packed if len(packed) < data.size else np.moveaxis(data, 0, -1).tobytes()  # as readers tell plain ones
+    # Run lengths: less than half of the time of deflate and wavelets, for a third more on disk where it is grainy
+    header = {"type": OpenEXR.scanlineimage, "compression": OpenEXR.RLE_COMPRESSION}
+    contiguous = {name: np.ascontiguousarray(pixels) for name, pixels in channels.items()}  # it reads no other
+    file = io.BytesIO()  # its own files do not notice a full disk at their end
+    OpenEXR.File(header, contiguous).write(file)
+    path.write_bytes(file.getbuffer())
 
 
 def resize(pixels: Pixels, width: int, height: int) -> Pixels:
