@@ -106,7 +106,8 @@ class Claims:
 def drop_claims(folder: Path, pid: int) -> None:
     """Remove the claims of a process of this machine that has ended."""
     for path in folder.glob(f"*_{process_name(pid)}.claim"):
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # as in `release`
+            path.unlink(missing_ok=True)
 
 
 def process_name(pid: int) -> str:

@@ -273,8 +273,7 @@ def main(args: argparse.Namespace, make_clips: MakeClips | None = None) -> dict[
     """Train; return the last step's losses and the best validation MAD."""
     process = join_processes()
     torch.manual_seed(args.seed)
-    if make_clips is None:
-        make_clips = lambda split, size, frames, mix: ClipDataset(args.pool, split, size, frames, args.seed, Mix(**mix))  # noqa: E731,E501
+    make_clips = make_clips or functools.partial(_clips_of_pool, args)
     stages = make_stages(args.stages, args.steps)
     model = build_model(args.init)
     trainer = Trainer(
@@ -294,6 +293,12 @@ def main(args: argparse.Namespace, make_clips: MakeClips | None = None) -> dict[
         process=process,
     )
     return trainer.run()
+
+
+def _clips_of_pool(
+    args: argparse.Namespace, split: str, size: int, frames: int, mix: dict[str, float]
+) -> Dataset[dict[str, Any]]:
+    return ClipDataset(args.pool, split, size, frames, args.seed, Mix(**mix))
 
 
 def validate(model: nn.Module, clips: Dataset[dict[str, Any]], args: argparse.Namespace) -> Validation:

@@ -21,13 +21,15 @@ def finish(**result: object) -> None:
     print("RESULT " + json.dumps(result), flush=True)
 
 
-def install(archive: str) -> None:
-    """Install the built zip into the scratch BLENDER_USER_RESOURCES, and enable it."""
+def install() -> dict:
+    """Install and enable the built zip, in the scratch BLENDER_USER_RESOURCES; return the arguments, which name it."""
+    args = arguments()
     bpy.ops.wm.read_factory_settings(use_empty=True)
     assert bpy.ops.extensions.package_install_files(
-        repo="user_default", filepath=archive, enable_on_install=True, overwrite=True
+        repo="user_default", filepath=args["zip"], enable_on_install=True, overwrite=True
     ) == {"FINISHED"}
     assert hasattr(bpy.ops.bgm, "matte_clip") and hasattr(bpy.types.NodeTree, "bgm")
+    return args
 
 
 def addon(name: str):  # noqa: ANN201

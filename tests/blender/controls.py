@@ -7,7 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import arguments, connect, error_of, finish, half_mask, install, load_clip, matting_node, render, size_scene
+from common import connect, error_of, finish, half_mask, install, load_clip, matting_node, render, size_scene
 
 DEFAULTS = {"Black Level": 0.0, "White Level": 1.0, "Dilate Size": 0, "Blur Size": 0.0}
 BEFORE = (
@@ -29,8 +29,7 @@ def make_old(tree: bpy.types.NodeTree) -> None:
 
 
 def main() -> None:
-    args = arguments()
-    install(args["zip"])
+    args = install()
     folder = Path(args["folder"])
     scene = bpy.context.scene
     clip = load_clip(args["footage"])

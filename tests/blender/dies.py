@@ -9,12 +9,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from common import addon, arguments, install
+from common import addon, install
 
 
 def main() -> None:
-    args = arguments()
-    install(args["zip"])
+    args = install()
     client_module = addon("client")
     log = Path(args["folder"]) / "engine.log"
     client = client_module.EngineClient(Path(args["python"]), addon("environment").core_folder(), log)

@@ -8,7 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import Drawn, addon, arguments, error_of, finish, install, load_clip, matting_node
+from common import Drawn, addon, error_of, finish, install, load_clip, matting_node
 
 
 def drawn_preferences(preferences) -> str:  # noqa: ANN001
@@ -18,8 +18,7 @@ def drawn_preferences(preferences) -> str:  # noqa: ANN001
 
 
 def main() -> None:
-    args = arguments()
-    install(args["zip"])
+    args = install()
     folder = Path(args["folder"])
     ops, scene = bpy.ops.bgm, bpy.context.scene
     said = {"no node": error_of(ops.matte_clip), "no such clip": error_of(ops.add_node, clip="gone")}

@@ -13,7 +13,6 @@ import bpy
 from common import (
     MODULE,
     addon,
-    arguments,
     error_of,
     finish,
     install,
@@ -26,8 +25,7 @@ from common import (
 
 
 def main() -> None:
-    args = arguments()
-    install(args["zip"])
+    args = install()
     folder = Path(args["folder"])
     ops, scene = bpy.ops.bgm, bpy.context.scene
     clip = load_clip(args["footage"], frame_start=5, frame_offset=-3)

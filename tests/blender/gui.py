@@ -60,7 +60,7 @@ def ui_step(operator: Callable, **arguments: object) -> None:
 
 def steps() -> Iterator[object]:
     """The test, yielding seconds to wait, or a condition to wait for."""
-    install(ARGS["zip"])
+    install()
     runner = addon("runner")
     scene = bpy.context.scene
     clip = load_clip(ARGS["footage"])

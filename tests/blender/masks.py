@@ -7,12 +7,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import arguments, connect, error_of, finish, half_mask, install, load_clip, matting_node, render, size_scene
+from common import connect, error_of, finish, half_mask, install, load_clip, matting_node, render, size_scene
 
 
 def main() -> None:
-    args = arguments()
-    install(args["zip"])
+    args = install()
     folder = Path(args["folder"])
     scene = bpy.context.scene
     clip = load_clip(args["footage"])

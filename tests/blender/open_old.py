@@ -7,12 +7,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import arguments, finish, install, matting_node, render
+from common import finish, install, matting_node, render
 
 
 def main() -> None:
-    args = arguments()
-    install(args["zip"])
+    args = install()
     bpy.ops.wm.open_mainfile(filepath=args["blend"])
     scene = bpy.context.scene
     bgm = matting_node(scene).node_tree.bgm

@@ -9,12 +9,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
 import numpy as np
-from common import addon, arguments, finish, install, load_clip, matting_node, size_scene
+from common import addon, finish, install, load_clip, matting_node, size_scene
 
 
 def main() -> None:
-    args = arguments()
-    install(args["zip"])
+    args = install()
     scene = bpy.context.scene
     clip = load_clip(args["footage"])
     size_scene(scene, *clip.size)

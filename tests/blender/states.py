@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import addon, arguments, error_of, finish, install, load_clip, matting_node, outcome
+from common import addon, error_of, finish, install, load_clip, matting_node, outcome
 
 
 def shown(tree: bpy.types.NodeTree) -> str:
@@ -18,8 +18,7 @@ def shown(tree: bpy.types.NodeTree) -> str:
 
 
 def main() -> None:
-    args = arguments()
-    install(args["zip"])
+    args = install()
     folder = Path(args["folder"])
     ops, scene = bpy.ops.bgm, bpy.context.scene
     settings, runner = addon("settings"), addon("runner")

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import Drawn, addon, arguments, error_of, finish, install, load_clip, matting_node, render, size_scene
+from common import Drawn, addon, error_of, finish, install, load_clip, matting_node, render, size_scene
 
 
 def matte_over(scene: bpy.types.Scene, strip: bpy.types.Strip, **settings: object) -> bpy.types.Strip:
@@ -36,8 +36,7 @@ def buttons(scene: bpy.types.Scene) -> list[str]:
 
 
 def main() -> None:
-    args = arguments()
-    install(args["zip"])
+    args = install()
     folder = Path(args["folder"])
     scene = bpy.context.scene
     scene.render.fps = 24

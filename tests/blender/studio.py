@@ -7,12 +7,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import arguments, error_of, finish, install, load_clip, matting_node
+from common import error_of, finish, install, load_clip, matting_node
 
 
 def main() -> None:
-    args = arguments()
-    install(args["zip"])
+    args = install()
     ops, scene = bpy.ops.bgm, bpy.context.scene
     clip = load_clip(args["footage"])
     bpy.ops.wm.save_as_mainfile(filepath=str(Path(args["folder"]) / "shot.blend"))

@@ -8,14 +8,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import addon, arguments, error_of, finish, install, load_clip, matting_node, size_scene
+from common import addon, error_of, finish, install, load_clip, matting_node, size_scene
 
 SHIFT = (3.0, -2.0)  # pixels that the background moves a frame, right and down
 
 
 def main() -> None:
-    args = arguments()
-    install(args["zip"])
+    args = install()
     folder = Path(args["folder"])
     scene = bpy.context.scene
     clip = load_clip(args["footage"], frame_start=5, frame_offset=2)
