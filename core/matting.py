@@ -25,6 +25,8 @@ from .models.fusing import cast_convolutions, fused
 from .models.matting_refine import MattingRefine
 from .models.patches import upsampled
 from .models.recurrent import Look, PlateFeatures, RecurrentMatting, State
+from .models.refiner import PATCH
+from .models.scales import divisible
 from .region import GRID, SUBJECT, Box, ReducedPlate, bounds, choose_box, is_cut, moved
 from .transfer import Coming, transfer_for
 
@@ -456,18 +458,17 @@ class Matter:
         return torch.autocast(self.device.type, dtype=self.dtype)
 
     def _matte_by_paper(self, source: Tensor, bgr: Pixels | None) -> Tensors:
-        """The paper's networks want a plate and sizes that divide by 4: padded by the edge, then cropped."""
+        """The paper's networks want a plate and sizes that `PATCH` divides."""
         if bgr is None:
             raise ShapeError("a clean plate, which this network cannot do without", "none", "Give one, or use default")
         height, width = source.shape[2:]
-        padding = (0, -width % 4, 0, -height % 4)
         kept = self._kept_plate(bgr)
         if kept.tensor is None:
-            kept.tensor = self._to_tensor(bgr)
-        source, plate = (F.pad(t, padding, mode="replicate") for t in (source, kept.tensor))
+            kept.tensor = divisible(self._to_tensor(bgr), PATCH)
+        source = divisible(source, PATCH)
         if isinstance(self.model, MattingRefine):
             self.model.suit(height, width, self.detail, self.refine_pixels)
-        pha, fgr, *rest = self.model(source, plate)
+        pha, fgr, *rest = self.model(source, kept.tensor)
         err = rest[2] if len(rest) == 4 else rest[0]  # MattingRefine gives its coarse pha and fgr in between
         err = F.interpolate(err.float(), source.shape[2:], mode="bilinear", align_corners=False)
         pha, fgr, err = (t[..., :height, :width].float() for t in (pha, fgr, err))

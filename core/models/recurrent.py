@@ -21,7 +21,7 @@ from core.models.mobilenetv3 import MobileNetV3Encoder
 from core.models.patches import upsampled
 from core.models.refiner import PATCH, SolvingRefiner
 from core.models.review import Review, broadly_see_through, clear_foreground, plate_moments, relate
-from core.models.scales import average, doubled, halved, pyramid, shrunk
+from core.models.scales import average, divisible, doubled, halved, pyramid, shrunk
 
 State: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -461,11 +461,8 @@ class RecurrentMatting(nn.Module):
         return look._replace(coarse=coarse, err=torch.sigmoid(look.err + doubt))
 
     def _padded(self, x: Tensor, ratio: float) -> Tensor:
-        """Sizes that the refinement's patches divide, by repeating the last row and column."""
-        height, width = x.shape[-2:]
-        if (self.training and ratio == 1) or (height % PATCH == 0 and width % PATCH == 0):
-            return x
-        return F.pad(x, (0, -width % PATCH, 0, -height % PATCH), mode="replicate")
+        """Sizes that the refinement's patches divide, where it comes to that."""
+        return x if self.training and ratio == 1 else divisible(x, PATCH)
 
     def _encode(self, image: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, h, w) -> features of 16, 24, 40 and 128 channels at 1/2, 1/4, 1/8 and 1/16."""

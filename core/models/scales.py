@@ -63,6 +63,14 @@ def halved(x: Tensor) -> Tensor:
     return _each(x, halve)
 
 
+def divisible(x: Tensor, by: int) -> Tensor:
+    """With sides that `by` divides, by repeating the last row and column; whole frames are copied only for that."""
+    height, width = x.shape[-2:]
+    if height % by == 0 and width % by == 0:
+        return x
+    return F.pad(x, (0, -width % by, 0, -height % by), mode="replicate")
+
+
 def pyramid(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The image at 1, 1/2, 1/4, 1/8, sizes rounded up."""
     half = halved(x)
