@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Subjects that are drawn, not photographed: blobs, hair, fur, wires, mesh, grass, veils and glass, with exact alpha.
+"""Subjects that are drawn, not photographed, with exact alpha: solids, hair, plants, wires, and what is see-through.
 
 Each function returns straight RGBA (H, W, 4), 8 bit, with colour everywhere. What a network learns from them is that
 any shape and any texture can be subject, down to a fraction of a pixel and to a tenth of an alpha.
@@ -215,6 +215,57 @@ def grass(texture: Bytes, rng: np.random.Generator) -> Bytes:
     return _rgba(colors, _coverage(drawn, size))
 
 
+def foliage(texture: Bytes, rng: np.random.Generator) -> Bytes:
+    """A tree, bare or in leaf, or a bush: branches that fork down to a hair's width, leaves in clusters.
+
+    From far away leaves and the gaps between them are smaller than a pixel, and alpha is a density.
+    """
+    size = texture.shape[0]
+    full = FINER * size
+    drawn, shades = _canvas(size), np.full((full, full), 128, np.uint8)
+    forks, spread, droop = int(rng.integers(3, 6)), rng.uniform(0.25, 0.9), rng.normal(0.05, 0.15)
+    crookedness, shrinking = rng.uniform(0.02, 0.2), rng.uniform(0.6, 0.85)
+    steps = np.linspace(0, 1, 6)[:, None]
+    thickness = full * np.exp(rng.uniform(np.log(0.003), np.log(0.03)))
+    root = np.array([0.5 + rng.normal(0, 0.06), 0.98]) * full
+    shoots = [(root, -np.pi / 2 + rng.normal(0, 0.4)) for _ in range(rng.choice([1, 1, 4, 8]))]
+    length = full * rng.uniform(0.15, 0.35)
+    for level in range(forks + 1):
+        ends = []
+        for root, angle in shoots[:700]:
+            reach = length * rng.uniform(0.5, 1.2)
+            way = np.array([np.cos(angle), np.sin(angle)])
+            bend = rng.normal(0, crookedness) * np.array([-way[1], way[0]]) + [0, droop]
+            points = root + reach * (steps * way + steps**2 * bend)
+            width = max(1, round(thickness * 0.6**level))
+            _curve(drawn, points, width, 255 if width > 1 else int(rng.integers(110, 256)))
+            cv2.polylines(
+                shades, [(points * 16).astype(np.int32)], False, int(rng.integers(40, 110)), width + 2, shift=4
+            )
+            for _ in range(int(rng.integers(2, 5))):
+                at = points[int(rng.integers(2, len(points)))]
+                ends.append((at, angle + rng.normal(0, spread)))
+        shoots, length = ends, length * shrinking
+        rng.shuffle(shoots)
+    if rng.random() < 0.8:
+        leaf, slim = full * np.exp(rng.uniform(np.log(0.0025), np.log(0.02))), rng.uniform(0.2, 0.8)
+        scatter, faint = leaf * rng.uniform(0.5, 4), rng.uniform(60, 250)
+        for root, angle in shoots[: int(np.exp(rng.uniform(np.log(100), np.log(2500))))]:
+            centre = root + rng.normal(0, scatter, 2)
+            axes = leaf * rng.uniform(0.5, 1.3) * np.array([1, slim])
+            turn = float(np.degrees(angle + rng.normal(0, 0.9)))
+            ellipse = (tuple(map(float, centre)), (2 * float(axes[0]), 2 * float(axes[1])), turn)
+            cv2.ellipse(drawn, ellipse, int(rng.uniform(faint, 255)), -1, cv2.LINE_AA)
+            cv2.ellipse(shades, ellipse, int(rng.integers(60, 220)), -1)
+    light = cv2.resize(shades, (size, size), interpolation=cv2.INTER_AREA)[..., None] / np.float32(128)
+    color = rng.uniform([20, 40, 5], [120, 170, 70]) * rng.uniform(0.3, 1.2)
+    if rng.random() < 0.4:
+        color = rng.uniform(0, 255, 3) * rng.choice([0.15, 1.0])
+    inside = np.zeros((size, size), np.float32)
+    inside[2:-2, 2:-2] = 1
+    return _rgba((color * light).clip(0, 255), _coverage(drawn, size) * inside)
+
+
 def veil(texture: Bytes, rng: np.random.Generator) -> Bytes:
     """Thin cloth, smoke or plastic: alpha between a tenth and nine tenths that folds, with a soft or hemmed edge."""
     size = texture.shape[0]
@@ -263,6 +314,47 @@ def glass(texture: Bytes, rng: np.random.Generator) -> Bytes:
     return _rgba(colors, (alpha * inside).astype(np.float32))
 
 
+def sheet(texture: Bytes, rng: np.random.Generator) -> Bytes:
+    """A flat sheet of smoked glass, tinted plastic or gauze seen at an angle: hard edges, next to no texture.
+
+    Where it is dark it does to the background what a shadow does, but for its outline, its rim and what it reflects.
+    """
+    size = texture.shape[0]
+    full = FINER * size
+    corners = np.array([[0.1, 0.1], [0.9, 0.1], [0.9, 0.9], [0.1, 0.9]]) + rng.normal(0, 0.08, (4, 2))
+    corners = (corners.clip(0.02, 0.98) * full * 16).astype(np.int32)
+    drawn, rim = _canvas(size), _canvas(size)
+    if rng.random() < 0.3:
+        axes = tuple((rng.uniform(0.2, 0.48, 2) * full).astype(int).tolist())
+        outline = (
+            cv2.ellipse2Poly((full // 2, full // 2), axes, int(rng.integers(180)), 0, 360, 4).astype(np.int32) * 16
+        )
+    else:
+        outline = corners
+    cv2.fillPoly(drawn, [outline], 255, cv2.LINE_AA, shift=4)
+    cv2.polylines(rim, [outline], True, 255, int(np.exp(rng.uniform(0, np.log(0.03 * full)))), cv2.LINE_AA, shift=4)
+    ramp = np.linspace(-0.5, 0.5, size) * rng.normal(0, 0.15)
+    alpha = (
+        rng.uniform(0.12, 0.85)
+        + ramp[:, None]
+        + rng.uniform(0, 0.03) * smooth_noise((size, size), size / 3, rng)[..., 0]
+    )
+    colors = _tint((size, size), rng, 5) * (rng.uniform(0, 0.4) if rng.random() < 0.5 else 1.0)
+    if rng.random() < 0.6:  # a window's reflection, a band across
+        y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+        across = x * np.cos(turn := rng.uniform(0, np.pi)) + y * np.sin(turn) - rng.uniform(-0.5, 0.5)
+        light = rng.uniform(0.1, 0.8) * np.clip(
+            (rng.uniform(0.03, 0.4) - abs(across)) * size * rng.uniform(0.02, 0.5), 0, 1
+        )
+        colors = colors * (1 - light[..., None]) + 255 * light[..., None]
+        alpha = alpha + (1 - alpha) * light * rng.uniform(0.3, 1)
+    if rng.random() < 0.6:
+        edge = _coverage(rim, size) * rng.uniform(0.2, 1)
+        colors = colors * (1 - edge[..., None]) + _tint((size, size), rng, 5) * edge[..., None]
+        alpha = alpha + (1 - alpha) * edge
+    return _rgba(colors.clip(0, 255), (alpha.clip(0.05, 1) * _coverage(drawn, size)).astype(np.float32))
+
+
 def thin_out(image: Bytes, rng: np.random.Generator) -> Bytes:
     """A subject made partly transparent: its alpha times a smooth field, as of frosted glass, smoke, motion or lace."""
     shape = image.shape[:2]
@@ -282,9 +374,11 @@ DRAWN: dict[str, tuple[Callable[[Bytes, np.random.Generator], Bytes], float]] = 
     "fur": (fur, 0.16),
     "veil": (veil, 0.2),
     "glass": (glass, 0.2),
+    "sheet": (sheet, 0.1),
     "wires": (wires, 0.08),
     "mesh": (mesh, 0.06),
     "grass": (grass, 0.06),
+    "foliage": (foliage, 0.14),
 }
 
 
