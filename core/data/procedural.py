@@ -232,7 +232,7 @@ def foliage(texture: Bytes, rng: np.random.Generator) -> Bytes:
     length = full * rng.uniform(0.15, 0.35)
     for level in range(forks + 1):
         ends = []
-        for root, angle in shoots[:700]:
+        for root, angle in shoots[:1200]:
             reach = length * rng.uniform(0.5, 1.2)
             way = np.array([np.cos(angle), np.sin(angle)])
             bend = rng.normal(0, crookedness) * np.array([-way[1], way[0]]) + [0, droop]
@@ -248,9 +248,10 @@ def foliage(texture: Bytes, rng: np.random.Generator) -> Bytes:
         shoots, length = ends, length * shrinking
         rng.shuffle(shoots)
     if rng.random() < 0.8:
-        leaf, slim = full * np.exp(rng.uniform(np.log(0.0025), np.log(0.02))), rng.uniform(0.2, 0.8)
-        scatter, faint = leaf * rng.uniform(0.5, 4), rng.uniform(60, 250)
-        for root, angle in shoots[: int(np.exp(rng.uniform(np.log(100), np.log(2500))))]:
+        leaf, slim = full * np.exp(rng.uniform(np.log(0.0015), np.log(0.02))), rng.uniform(0.2, 0.8)
+        scatter, faint = leaf + length * rng.uniform(0, 0.6), rng.uniform(60, 250)
+        for shoot in rng.integers(len(shoots), size=int(np.exp(rng.uniform(np.log(200), np.log(6000))))):
+            root, angle = shoots[shoot]
             centre = root + rng.normal(0, scatter, 2)
             axes = leaf * rng.uniform(0.5, 1.3) * np.array([1, slim])
             turn = float(np.degrees(angle + rng.normal(0, 0.9)))
@@ -378,7 +379,7 @@ DRAWN: dict[str, tuple[Callable[[Bytes, np.random.Generator], Bytes], float]] = 
     "wires": (wires, 0.08),
     "mesh": (mesh, 0.06),
     "grass": (grass, 0.06),
-    "foliage": (foliage, 0.14),
+    "foliage": (foliage, 0.35),
 }
 
 
