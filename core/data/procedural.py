@@ -316,44 +316,37 @@ def glass(texture: Bytes, rng: np.random.Generator) -> Bytes:
 
 
 def sheet(texture: Bytes, rng: np.random.Generator) -> Bytes:
-    """A flat sheet of smoked glass, tinted plastic or gauze seen at an angle: hard edges, next to no texture.
+    """A flat sheet seen at an angle, next to no texture, hard edges: half of them opaque, the others smoked or tinted.
 
-    Where it is dark it does to the background what a shadow does, but for its outline, its rim and what it reflects.
+    A dark one does to the background what a shadow does, but for its outline, its rim and what it reflects; and an
+    opaque one is as flat: what lets light through shows the background's texture.
     """
     size = texture.shape[0]
     full = FINER * size
-    corners = np.array([[0.1, 0.1], [0.9, 0.1], [0.9, 0.9], [0.1, 0.9]]) + rng.normal(0, 0.08, (4, 2))
-    corners = (corners.clip(0.02, 0.98) * full * 16).astype(np.int32)
-    drawn, rim = _canvas(size), _canvas(size)
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
     if rng.random() < 0.3:
         axes = tuple((rng.uniform(0.2, 0.48, 2) * full).astype(int).tolist())
-        outline = (
-            cv2.ellipse2Poly((full // 2, full // 2), axes, int(rng.integers(180)), 0, 360, 4).astype(np.int32) * 16
-        )
+        outline = 16 * cv2.ellipse2Poly((full // 2, full // 2), axes, int(rng.integers(180)), 0, 360, 4)
     else:
-        outline = corners
+        corners = np.array([[0.1, 0.1], [0.9, 0.1], [0.9, 0.9], [0.1, 0.9]]) + rng.normal(0, 0.08, (4, 2))
+        outline = (corners.clip(0.02, 0.98) * full * 16).astype(np.int32)
+    drawn, rim = _canvas(size), _canvas(size)
     cv2.fillPoly(drawn, [outline], 255, cv2.LINE_AA, shift=4)
     cv2.polylines(rim, [outline], True, 255, int(np.exp(rng.uniform(0, np.log(0.03 * full)))), cv2.LINE_AA, shift=4)
-    ramp = np.linspace(-0.5, 0.5, size) * rng.normal(0, 0.15)
-    alpha = (
-        rng.uniform(0.12, 0.85)
-        + ramp[:, None]
-        + rng.uniform(0, 0.03) * smooth_noise((size, size), size / 3, rng)[..., 0]
-    )
+    uneven = rng.uniform(0, 0.08) * smooth_noise((size, size), size, rng)
+    alpha = np.ones_like(uneven) if rng.random() < 0.5 else rng.uniform(0.12, 0.85) + uneven
     colors = _tint((size, size), rng, 5) * (rng.uniform(0, 0.4) if rng.random() < 0.5 else 1.0)
     if rng.random() < 0.6:  # a window's reflection, a band across
-        y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
         across = x * np.cos(turn := rng.uniform(0, np.pi)) + y * np.sin(turn) - rng.uniform(-0.5, 0.5)
-        light = rng.uniform(0.1, 0.8) * np.clip(
-            (rng.uniform(0.03, 0.4) - abs(across)) * size * rng.uniform(0.02, 0.5), 0, 1
-        )
-        colors = colors * (1 - light[..., None]) + 255 * light[..., None]
+        band = np.clip((rng.uniform(0.03, 0.4) - abs(across)) * size * rng.uniform(0.02, 0.5), 0, 1)
+        light = rng.uniform(0.1, 0.8) * band[..., None]
+        colors = colors * (1 - light) + 255 * light
         alpha = alpha + (1 - alpha) * light * rng.uniform(0.3, 1)
     if rng.random() < 0.6:
-        edge = _coverage(rim, size) * rng.uniform(0.2, 1)
-        colors = colors * (1 - edge[..., None]) + _tint((size, size), rng, 5) * edge[..., None]
+        edge = _coverage(rim, size)[..., None] * rng.uniform(0.2, 1)
+        colors = colors * (1 - edge) + _tint((size, size), rng, 5) * edge
         alpha = alpha + (1 - alpha) * edge
-    return _rgba(colors.clip(0, 255), (alpha.clip(0.05, 1) * _coverage(drawn, size)).astype(np.float32))
+    return _rgba(colors.clip(0, 255), (alpha[..., 0].clip(0.05, 1) * _coverage(drawn, size)).astype(np.float32))
 
 
 def thin_out(image: Bytes, rng: np.random.Generator) -> Bytes:
