@@ -39,6 +39,7 @@ from .plate.alignment import lay_plate
 VERSION = 1  # raise when the same frames give another file
 ABANDONED = 3600.0  # seconds after which a part that nobody writes to is taken for a killed engine's
 SEQUENCE_FPS = 24.0  # of image sequences, which do not say
+NTSC_ROUNDING = 0.005  # frames/s by which a rate of 1000/1001 is off as people write it: 23.98
 GREY = np.float32(0.18)  # linear, behind the preview
 
 _MOVIES = {
@@ -123,7 +124,7 @@ def in_words(numbers: Sequence[int]) -> str:
 def older_words(numbers: Sequence[int]) -> str:
     """The warning of `Finished.older`."""
     which = f"Frame {numbers[0]} is" if len(numbers) == 1 else f"Frames {in_words(numbers)} are"
-    return f"{which} of older settings: run the job for all frames."
+    return f"{which} of older settings or footage: run the job for all frames, or delete them."
 
 
 def deliver(
@@ -154,7 +155,7 @@ def deliver(
     for kind in kinds:
         if kind not in DELIVERIES:
             raise JobError(f"deliveries out of {', '.join(DELIVERIES)}", repr(kind), "Choose some of them")
-    rate = Fraction(fps or finished.fps or SEQUENCE_FPS).limit_denominator(1001)
+    rate = _exact_rate(fps or finished.fps or SEQUENCE_FPS)
     folder = finished.folder / "delivery"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -211,7 +212,15 @@ def deliver_folder(
         on_warning(older_words(finished.older))
     total = len(kinds) * (max(finished.files) - min(finished.files) + 1)
     count = itertools.count(1)
-    return deliver(finished, kinds, fps, job.plate, lambda number: on_progress(next(count), total), cancelled)
+    return deliver(
+        finished, kinds, fps or job.output.fps, job.plate, lambda number: on_progress(next(count), total), cancelled
+    )
+
+
+def _exact_rate(fps: float) -> Fraction:
+    """Of a rate as people write it: 23.976 and 29.97 are 24000/1001 and 30000/1001."""
+    ntsc = Fraction(1000 * round(fps * 1.001), 1001)
+    return ntsc if abs(fps - ntsc) < NTSC_ROUNDING else Fraction(fps).limit_denominator(1001)
 
 
 class _State:

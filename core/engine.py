@@ -233,6 +233,8 @@ def make_plate(
     needs_exr = footage.is_float or color.is_scene_linear(footage.color_space)
     if path.suffix.lower() not in ((".exr",) if needs_exr else (".png", ".exr")):
         raise JobError("an .exr plate, or .png for integer footage", path.name, "Change the name's ending")
+    if path.exists() and any(path.samefile(file) for file in footage.files):
+        raise JobError("a plate in a file of its own", f"{path}, which is footage", "Choose another name")
     _make_folders(path.parent)  # before all the work
 
     def note_progress(share: float, step: str = "") -> None:
@@ -974,8 +976,12 @@ class _Results:
         Warn of frames that were made otherwise than today's settings say: they would be taken for this run's.
         """
         records = self._read_records()
-        ours = records.keys() & set(self._footage.numbers)
-        older = [n for n in sorted(ours) if records[n]["key"] != self.key(n) and self._is_whole(records[n]["files"])]
+        ours = set(self._footage.numbers)
+        older = [  # or of frames that the footage no longer has
+            n
+            for n in sorted(records)
+            if (n not in ours or records[n]["key"] != self.key(n)) and self._is_whole(records[n]["files"])
+        ]
         if older:
             on_warning(delivery.older_words(older))
         report = self.folder / "report.json"

@@ -10,13 +10,15 @@ Nothing here trusts a file: what it claims is checked before memory is taken for
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import struct
 import threading
+import unicodedata
 import uuid
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -74,6 +76,7 @@ class Footage(Protocol):
     fps: float  # 0 for image sequences, which do not say
     numbers: list[int]  # of the frames that exist, ascending
     warnings: list[str]  # what the user should know about this file
+    files: Collection[Path]  # that it is read from
 
     def frames(self, numbers: list[int]) -> Iterator[tuple[int, Frame]]:
         """The frames of these ascending numbers, in order, decoded as they are asked for."""
@@ -142,6 +145,7 @@ class SequenceFootage:
     def __init__(self, path: Path, files: dict[int, Path], color_space: str = "auto") -> None:
         self.path = path
         self._files = files
+        self.files = files.values()
         self.numbers = sorted(files)
         self.fps = 0.0
         self.warnings: list[str] = []
@@ -186,6 +190,7 @@ class MovieFootage:
 
     def __init__(self, path: Path, color_space: str = "auto") -> None:
         self.path = path
+        self.files = (path,)
         self.color_space = "srgb" if color_space == "auto" else color_space
         self.warnings: list[str] = []
         try:
@@ -193,7 +198,7 @@ class MovieFootage:
                 container = opened.enter_context(self._open())
                 stream = container.streams.video[0]
                 context = stream.codec_context
-                rate = stream.average_rate or stream.guessed_rate
+                rate = stream.guessed_rate or stream.average_rate  # as Blender asks for it
                 if not rate or not stream.time_base or not context.width:
                     raise self._error("no frame rate or size in its header")
                 _check_size(context.width, context.height, path)
@@ -318,19 +323,23 @@ class MovieFootage:
         return sorted(time for time in times if time is not None)
 
     def _presentation_times(self, times: list[int], stream: Any, rate: Fraction) -> list[int]:
-        """When each frame number is on screen, in the stream's time base: one entry a frame number."""
+        """When each frame number's picture is shown, in the stream's time base: one entry a frame number.
+
+        Blender shows the last picture that is due by the frame's time, rounded to the time base.
+        """
         step = 1 / (rate * stream.time_base)
-        if all(abs(t - times[0] - i * step) <= step / 2 + 1 for i, t in enumerate(times)):
-            return times
-        count = int((times[-1] - times[0]) / step + Fraction(1, 2)) + 1
+        count = math.floor((times[-1] - times[0]) / step + Fraction(1, 2)) + 1 if times else 0
         if count > MAX_FRAMES:
             raise self._error(f"{len(times)} pictures spread over {count} frames")
+        due = (times[0] + math.floor(i * step + Fraction(1, 2)) for i in range(count))
+        shown = [times[bisect_right(times, time) - 1] for time in due]
+        if shown == times:
+            return times
         self.warnings.append(
             f"The frame rate varies: {len(times)} pictures stand for {count} frames at {float(rate):g} a second; "
             "some are repeated or left out, as Blender does. Convert to a constant rate for exact work."
         )
-        half = step / 2
-        return [times[max(0, bisect_right(times, times[0] + i * step + half) - 1)] for i in range(count)]
+        return shown
 
     def _open(self, threads: str = "SLICE") -> Any:
         try:
@@ -420,7 +429,7 @@ def _picture_to_rgb(picture: Any) -> Pixels:
     elif max(c.bits for c in components) > 8:
         pixels = picture.to_ndarray(format="rgb48le", interpolation="POINT")  # of chroma: repeated
     else:
-        subsampled = len(components) >= 3 and components[1].width < picture.width and picture.format.is_planar
+        subsampled = len(picture.planes) >= 3 and components[1].width < picture.width
         # Planar: swscale's vector code, three times as fast as its plain one for rgb24, with the same result
         pixels = (
             _merged(_full_chroma(picture).reformat(format="gbrp")) if subsampled else picture.to_ndarray(format="rgb24")
@@ -459,16 +468,27 @@ def _sequence_files(path: Path) -> dict[int, Path]:
     if not match:
         return {1: path}
     files: dict[int, Path] = {}
-    for name in os.listdir(path.parent):
+    names = os.listdir(path.parent)
+    # Where a file system takes a name in another case, or made of other characters, no file may be spelt as the path
+    spelt = str if path.name in names or not path.exists() else _any_spelling
+    ours = spelt(match["prefix"]), spelt(match["suffix"])
+    for name in names:
         other = _NUMBERED.match(name)
-        if other and (other["prefix"], other["suffix"]) == (match["prefix"], match["suffix"]):
+        if other and (spelt(other["prefix"]), spelt(other["suffix"])) == ours:
             files[int(other["number"])] = path.parent / name
     return files
 
 
+def _any_spelling(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
 def file_identity(path: Path) -> str:
     """Changes when the file does: its name, size and time of change."""
-    stat = path.stat()
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise FootageError(f"the file {path}", error.strerror or str(error), "Put it there, or choose others") from None
     return f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}"
 
 
@@ -516,7 +536,8 @@ def read_image(path: Path) -> Pixels:
         FootageError: unreadable, truncated, or absurdly large.
     """
     with _opened(path) as (image, spec, channels):
-        name = str(spec.format)
+        formats = {str(spec.channelformat(c)) for c in channels}  # another layer's, as depth's, may be wider
+        name = formats.pop() if len(formats) == 1 else str(spec.format)
         kind = {"uint8": "uint8", "half": "half", "float": "float", "double": "float"}.get(name, "uint16")
         first, last = min(channels), max(channels)
         part = image.current_subimage()
@@ -587,7 +608,7 @@ def write_image(path: Path, pixels: Pixels) -> int:
     Raises:
         OutputError: no space, no permission, or the folder is gone.
     """
-    write = _write_png if path.suffix == ".png" else _write_exr
+    write = _write_png if path.suffix.lower() == ".png" else _write_exr
     return write_whole(path, lambda part: write(part, pixels))
 
 
@@ -606,7 +627,7 @@ def write_whole(path: Path, write: Callable[[Path], object], sync: bool = True) 
     partial = path.with_name(f".{uuid.uuid4().hex[:8]}.part.{path.name}")  # others may write the same
     try:
         write(partial)
-        with open(partial, "rb") as file:
+        with open(partial, "r+b") as file:  # Windows syncs no file that is open for reading only
             if sync:
                 os.fsync(file.fileno())
             size = os.fstat(file.fileno()).st_size

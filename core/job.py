@@ -152,7 +152,7 @@ def read_job(path: str | Path, output: str = "") -> Job:
     except OSError as error:
         raise JobError("a readable job file", f"{path}: {error}", "Check the path and its permissions") from None
     try:
-        data = yaml.load(text, Loader=_PlainLoader)
+        data = _parse(text)
     except Exception as error:  # the days, numbers and tags that YAML knows fail in a dozen ways
         raise JobError("a job file in YAML or JSON", f"{path}: {error}", "Correct the file") from None
     job = job_from_dict(data, folder=path.parent)
@@ -168,6 +168,14 @@ def read_job(path: str | Path, output: str = "") -> Job:
     return job
 
 
+def _parse(text: str) -> Any:
+    """JSON, as this module and the add-on write it, or else YAML, in which some of JSON means something else."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return yaml.load(text, Loader=_PlainLoader)
+
+
 def job_text(job: Job, folder: Path) -> str:
     """A job file, for `folder`; in its own output folder, that folder is "." and may be moved.
 
@@ -178,7 +186,12 @@ def job_text(job: Job, folder: Path) -> str:
     data["output"]["deliver"] = list(job.output.deliver)
     if folder == Path(job.output.folder):
         data["output"]["folder"] = "."
-    return json.dumps(data, indent=2, ensure_ascii=False)
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a file's name in another encoding
+        return json.dumps(data, indent=2)
+    return text
 
 
 def job_from_dict(data: Any, folder: Path) -> Job:

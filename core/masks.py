@@ -120,6 +120,11 @@ class _Track:
                 f"{self._footage.path.name} does not look like a mask: it has colours, or is hardly black or white "
                 "anywhere. Its values are taken as they are."
             )
+        elif color.to_float(first.pixels).min() >= 1:
+            self.warnings.append(
+                f"{self._footage.path.name} is white all over: if its shape is in the alpha channel, which is not "
+                "read, render it as black and white."
+            )
 
     def identity(self, number: int) -> str:
         number = self._footage.numbers[0] if self._still else number

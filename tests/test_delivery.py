@@ -277,3 +277,28 @@ def test_command_line(shot, tmp_path, capsys):
     (out / "report.json").write_text(json.dumps(report | {"of_older_settings": [2, 9]}))
     assert command_line.main(["deliver", str(out), "--deliver", "rgba"]) == 0
     assert "warning: Frame 2 is of older settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fps", "rate"),
+    [
+        (23.976, Fraction(24000, 1001)),
+        (23.98, Fraction(24000, 1001)),
+        (29.97, Fraction(30000, 1001)),
+        (59.94, Fraction(60000, 1001)),
+        (24, 24),
+        (25, 25),
+        (12.5, Fraction(25, 2)),
+    ],
+)
+def test_rates_as_people_write_them(fps, rate):
+    assert delivery._exact_rate(fps) == rate
+
+
+def test_a_jobs_own_rate_is_that_of_its_folder(tmp_path):
+    write_finished(tmp_path, [1, 2])
+    report = json.loads((tmp_path / "report.json").read_text())
+    (tmp_path / "report.json").write_text(json.dumps(report | {"fps": 0}))
+    (tmp_path / "job.yaml").write_text("{footage: {path: a.0001.png}, output: {fps: 25}}")
+    assert decode(delivery.deliver_folder(tmp_path, ["preview"])["preview"])[0] == 25
+    assert decode(delivery.deliver_folder(tmp_path, ["preview"], fps=30)["preview"])[0] == 30

@@ -251,12 +251,23 @@ def test_frames_of_older_settings_are_told(job, tmp_path):
     assert warnings == [] and delivery.read_finished(folder).older == []
     other = replace(job, detail=0.5)
     engine.run_job(other, frames=(2, 3), on_warning=warnings.append)
-    assert warnings == ["Frames 1, 4-5 are of older settings: run the job for all frames."]
+    assert warnings == ["Frames 1, 4-5 are of older settings or footage: run the job for all frames, or delete them."]
     assert delivery.read_finished(folder).older == [1, 4, 5]
     engine.run_job(other, on_warning=warnings.append)
     assert len(warnings) == 1 and delivery.read_finished(folder).older == []
     engine.run_job(job, on_progress=seen.append, on_warning=warnings.append, cancelled=lambda: len(seen) > 2)
     assert len(warnings) == 2 and "5 are of older settings" in warnings[1]
+
+
+def test_frames_that_the_footage_no_longer_has_are_told(shot, tmp_path):
+    first, warnings = shot.write_sequence(tmp_path / "in", first=1), []
+    job = make_job(first, None, tmp_path / "out")
+    engine.run_job(job)
+    for number in (4, 5):
+        (tmp_path / f"in/shot.{number:04}.png").unlink()
+    engine.run_job(job, on_warning=warnings.append)
+    assert "Frames 4-5 are of older settings or footage" in warnings[0]
+    assert delivery.read_finished(tmp_path / "out").older == [4, 5]
 
 
 def test_odd_sizes(tmp_path):
@@ -411,6 +422,29 @@ def test_preview_is_one_frame_in_its_own_folder(job, tmp_path):
     result = engine.preview_frame(job, 3, tmp_path / "preview")
     assert Path(result["alpha"]) == tmp_path / "preview/alpha/alpha.0003.png" and Path(result["alpha"]).is_file()
     assert not Path(job.output.folder).exists()
+
+
+def test_a_plate_does_not_take_the_place_of_footage(shot, tmp_path):
+    first = shot.write_sequence(tmp_path / "in")
+    before = (tmp_path / "in/shot.0004.png").read_bytes()
+    with pytest.raises(JobError, match=r"a file of its own; got .*shot\.0004\.png"):
+        engine.make_plate(Source(str(first)), tmp_path / "in/../in/shot.0004.png")
+    assert (tmp_path / "in/shot.0004.png").read_bytes() == before
+
+
+def test_a_plates_ending_in_capitals(shot, tmp_path):
+    engine.make_plate(Source(str(shot.write_sequence(tmp_path / "in"))), tmp_path / "PLATE.PNG")
+    assert frame_io.read_image(tmp_path / "PLATE.PNG").shape == shot.plate.shape
+
+
+def test_a_frame_that_went_away_is_told(shot, job, tmp_path):
+    footage = Path(shot.write_sequence(tmp_path / "in"))
+    job = make_job(footage, None, tmp_path / "out2")
+    engine.run_job(job)
+    (tmp_path / "in/shot.0003.png").rename(tmp_path / "elsewhere.png")
+    (tmp_path / "in/shot.0003.png").symlink_to(tmp_path / "offline.png")
+    with pytest.raises(FootageError, match=r"shot\.0003\.png; got No such file"):
+        engine.run_job(job)
 
 
 def test_plate_from_the_clip(shot, tmp_path):

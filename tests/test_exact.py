@@ -11,6 +11,7 @@ from typing import Any
 
 import av
 import numpy as np
+import OpenEXR
 import OpenImageIO as oiio
 import pytest
 
@@ -265,6 +266,12 @@ def test_exr_parts_and_layers(tmp_path):
     output.close()
     assert np.array_equal(frame_io.read_image(tmp_path / "parts.exr"), light)
     assert frame_io.open_footage(tmp_path / "parts.exr").is_float
+
+    header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
+    channels = {"RGB": light, "Z": np.ones((24, 32), np.float32)}  # depth as renderers write it
+    OpenEXR.File(header, channels).write(str(tmp_path / "depth.exr"))
+    read = frame_io.read_image(tmp_path / "depth.exr")
+    assert read.dtype == np.float16 and np.array_equal(read, light)
 
 
 class OpaqueLeft:

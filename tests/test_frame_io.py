@@ -3,6 +3,7 @@ import math
 import os
 import struct
 import threading
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -63,12 +64,49 @@ def test_a_name_that_only_looks_like_a_place_for_the_number(shot, tmp_path):
     assert frame_io.open_footage(tmp_path / "take#.png").numbers == [1]
 
 
+@pytest.mark.parametrize("name", ["SHOT.0001.PNG", "sho\u0308t.0001.png"])
+def test_a_name_as_a_forgiving_file_system_takes_it(tmp_path, monkeypatch, name):
+    """As on Windows and macOS: in another case, or a letter and its accent as two characters."""
+    (tmp_path / name).touch()
+    plain = "sh\u00f6t" if "\u0308" in name else "shot"
+    monkeypatch.setattr(os, "listdir", lambda folder: [f"{plain}.0001.png", f"{plain}.0002.png", "other.0003.png"])
+    assert sorted(frame_io._sequence_files(tmp_path / name)) == [1, 2]
+    (tmp_path / name).unlink()
+    assert sorted(frame_io._sequence_files(tmp_path / name)) == []
+
+
 def test_movie_with_a_varying_rate_repeats_what_is_on_screen(shot, tmp_path):
     footage = frame_io.open_footage(shot.write_movie(tmp_path / "a.mkv", 4, times=[0, 1, 5, 6]))
     frames = read_all(footage)
     shown = [next(i for i in range(4) if np.array_equal(f.pixels, shot.frame(i))) for f in frames.values()]
     assert shown == sorted(shown) and shown[0] == 0 and shown[-1] == 3
     assert len(shown) > 4 and "varies" in footage.warnings[0]
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov"])
+@pytest.mark.parametrize(
+    ("times", "shown"),  # in 1/90000 s, at 30 frames a second; what Blender 5.2 shows of such files
+    [
+        (
+            [0, 3186, 5751, 8807, 11842, 14808, 18180, 21221, 24049, 26723, 29756, 32899, 35959, 39072, 41987, 44858],
+            [0, 0, 2, 3, 4, 5, 5, 6, 7, 9, 10, 11, 12, 12, 14, 15],
+        ),
+        ([3000 * i for i in range(30) if i != 12], [*range(12), 11, *range(12, 29)]),
+    ],
+)
+def test_a_phones_movie_is_shown_as_blender_shows_it(tmp_path, name, times, shown):
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"bf": "0"})
+        stream.width, stream.height, stream.pix_fmt, stream.time_base = 96, 64, "yuv420p", Fraction(1, 90000)
+        stream.codec_context.time_base = stream.time_base
+        for index, time in enumerate(times):
+            picture = av.VideoFrame.from_ndarray(np.full((64, 96, 3), 8 * index, np.uint8), format="rgb24")
+            picture.pts, picture.time_base = time, stream.time_base
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    footage = frame_io.open_footage(tmp_path / name)
+    found = [round(float(frame.pixels.mean()) / 8) for frame in read_all(footage).values()]
+    assert found == shown and footage.fps == 30
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,22 @@ def test_a_written_job_reads_back_the_same(tmp_path):
     (tmp_path / "job.yaml").write_text(job_text(job, tmp_path))
     assert read_job(tmp_path / "job.yaml") == job
     assert json.loads(job_text(job, tmp_path))["footage"]["path"] == job.footage.path  # the add-on has no YAML
+
+
+def test_json_is_read_as_json(tmp_path):
+    """YAML knows neither halves of characters nor tabs nor numbers without a point, and takes a line separator away."""
+    names = ["\U0001f600.mov", "a\x85b.mov", "\x7f.mov"]
+    for name in names:
+        (tmp_path / "job.yaml").write_text(json.dumps({"footage": {"path": name}, "detail": 5e-05}, indent="\t"))
+        job = read_job(tmp_path / "job.yaml")
+        assert (Path(job.footage.path).name, job.detail) == (name, 5e-05)
+
+
+def test_a_name_that_is_no_text(tmp_path):
+    name = os.fsdecode(b"caf\xe9.mov")
+    job = job_from_dict({"footage": {"path": name}}, tmp_path)
+    (tmp_path / "job.yaml").write_text(job_text(job, tmp_path), encoding="utf-8")
+    assert read_job(tmp_path / "job.yaml") == job
 
 
 @pytest.mark.parametrize(

@@ -136,11 +136,13 @@ def test_a_photograph_for_a_mask_is_told(shot, job, tmp_path, ramp):
         ("photo", np.dstack([ramp, ramp[:, ::-1], ramp])),
         ("mask", ramp),
         ("none", 0 * ramp),
+        ("in_alpha", 0 * ramp + 1),
     ):
         still = write_mask(tmp_path / f"{name}.png", pixels)
         engine.run_job(with_masks(job, garbage=still, core=still), on_warning=warnings.append)
-    assert len(warnings) == 4 and all("does not look like a mask" in warning for warning in warnings)
+    assert all("does not look like a mask" in warning for warning in warnings[:4])
     assert "grey.png" in warnings[0] and "photo.png" in warnings[3]
+    assert len(warnings) == 6 and all("white all over: if its shape is in the alpha" in words for words in warnings[4:])
 
 
 def test_masks_in_a_job_file_and_a_preview(job, tmp_path, ramp):

@@ -99,7 +99,7 @@ def plate_from_clip(
     report = progress or (lambda share, step: None)
     indices = sample_indices(reader.count, samples)
     first = reader.read(indices[0])
-    with tempfile.TemporaryDirectory(prefix="plate-") as folder:
+    with tempfile.TemporaryDirectory(prefix="plate-", ignore_cleanup_errors=True) as folder:
         stack = _new_stack((len(indices), *first.shape), first.dtype, Path(folder))
         small = []
         for i, index in enumerate(indices):
