@@ -145,7 +145,7 @@ class SequenceFootage:
     def __init__(self, path: Path, files: dict[int, Path], color_space: str = "auto") -> None:
         self.path = path
         self._files = files
-        self.files = files.values()
+        self.files: Collection[Path] = files.values()
         self.numbers = sorted(files)
         self.fps = 0.0
         self.warnings: list[str] = []
@@ -190,7 +190,7 @@ class MovieFootage:
 
     def __init__(self, path: Path, color_space: str = "auto") -> None:
         self.path = path
-        self.files = (path,)
+        self.files: Collection[Path] = (path,)
         self.color_space = "srgb" if color_space == "auto" else color_space
         self.warnings: list[str] = []
         try:
