@@ -298,6 +298,12 @@ def output_folder(settings: BGM_PG_matting) -> Path:
     return absolute(text)
 
 
+def clip_numbers(clip: bpy.types.MovieClip) -> tuple[int, int]:
+    """First and last of the frame numbers that the clip has, in the footage's own numbers."""
+    path = file_path(clip)
+    return footage.first_number(clip, path), footage.last_number(clip, path)
+
+
 def frame_numbers(settings: BGM_PG_matting, scene: bpy.types.Scene) -> tuple[int, int]:
     """First and last frame number to matte, in the footage's own numbers.
 
@@ -306,7 +312,7 @@ def frame_numbers(settings: BGM_PG_matting, scene: bpy.types.Scene) -> tuple[int
     """
     clip = settings.clip
     path = file_path(clip)
-    first, last = footage.first_number(clip, path), footage.last_number(clip, path)
+    first, last = clip_numbers(clip)
     if settings.frame_range == "CLIP":
         return first, last
     wanted = (scene.frame_start, scene.frame_end)
@@ -501,9 +507,10 @@ def _plate(settings: BGM_PG_matting, folder: Path) -> tuple[dict[str, Any], Path
     if source == "NONE":
         return {}, None
     if source == "FROM_CLIP":
-        path = plate_file(settings, folder)
+        path = plate_file(settings, folder, clip_numbers(settings.clip))
         plate |= {"path": str(path), "color_space": color_space(settings.clip)}
-        return plate, None if path.is_file() else path
+        shot = footage.modified(settings.clip, file_path(settings.clip))
+        return plate, None if path.is_file() and path.stat().st_mtime >= shot else path
     datablock = settings.plate_image if source == "IMAGE" else settings.plate_clip
     if datablock is None:
         raise UserError("There is no clean plate. Choose one, or say under Clean Plate that there is none.")
@@ -520,14 +527,14 @@ def _plate(settings: BGM_PG_matting, folder: Path) -> tuple[dict[str, Any], Path
     return plate, None
 
 
-def plate_file(settings: BGM_PG_matting, folder: Path) -> Path:
+def plate_file(settings: BGM_PG_matting, folder: Path, numbers: tuple[int, int]) -> Path:
     """Where the plate goes that is made from the clip, in the clip's own encoding; EXR where it may be floats.
 
-    Another clip's, or that of the clip read in another colour space, is another file.
+    Another clip's, that of other frames of it, or of the clip read in another colour space, is another file.
     """
     path, space = file_path(settings.clip), settings.clip.colorspace_settings.name
     is_float = is_scene_linear(settings.clip) or path.suffix.lower() in FLOAT_FILES
-    key = hashlib.sha256(f"{path} {space}".encode()).hexdigest()[:8]
+    key = hashlib.sha256(f"{path} {space} {numbers}".encode()).hexdigest()[:8]
     return folder / "plate" / f"from_clip_{key}{'.exr' if is_float else '.png'}"
 
 

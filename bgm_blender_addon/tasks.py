@@ -34,9 +34,7 @@ def matte(
     """
     node.check_inside(tree)
     request = settings.make_job(tree.bgm, scene, preferences.device(), numbers)
-    commands: list[protocol.Message] = []
-    if request.plate_to_make:
-        commands.append(_plate_command(request))
+    commands = _plate_commands(tree.bgm, request)
     commands.append(protocol.Matte(job=str(request.write())))
     uid = tree.session_uid
 
@@ -67,16 +65,14 @@ def preview(tree: bpy.types.NodeTree, scene: bpy.types.Scene, scene_frame: int) 
     clip = tree.bgm.clip
     path = settings.check_clip(clip)
     number = footage.to_number(clip, path, scene_frame)
-    first, last = footage.first_number(clip, path), footage.last_number(clip, path)
+    first, last = settings.clip_numbers(clip)
     if not first <= number <= last:
         shown = [footage.to_scene(clip, path, n) for n in (first, last)]
         raise UserError(f"The clip shows nothing at frame {scene_frame}; it lasts from {shown[0]} to {shown[1]}.")
     request = settings.make_job(tree.bgm, scene, preferences.device(), (first, last))
     request.data["output"] |= {"foreground": True, "matte": False, "error": False, "deliver": []}
     folder = request.folder / "preview" / "parts"
-    commands: list[protocol.Message] = []
-    if request.plate_to_make:
-        commands.append(_plate_command(request))
+    commands = _plate_commands(tree.bgm, request)
     job = request.write("preview.yaml")
     commands.append(protocol.Preview(job=str(job), frame_number=number, output=str(folder)))
     spaces = {kind: node.color_space("foreground", path.with_suffix(kind), clip) for kind in (".png", ".exr")}
@@ -101,13 +97,9 @@ def make_plate(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:
     """
     bgm = tree.bgm
     clip_path = settings.check_clip(bgm.clip)
-    folder = settings.output_folder(bgm)
-    plate_path = settings.plate_file(bgm, folder)
-    data = {
-        "footage": {"path": str(clip_path), "color_space": settings.color_space(bgm.clip)},
-        "frames": list(settings.frame_numbers(bgm, scene)),
-    }
-    request = settings.JobRequest(data, folder, clip_path, plate_path)
+    numbers = settings.frame_numbers(bgm, scene)
+    plate_path = settings.plate_file(bgm, settings.output_folder(bgm), numbers)
+    command = _plate_command(bgm, plate_path, numbers)
     uid = tree.session_uid
     space = bgm.clip.colorspace_settings.name
 
@@ -122,7 +114,7 @@ def make_plate(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:
         return "The clean plate is made: look at it before you matte"
 
     warnings = settings.missing_words(bgm)
-    runner.start(runner.Task(f"Plate from {clip_path.name}", [_plate_command(request)], take, uid, warnings=warnings))
+    runner.start(runner.Task(f"Plate from {clip_path.name}", [command], take, uid, warnings=warnings))
 
 
 def check_plate(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:
@@ -132,9 +124,7 @@ def check_plate(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:
         UserError: as `matte`.
     """
     request = settings.make_job(tree.bgm, scene, preferences.device())
-    commands: list[protocol.Message] = []
-    if request.plate_to_make:
-        commands.append(_plate_command(request))
+    commands = _plate_commands(tree.bgm, request)
     commands.append(protocol.Diagnose(job=str(request.write())))
     uid = tree.session_uid
 
@@ -299,18 +289,23 @@ def describe_engine() -> str:
     return "The engine works"
 
 
-def _plate_command(request: settings.JobRequest) -> protocol.MakePlate:
-    assert request.plate_to_make is not None
+def _plate_commands(bgm: settings.BGM_PG_matting, request: settings.JobRequest) -> list[protocol.Message]:
+    """What makes the job's plate of the whole clip, whichever frames are wanted; nothing where there is one."""
+    if request.plate_to_make is None:
+        return []
+    return [_plate_command(bgm, request.plate_to_make, settings.clip_numbers(bgm.clip))]
+
+
+def _plate_command(bgm: settings.BGM_PG_matting, path: Path, numbers: tuple[int, int]) -> protocol.MakePlate:
     try:
-        request.plate_to_make.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"The output folder {request.folder} cannot be written: {error.strerror or error}. Choose another."
+            f"The output folder {path.parent.parent} cannot be written: {error.strerror or error}. Choose another."
         ) from None
-    first, last = request.data["frames"]
     return protocol.MakePlate(
-        footage=str(request.footage),
-        output=str(request.plate_to_make),
-        color_space=request.data["footage"]["color_space"],
-        frames=f"{first}-{last}",
+        footage=str(settings.file_path(bgm.clip)),
+        output=str(path),
+        color_space=settings.color_space(bgm.clip),
+        frames=f"{numbers[0]}-{numbers[1]}",
     )

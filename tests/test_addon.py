@@ -318,6 +318,19 @@ def test_what_a_day_brings(version: str, archive: Path, fake_engine: Path, seque
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+def test_nothing_is_taken_for_another(
+    version: str, archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other" / "b.0007.png"
+    other.parent.mkdir()
+    other.write_bytes(sequence.read_bytes())
+    setup = {"zip": archive, "footage": sequence, "other": other}
+    result = run_blender(version, "mixups.py", fake_engine, tmp_path, **setup)
+    made = "MakePlate 1001-1012"  # the last one for footage that is newer
+    assert result["plates"] == ["MakePlate 1001-1002", made, "Matte", "Matte", made, "Diagnose", "Matte"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 def test_a_studios_colour_configuration(
     version: str, archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path
 ) -> None:
