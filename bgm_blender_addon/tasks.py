@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,24 +36,20 @@ def matte(
     request = settings.make_job(tree.bgm, scene, preferences.device(), numbers)
     commands = _plate_commands(tree.bgm, request)
     commands.append(protocol.Matte(job=str(request.write())))
-    uid = tree.session_uid
 
-    def take(result: dict[str, Any]) -> str:
-        group = runner.find_group(uid)
-        if group is None:
-            return f"The matte is in {request.folder}; its node is no longer in this file."
+    def take(group: bpy.types.NodeTree, result: dict[str, Any]) -> str:
         node.wire_results(group, request.folder)
         if then is not None:
             then(group)
         return describe_result(result)
 
-    def take_part() -> None:
-        group = runner.find_group(uid)
-        if group is not None and node.find_sequence(request.folder / "alpha"):
+    def take_part(group: bpy.types.NodeTree) -> None:
+        if node.find_sequence(request.folder / "alpha"):
             node.wire_results(group, request.folder)
 
     warnings = [] if numbers else settings.missing_words(tree.bgm)
-    runner.start(runner.Task(f"Matte {request.footage.name}", commands, take, uid, take_part, warnings=warnings))
+    made = f"The matte is in {request.folder}"
+    runner.start(_task(tree, f"Matte {request.footage.name}", commands, made, take, take_part, warnings))
 
 
 def preview(tree: bpy.types.NodeTree, scene: bpy.types.Scene, scene_frame: int) -> None:
@@ -77,7 +73,7 @@ def preview(tree: bpy.types.NodeTree, scene: bpy.types.Scene, scene_frame: int) 
     commands.append(protocol.Preview(job=str(job), frame_number=number, output=str(folder)))
     spaces = {kind: node.color_space("foreground", path.with_suffix(kind), clip) for kind in (".png", ".exr")}
 
-    def take(result: dict[str, Any]) -> str:
+    def take(group: bpy.types.NodeTree, result: dict[str, Any]) -> str:
         foreground = Path(result["foreground"])
         path = request.folder / "preview" / f"preview{foreground.suffix}"
         show_preview(Path(result["alpha"]), foreground, spaces[path.suffix], path)
@@ -86,7 +82,8 @@ def preview(tree: bpy.types.NodeTree, scene: bpy.types.Scene, scene_frame: int) 
         return f"Preview of frame {scene_frame}"
 
     warnings = settings.scaling_words(tree.bgm)
-    runner.start(runner.Task(f"Preview frame {scene_frame}", commands, take, tree.session_uid, warnings=warnings))
+    made = f"The preview of frame {scene_frame} is made"
+    runner.start(_task(tree, f"Preview frame {scene_frame}", commands, made, take, warnings=warnings))
 
 
 def make_plate(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:
@@ -100,21 +97,19 @@ def make_plate(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:
     numbers = settings.frame_numbers(bgm, scene)
     plate_path = settings.plate_file(bgm, settings.output_folder(bgm), numbers)
     command = _plate_command(bgm, plate_path, numbers)
-    uid = tree.session_uid
     space = bgm.clip.colorspace_settings.name
 
-    def take(result: dict[str, Any]) -> str:
-        group = runner.find_group(uid)
+    def take(group: bpy.types.NodeTree, result: dict[str, Any]) -> str:
         image = bpy.data.images.load(str(plate_path), check_existing=True)
         image.filepath = node.storable(plate_path)
         image.reload()
         image.colorspace_settings.name = space
-        if group is not None:
-            group.bgm.plate_source, group.bgm.plate_image = "IMAGE", image
+        group.bgm.plate_source, group.bgm.plate_image = "IMAGE", image
         return "The clean plate is made: look at it before you matte"
 
     warnings = settings.missing_words(bgm)
-    runner.start(runner.Task(f"Plate from {clip_path.name}", [command], take, uid, warnings=warnings))
+    made = f"The clean plate is {plate_path}"
+    runner.start(_task(tree, f"Plate from {clip_path.name}", [command], made, take, warnings=warnings))
 
 
 def check_plate(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:
@@ -126,14 +121,12 @@ def check_plate(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:
     request = settings.make_job(tree.bgm, scene, preferences.device())
     commands = _plate_commands(tree.bgm, request)
     commands.append(protocol.Diagnose(job=str(request.write())))
-    uid = tree.session_uid
 
-    def take(result: dict[str, Any]) -> str:
-        group = runner.find_group(uid)
+    def take(group: bpy.types.NodeTree, result: dict[str, Any]) -> str:
         task.light = result["light"]
-        return show_findings(group.bgm, result) if group is not None else "The plate is checked"
+        return show_findings(group.bgm, result)
 
-    task = runner.Task("Check the plate", commands, take, uid)
+    task = _task(tree, "Check the plate", commands, "The plate is checked", take)
     runner.start(task)
 
 
@@ -287,6 +280,48 @@ def describe_engine() -> str:
             "Install the same release of both."
         )
     return "The engine works"
+
+
+def _task(
+    tree: bpy.types.NodeTree,
+    title: str,
+    commands: list[protocol.Message],
+    made: str,
+    take: Callable[[bpy.types.NodeTree, dict[str, Any]], str],
+    stop: Callable[[bpy.types.NodeTree], None] = lambda group: None,
+    warnings: Sequence[str] = (),
+) -> runner.Task:
+    """A task whose results are of one group with the clip that it has now.
+
+    Args:
+        made: what is there once it is done, where undo or another file has taken group or clip away by then.
+        take: as a task's `on_result`, called with the group.
+        stop: as a task's `on_stop`, likewise; not at all where group or clip are gone.
+    """
+    uid, clip_uid = tree.session_uid, tree.bgm.clip.session_uid
+
+    def has_clip(group: bpy.types.NodeTree) -> bool:
+        return group.bgm.clip is not None and group.bgm.clip.session_uid == clip_uid
+
+    def on_result(result: dict[str, Any]) -> str:
+        group = runner.find_group(uid)
+        if group is not None and has_clip(group):
+            return take(group, result)
+        task.light = "amber"
+        if group is None:
+            return f"{made}, but its node is no longer in this file."
+        return (
+            f"{made}, but the node {group.name} no longer has this clip and stays as it is. Choose the clip again and "
+            "start this anew: finished frames are not done twice."
+        )
+
+    def on_stop() -> None:
+        group = runner.find_group(uid)
+        if group is not None and has_clip(group):
+            stop(group)
+
+    task = runner.Task(title, commands, on_result, uid, on_stop, warnings=list(warnings))
+    return task
 
 
 def _plate_commands(bgm: settings.BGM_PG_matting, request: settings.JobRequest) -> list[protocol.Message]:

@@ -326,8 +326,17 @@ def test_nothing_is_taken_for_another(
     other.write_bytes(sequence.read_bytes())
     setup = {"zip": archive, "footage": sequence, "other": other}
     result = run_blender(version, "mixups.py", fake_engine, tmp_path, **setup)
-    made = "MakePlate 1001-1012"  # the last one for footage that is newer
-    assert result["plates"] == ["MakePlate 1001-1002", made, "Matte", "Matte", made, "Diagnose", "Matte"]
+    whole = "MakePlate 1001-1012"  # the second time for footage that is newer
+    assert result["plates"] == ["MakePlate 1001-1002", whole, "Matte", "Matte", whole, "Diagnose", "Matte"]
+    folder = tmp_path / "matting" / "Matting_shot_v2"
+    made = {"matte": f"The matte is in {folder}", "plate": f"The clean plate is {folder}", "check": "The plate is"}
+    for job, (status, plate, findings, shown) in result["other clip"].items():
+        assert status.startswith(made[job]) and "the node Matting b no longer has this clip" in status
+        assert (plate, findings, shown) == ("NONE", 0, "Alpha Matte")
+    for (message, images), start in zip(
+        result["another file"], (made["matte"], made["plate"], "The prev"), strict=True
+    ):
+        assert message.startswith(start) and message.endswith("its node is no longer in this file.") and not images
 
 
 @pytest.mark.parametrize("version", VERSIONS)
