@@ -114,12 +114,23 @@ class BGM_OT_add_node(bpy.types.Operator):
     bl_label = "Background Matting"
     bl_options = {"REGISTER", "UNDO"}
 
+    if TYPE_CHECKING:
+        poll_message_set: Callable[[str], None]
+
     clip: bpy.props.StringProperty(
         name="Clip", description="Name of the movie clip to matte", options={"HIDDEN", "SKIP_SAVE"}
     )
     plate: bpy.props.StringProperty(
         name="Plate", description="Name of the clean plate's image", options={"HIDDEN", "SKIP_SAVE"}
     )
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        space = context.space_data
+        if space is not None and space.type == "NODE_EDITOR" and space.tree_type != "CompositorNodeTree":
+            cls.poll_message_set("This editor shows other nodes. Add matting nodes in the compositor")
+            return False
+        return True
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         clip = bpy.data.movieclips.get(self.clip)
