@@ -270,8 +270,9 @@ class JobRequest:
 
 
 def matting_trees() -> list[bpy.types.NodeTree]:
-    """Every matting group of the file."""
-    return [tree for tree in bpy.data.node_groups if tree.bl_idname == "CompositorNodeTree" and tree.bgm.is_matting]
+    """Every matting group of the file that something uses: not those whose node was deleted, which the file keeps."""
+    groups = (tree for tree in bpy.data.node_groups if tree.bl_idname == "CompositorNodeTree" and tree.users)
+    return [tree for tree in groups if tree.bgm.is_matting]
 
 
 def file_path(datablock: bpy.types.ID) -> Path:
