@@ -19,14 +19,14 @@ def find_tree(context: bpy.types.Context, name: str = "") -> bpy.types.NodeTree:
     Raises:
         UserError: there is none, or several and none is chosen.
     """
+    shown = shown_tree(context)
+    if shown is not None and name in ("", shown.name):  # a linked group may have the name of a local one
+        return shown
     if name:
         tree = bpy.data.node_groups.get(name)
         if tree is None or not tree.bgm.is_matting:
             raise UserError(f"There is no matting node group named {name}.")
         return tree
-    shown = shown_tree(context)
-    if shown is not None:
-        return shown
     trees = settings.matting_trees()
     if len(trees) == 1:
         return trees[0]

@@ -291,12 +291,12 @@ def output_folder(settings: BGM_PG_matting) -> Path:
     Raises:
         UserError: none is named.
     """
-    text = settings.output_folder
+    text, library = settings.output_folder, settings.id_data.library
     if not text:
         raise UserError("There is no output folder. Choose one under Output.")
-    if text.startswith("//") and not bpy.data.filepath:
+    if text.startswith("//") and not bpy.data.filepath and library is None:
         return Path.home() / text[2:].lstrip("/\\")
-    return absolute(text)
+    return absolute(text, library)
 
 
 def clip_numbers(clip: bpy.types.MovieClip) -> tuple[int, int]:
@@ -373,8 +373,9 @@ def make_job(
     """
     clip_path = check_clip(settings.clip)
     folder = output_folder(settings)
-    for tree in matting_trees():
-        if tree != settings.id_data and tree.bgm.output_folder and output_folder(tree.bgm) == folder:
+    others = (tree for tree in matting_trees() if tree != settings.id_data and tree.is_editable)
+    for tree in others:
+        if tree.bgm.output_folder and output_folder(tree.bgm) == folder:
             raise UserError(f"The node group {tree.name} writes to {folder}, too. Choose another folder under Output.")
     _check_folder(folder, clip_path)
     plate, plate_to_make = _plate(settings, folder)

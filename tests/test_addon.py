@@ -340,6 +340,8 @@ def test_nothing_is_taken_for_another(
     assert result["no users"] == ["", "", True]
     can_add, refusal, added = result["shader editor"]
     assert not can_add and "Add matting nodes in the compositor" in refusal and not added
+    assert result["linked folder"] == str(folder)
+    assert result["linked strip"] and result["of one name"] and not result["local"]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
