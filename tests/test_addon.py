@@ -342,6 +342,7 @@ def test_nothing_is_taken_for_another(
     assert not can_add and "Add matting nodes in the compositor" in refusal and not added
     assert result["linked folder"] == str(folder)
     assert result["linked strip"] and result["of one name"] and not result["local"]
+    assert result["renamed control"] == [["Background", "Matte", "Crush", "White Level", "Dilate Size"], 0]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
