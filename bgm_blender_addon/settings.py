@@ -288,14 +288,20 @@ def absolute(path: str, library: bpy.types.Library | None = None) -> Path:
 def output_folder(settings: BGM_PG_matting) -> Path:
     """Where the outputs go, absolute. Until the .blend file is saved, // stands for the user's home folder.
 
+    The matte that was made there by then stays in use.
+
     Raises:
         UserError: none is named.
     """
+    from . import node
+
     text, library = settings.output_folder, settings.id_data.library
     if not text:
         raise UserError("There is no output folder. Choose one under Output.")
-    if text.startswith("//") and not bpy.data.filepath and library is None:
-        return Path.home() / text[2:].lstrip("/\\")
+    if text.startswith("//") and library is None:
+        unsaved = Path.home() / text[2:].strip("/\\")
+        if not bpy.data.filepath or node.result_folder(settings.id_data) == unsaved:
+            return unsaved
     return absolute(text, library)
 
 

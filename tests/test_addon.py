@@ -343,6 +343,9 @@ def test_nothing_is_taken_for_another(
     assert result["linked folder"] == str(folder)
     assert result["linked strip"] and result["of one name"] and not result["local"]
     assert result["renamed control"] == [["Background", "Matte", "Crush", "White Level", "Dilate Size"], 0]
+    unsaved, *errors, saved = result["first save"]
+    assert unsaved == str(tmp_path / "home" / "matting" / "Matting_shot_v2") and errors == ["", ""]
+    assert saved == str(tmp_path / "saved" / "matting" / "Matting_b")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
