@@ -222,10 +222,15 @@ def show_preview(alpha_path: Path, foreground_path: Path, space: str, path: Path
     node.set_color_space(shown, space)
     shown.reload()
     _draw_thumbnail(shown, rgba.reshape(height, width, 4))
-    for window in bpy.context.window_manager.windows if bpy.context.window_manager else ():
-        for area in window.screen.areas:
-            if area.type == "IMAGE_EDITOR":
-                area.spaces.active.image = shown
+    editors = [
+        area.spaces.active
+        for window in (bpy.context.window_manager.windows if bpy.context.window_manager else ())
+        for area in window.screen.areas
+        if area.ui_type == "IMAGE_EDITOR"
+    ]
+    free = [space for space in editors if space.image == shown or not space.use_image_pin]
+    if free:
+        min(free, key=lambda space: space.image != shown).image = shown
     return shown
 
 

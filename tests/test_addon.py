@@ -346,6 +346,7 @@ def test_nothing_is_taken_for_another(
     unsaved, *errors, saved = result["first save"]
     assert unsaved == str(tmp_path / "home" / "matting" / "Matting_shot_v2") and errors == ["", ""]
     assert saved == str(tmp_path / "saved" / "matting" / "Matting_b")
+    assert result["image editors"] == [[False, False, True, False], [False, False, False, True]]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
