@@ -201,11 +201,13 @@ def wire_results(tree: bpy.types.NodeTree, folder: Path) -> None:
     """Show the images of an output folder in the group.
 
     Raises:
-        UserError: the folder holds no alpha; or as `check_inside`.
+        UserError: the folder holds no alpha, or that of other footage; or as `check_inside`.
     """
     check_inside(tree)
     check_matte(folder)
     bgm = tree.bgm
+    if bgm.clip is not None:
+        settings.check_folder(folder, settings.file_path(bgm.clip))
     found = {name: find_sequence(folder / name) for name in RESULTS}
     for name, files in found.items():
         node = tree.nodes.get(RESULTS[name])

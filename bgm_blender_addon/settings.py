@@ -383,7 +383,8 @@ def make_job(
     for tree in others:
         if tree.bgm.output_folder and output_folder(tree.bgm) == folder:
             raise UserError(f"The node group {tree.name} writes to {folder}, too. Choose another folder under Output.")
-    _check_folder(folder, clip_path)
+    _check_job(folder)
+    check_folder(folder, clip_path)
     plate, plate_to_make = _plate(settings, folder)
     first, last = numbers or frame_numbers(settings, scene)
     if plate and settings.plate_motion != "PICTURE":
@@ -424,22 +425,31 @@ def delivered_fps(settings: BGM_PG_matting, scene: bpy.types.Scene) -> float:
     return 0.0 if is_movie else scene.render.fps / scene.render.fps_base
 
 
-def _check_folder(folder: Path, clip_path: Path) -> None:
-    """Raise UserError where a folder holds a person's own job file, or finished frames of other footage still there.
-
-    A person's is YAML, which only the engine reads.
-    """
+def _check_job(folder: Path) -> None:
+    """Raise UserError where a folder holds a person's own job file: YAML, which only the engine reads."""
     try:
-        other = Path(json.loads((folder / "job.yaml").read_text(encoding="utf-8"))["footage"]["path"])
+        _read_job(folder)
     except ValueError:
         raise UserError(
             f"{folder} holds a job.yaml that Blender did not write. Choose another folder under Output, or move that."
         ) from None
-    except (OSError, LookupError, TypeError):
-        return  # no job
+    except OSError:
+        pass  # no job
+
+
+def check_folder(folder: Path, clip_path: Path) -> None:
+    """Raise UserError where a folder holds finished frames of other footage that is still there."""
+    try:
+        other = Path(_read_job(folder)["footage"]["path"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return  # no job of Blender's
     has_frames = any(any(folder.glob(files)) for files in ("records/*.jsonl", "alpha/*"))
     if has_frames and other != clip_path and other.is_file():
         raise UserError(f"{folder} holds the matte of {other}. Choose another folder under Output, or delete that one.")
+
+
+def _read_job(folder: Path) -> Any:
+    return json.loads((folder / "job.yaml").read_text(encoding="utf-8"))
 
 
 def check_clip(clip: bpy.types.MovieClip | None) -> Path:

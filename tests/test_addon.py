@@ -348,6 +348,7 @@ def test_nothing_is_taken_for_another(
     assert saved == str(tmp_path / "saved" / "matting" / "Matting_b")
     assert result["image editors"] == [[False, False, True, False], [False, False, False, True]]
     assert result["previews"] == ["Matting shot_v2"]
+    assert f"holds the matte of {sequence}" in result["folder of another"]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
