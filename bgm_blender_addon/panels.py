@@ -149,7 +149,7 @@ def draw_output(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bp
     layout.use_property_split = True
     layout.use_property_decorate = False
     layout.prop(bgm, "output_folder")
-    if bgm.output_folder.startswith("//") and not bpy.data.filepath:
+    if not bpy.data.filepath and tree.library is None:
         try:
             folder = settings.output_folder(bgm)
             draw_text(layout, f"Not saved yet: the images go to {folder}", "INFO", characters(context))

@@ -193,7 +193,7 @@ class BGM_PG_matting(bpy.types.PropertyGroup):
 
     output_folder: bpy.props.StringProperty(
         name="Folder",
-        description="Where the matte's images go; // is the .blend file's folder",
+        description="Where the matte's images go; // is the .blend file's folder, ~ your home folder",
         subtype="DIR_PATH",
         options={"PATH_SUPPORTS_BLEND_RELATIVE"},
     )
@@ -286,18 +286,20 @@ def absolute(path: str, library: bpy.types.Library | None = None) -> Path:
 
 
 def output_folder(settings: BGM_PG_matting) -> Path:
-    """Where the outputs go, absolute. Until the .blend file is saved, // stands for the user's home folder.
+    """Where the outputs go, absolute; a path that starts nowhere, "mattes/a", is one below //.
 
-    The matte that was made there by then stays in use.
+    Until the .blend file is saved, // stands for the user's home folder; a matte that was made there stays in use.
 
     Raises:
         UserError: none is named.
     """
     from . import node
 
-    text, library = settings.output_folder, settings.id_data.library
+    text, library = os.path.expanduser(settings.output_folder), settings.id_data.library
     if not text:
         raise UserError("There is no output folder. Choose one under Output.")
+    if not os.path.isabs(text):  # // is: a path from the root, to Python
+        text = f"//{text}"
     if text.startswith("//") and library is None:
         unsaved = Path.home() / text[2:].strip("/\\")
         if not bpy.data.filepath or node.result_folder(settings.id_data) == unsaved:
