@@ -352,6 +352,7 @@ def test_nothing_is_taken_for_another(
     assert result["nested"] == "Second"
     assert result["~/mattes"] == str(Path.home() / "mattes")
     assert result["mattes/a"] == str(tmp_path / "mattes" / "a")
+    assert result["status bar"]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
