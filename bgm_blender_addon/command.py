@@ -42,13 +42,18 @@ def run(arguments: list[str]) -> int:
 
 
 def _scene_of(tree: bpy.types.NodeTree) -> bpy.types.Scene:
-    """The scene whose compositor has a node with the group, the active one first."""
+    """The scene whose compositor has the group, be it inside of others; the active scene first."""
     active = bpy.context.scene
     for scene in (active, *bpy.data.scenes):
         compositor = node.find_compositor(scene)
-        if compositor and any(n.type == "GROUP" and n.node_tree == tree for n in compositor.nodes):
+        if compositor and _holds(compositor, tree):
             return scene
     return active
+
+
+def _holds(outer: bpy.types.NodeTree, tree: bpy.types.NodeTree) -> bool:
+    groups = {node.node_tree for node in outer.nodes if node.type == "GROUP" and node.node_tree}
+    return tree in groups or any(_holds(group, tree) for group in groups)
 
 
 def register() -> None:

@@ -31,14 +31,23 @@ def file_number(path: Path) -> int:
 
 def numbered_like(path: Path) -> list[int]:
     """The numbers of the files in the same folder that belong to the same sequence, ascending."""
+    return sorted({file_number(other) for other in _files_like(path)})
+
+
+def modified(clip: Clip, path: Path) -> float:
+    """When the newest of the clip's files was written, in seconds since the epoch."""
+    files = [path] if clip.source == "MOVIE" else [path, *_files_like(path)]
+    return max(file.stat().st_mtime for file in files if file.is_file())
+
+
+def _files_like(path: Path) -> list[Path]:
+    """The files in the same folder that belong to the same sequence, in any order."""
     match = _NUMBERED.match(path.name)
     if not match or not path.parent.is_dir():
         return []
-    others = (_NUMBERED.match(other.name) for other in path.parent.iterdir())
-    same = (
-        other for other in others if other and (other["prefix"], other["suffix"]) == (match["prefix"], match["suffix"])
-    )
-    return sorted({int(other["number"]) for other in same})
+    others = ((other, _NUMBERED.match(other.name)) for other in path.parent.iterdir())
+    ends = (match["prefix"], match["suffix"])
+    return [other for other, match in others if match and (match["prefix"], match["suffix"]) == ends]
 
 
 def first_number(clip: Clip, path: Path) -> int:

@@ -34,6 +34,7 @@ PREMULTIPLY = "Premultiply"
 OVER = "Over Background"
 INPUT = "Group Input"
 OUTPUT = "Group Output"
+CONTROLS = "Matte Controls"
 BLACK, WHITE, DILATE, BLUR = "Black Level", "White Level", "Dilate Size", "Blur Size"
 _NODES = {CLIP, FOREGROUND_SOURCE, ALPHA_SOURCE, GARBAGE, CORE, INVERT_GARBAGE, FILL_CORE, CORE_COLOR, OUTPUT}
 
@@ -200,11 +201,13 @@ def wire_results(tree: bpy.types.NodeTree, folder: Path) -> None:
     """Show the images of an output folder in the group.
 
     Raises:
-        UserError: the folder holds no alpha; or as `check_inside`.
+        UserError: the folder holds no alpha, or that of other footage; or as `check_inside`.
     """
     check_inside(tree)
     check_matte(folder)
     bgm = tree.bgm
+    if bgm.clip is not None:
+        settings.check_folder(folder, settings.file_path(bgm.clip))
     found = {name: find_sequence(folder / name) for name in RESULTS}
     for name, files in found.items():
         node = tree.nodes.get(RESULTS[name])
@@ -312,7 +315,7 @@ def _add_controls(tree: bpy.types.NodeTree) -> None:
     Where its inputs have their defaults, every bit of the outputs is what it is without it.
     """
     interface, nodes, links = tree.interface, tree.nodes, tree.links
-    if BLACK in interface.items_tree:
+    if CONTROLS in nodes or BLACK in interface.items_tree:  # the inputs are the artist's to rename and delete
         return
     panel = interface.new_panel("Matte", default_closed=True)
     for name, (kind, default, least, most, description) in _CONTROLS.items():
@@ -330,7 +333,7 @@ def _add_controls(tree: bpy.types.NodeTree) -> None:
     add, math = partial(_add, tree), partial(_add_math, tree)
     alpha, colors = nodes[ALPHA_SOURCE].outputs[0], nodes[FOREGROUND_SOURCE].outputs[0]
     behind = [[link.to_socket for link in source.links] for source in (alpha, colors)]
-    controls = add("NodeGroupInput", "Matte Controls", -240.0, 1100.0).outputs
+    controls = add("NodeGroupInput", CONTROLS, -240.0, 1100.0).outputs
 
     lowest = math("SUBTRACT", "Just Below White", 0.0, 1100.0, controls[WHITE], 1e-6)
     black = math("MINIMUM", BLACK, 200.0, 1100.0, controls[BLACK], lowest)  # white decides where black is not below it

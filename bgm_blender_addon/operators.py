@@ -19,14 +19,14 @@ def find_tree(context: bpy.types.Context, name: str = "") -> bpy.types.NodeTree:
     Raises:
         UserError: there is none, or several and none is chosen.
     """
+    shown = shown_tree(context)
+    if shown is not None and name in ("", shown.name):  # a linked group may have the name of a local one
+        return shown
     if name:
         tree = bpy.data.node_groups.get(name)
         if tree is None or not tree.bgm.is_matting:
             raise UserError(f"There is no matting node group named {name}.")
         return tree
-    shown = shown_tree(context)
-    if shown is not None:
-        return shown
     trees = settings.matting_trees()
     if len(trees) == 1:
         return trees[0]
@@ -114,12 +114,23 @@ class BGM_OT_add_node(bpy.types.Operator):
     bl_label = "Background Matting"
     bl_options = {"REGISTER", "UNDO"}
 
+    if TYPE_CHECKING:
+        poll_message_set: Callable[[str], None]
+
     clip: bpy.props.StringProperty(
         name="Clip", description="Name of the movie clip to matte", options={"HIDDEN", "SKIP_SAVE"}
     )
     plate: bpy.props.StringProperty(
         name="Plate", description="Name of the clean plate's image", options={"HIDDEN", "SKIP_SAVE"}
     )
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        space = context.space_data
+        if space is not None and space.type == "NODE_EDITOR" and space.tree_type != "CompositorNodeTree":
+            cls.poll_message_set("This editor shows other nodes. Add matting nodes in the compositor")
+            return False
+        return True
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         clip = bpy.data.movieclips.get(self.clip)

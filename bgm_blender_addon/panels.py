@@ -90,11 +90,13 @@ def draw_outcome(layout: bpy.types.UILayout, context: bpy.types.Context, tree: b
     task = runner.task
     width = characters(context)
     draw_text(layout, tree.bgm.status, LIGHTS.get(tree.bgm.status_light, "INFO"), width)
-    if task is not None and task.group_uid == tree.session_uid and task.message == tree.bgm.status:
+    if task is None or task.group_uid != tree.session_uid:
+        return
+    if task.message == tree.bgm.status:
         for warning in task.warnings[:3]:
             draw_text(layout, warning, "INFO", width)
     preview = bpy.data.images.get(tasks.PREVIEW_IMAGE)
-    if preview is not None and task is not None and task.title.startswith("Preview") and task.state == "finished":
+    if preview is not None and task.title.startswith("Preview") and task.state == "finished":
         layout.template_icon(preview.preview_ensure().icon_id, scale=9.0)
 
 
@@ -147,7 +149,7 @@ def draw_output(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bp
     layout.use_property_split = True
     layout.use_property_decorate = False
     layout.prop(bgm, "output_folder")
-    if bgm.output_folder.startswith("//") and not bpy.data.filepath:
+    if not bpy.data.filepath and tree.library is None:
         try:
             folder = settings.output_folder(bgm)
             draw_text(layout, f"Not saved yet: the images go to {folder}", "INFO", characters(context))

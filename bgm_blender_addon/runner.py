@@ -155,7 +155,8 @@ def redraw() -> None:
         for area in window.screen.areas:
             if area.type in {"NODE_EDITOR", "CLIP_EDITOR", "SEQUENCE_EDITOR", "PREFERENCES"}:
                 area.tag_redraw()
-        window.workspace.status_text_set(None)  # the only way to have the status bar drawn
+        # The only way to have the status bar drawn; `status_text_set` would take out another add-on's drawing, too
+        window.workspace.status_text_set_internal(None)
 
 
 def _running_client() -> EngineClient:

@@ -179,7 +179,7 @@ def shown_numbers(strip: bpy.types.Strip, clip: bpy.types.MovieClip) -> tuple[in
 
 
 def _group_of(path: Path) -> bpy.types.NodeTree | None:
-    trees = [tree for tree in settings.matting_trees() if tree.bgm.clip]
+    trees = [tree for tree in settings.matting_trees() if tree.bgm.clip and tree.is_editable]
     return next((tree for tree in trees if settings.file_path(tree.bgm.clip) == path), None)
 
 

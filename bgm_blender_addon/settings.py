@@ -193,7 +193,7 @@ class BGM_PG_matting(bpy.types.PropertyGroup):
 
     output_folder: bpy.props.StringProperty(
         name="Folder",
-        description="Where the matte's images go; // is the .blend file's folder",
+        description="Where the matte's images go; // is the .blend file's folder, ~ your home folder",
         subtype="DIR_PATH",
         options={"PATH_SUPPORTS_BLEND_RELATIVE"},
     )
@@ -270,8 +270,9 @@ class JobRequest:
 
 
 def matting_trees() -> list[bpy.types.NodeTree]:
-    """Every matting group of the file."""
-    return [tree for tree in bpy.data.node_groups if tree.bl_idname == "CompositorNodeTree" and tree.bgm.is_matting]
+    """Every matting group of the file that something uses: not those whose node was deleted, which the file keeps."""
+    groups = (tree for tree in bpy.data.node_groups if tree.bl_idname == "CompositorNodeTree" and tree.users)
+    return [tree for tree in groups if tree.bgm.is_matting]
 
 
 def file_path(datablock: bpy.types.ID) -> Path:
@@ -285,17 +286,31 @@ def absolute(path: str, library: bpy.types.Library | None = None) -> Path:
 
 
 def output_folder(settings: BGM_PG_matting) -> Path:
-    """Where the outputs go, absolute. Until the .blend file is saved, // stands for the user's home folder.
+    """Where the outputs go, absolute; a path that starts nowhere, "mattes/a", is one below //.
+
+    Until the .blend file is saved, // stands for the user's home folder; a matte that was made there stays in use.
 
     Raises:
         UserError: none is named.
     """
-    text = settings.output_folder
+    from . import node
+
+    text, library = os.path.expanduser(settings.output_folder), settings.id_data.library
     if not text:
         raise UserError("There is no output folder. Choose one under Output.")
-    if text.startswith("//") and not bpy.data.filepath:
-        return Path.home() / text[2:].lstrip("/\\")
-    return absolute(text)
+    if not os.path.isabs(text):  # // is: a path from the root, to Python
+        text = f"//{text}"
+    if text.startswith("//") and library is None:
+        unsaved = Path.home() / text[2:].strip("/\\")
+        if not bpy.data.filepath or node.result_folder(settings.id_data) == unsaved:
+            return unsaved
+    return absolute(text, library)
+
+
+def clip_numbers(clip: bpy.types.MovieClip) -> tuple[int, int]:
+    """First and last of the frame numbers that the clip has, in the footage's own numbers."""
+    path = file_path(clip)
+    return footage.first_number(clip, path), footage.last_number(clip, path)
 
 
 def frame_numbers(settings: BGM_PG_matting, scene: bpy.types.Scene) -> tuple[int, int]:
@@ -306,7 +321,7 @@ def frame_numbers(settings: BGM_PG_matting, scene: bpy.types.Scene) -> tuple[int
     """
     clip = settings.clip
     path = file_path(clip)
-    first, last = footage.first_number(clip, path), footage.last_number(clip, path)
+    first, last = clip_numbers(clip)
     if settings.frame_range == "CLIP":
         return first, last
     wanted = (scene.frame_start, scene.frame_end)
@@ -366,10 +381,12 @@ def make_job(
     """
     clip_path = check_clip(settings.clip)
     folder = output_folder(settings)
-    for tree in matting_trees():
-        if tree != settings.id_data and tree.bgm.output_folder and output_folder(tree.bgm) == folder:
+    others = (tree for tree in matting_trees() if tree != settings.id_data and tree.is_editable)
+    for tree in others:
+        if tree.bgm.output_folder and output_folder(tree.bgm) == folder:
             raise UserError(f"The node group {tree.name} writes to {folder}, too. Choose another folder under Output.")
-    _check_folder(folder, clip_path)
+    _check_job(folder)
+    check_folder(folder, clip_path)
     plate, plate_to_make = _plate(settings, folder)
     first, last = numbers or frame_numbers(settings, scene)
     if plate and settings.plate_motion != "PICTURE":
@@ -410,22 +427,31 @@ def delivered_fps(settings: BGM_PG_matting, scene: bpy.types.Scene) -> float:
     return 0.0 if is_movie else scene.render.fps / scene.render.fps_base
 
 
-def _check_folder(folder: Path, clip_path: Path) -> None:
-    """Raise UserError where a folder holds a person's own job file, or finished frames of other footage still there.
-
-    A person's is YAML, which only the engine reads.
-    """
+def _check_job(folder: Path) -> None:
+    """Raise UserError where a folder holds a person's own job file: YAML, which only the engine reads."""
     try:
-        other = Path(json.loads((folder / "job.yaml").read_text(encoding="utf-8"))["footage"]["path"])
+        _read_job(folder)
     except ValueError:
         raise UserError(
             f"{folder} holds a job.yaml that Blender did not write. Choose another folder under Output, or move that."
         ) from None
-    except (OSError, LookupError, TypeError):
-        return  # no job
+    except OSError:
+        pass  # no job
+
+
+def check_folder(folder: Path, clip_path: Path) -> None:
+    """Raise UserError where a folder holds finished frames of other footage that is still there."""
+    try:
+        other = Path(_read_job(folder)["footage"]["path"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return  # no job of Blender's
     has_frames = any(any(folder.glob(files)) for files in ("records/*.jsonl", "alpha/*"))
     if has_frames and other != clip_path and other.is_file():
         raise UserError(f"{folder} holds the matte of {other}. Choose another folder under Output, or delete that one.")
+
+
+def _read_job(folder: Path) -> Any:
+    return json.loads((folder / "job.yaml").read_text(encoding="utf-8"))
 
 
 def check_clip(clip: bpy.types.MovieClip | None) -> Path:
@@ -501,9 +527,10 @@ def _plate(settings: BGM_PG_matting, folder: Path) -> tuple[dict[str, Any], Path
     if source == "NONE":
         return {}, None
     if source == "FROM_CLIP":
-        path = plate_file(settings, folder)
+        path = plate_file(settings, folder, clip_numbers(settings.clip))
         plate |= {"path": str(path), "color_space": color_space(settings.clip)}
-        return plate, None if path.is_file() else path
+        shot = footage.modified(settings.clip, file_path(settings.clip))
+        return plate, None if path.is_file() and path.stat().st_mtime >= shot else path
     datablock = settings.plate_image if source == "IMAGE" else settings.plate_clip
     if datablock is None:
         raise UserError("There is no clean plate. Choose one, or say under Clean Plate that there is none.")
@@ -520,14 +547,14 @@ def _plate(settings: BGM_PG_matting, folder: Path) -> tuple[dict[str, Any], Path
     return plate, None
 
 
-def plate_file(settings: BGM_PG_matting, folder: Path) -> Path:
+def plate_file(settings: BGM_PG_matting, folder: Path, numbers: tuple[int, int]) -> Path:
     """Where the plate goes that is made from the clip, in the clip's own encoding; EXR where it may be floats.
 
-    Another clip's, or that of the clip read in another colour space, is another file.
+    Another clip's, that of other frames of it, or of the clip read in another colour space, is another file.
     """
     path, space = file_path(settings.clip), settings.clip.colorspace_settings.name
     is_float = is_scene_linear(settings.clip) or path.suffix.lower() in FLOAT_FILES
-    key = hashlib.sha256(f"{path} {space}".encode()).hexdigest()[:8]
+    key = hashlib.sha256(f"{path} {space} {numbers}".encode()).hexdigest()[:8]
     return folder / "plate" / f"from_clip_{key}{'.exr' if is_float else '.png'}"
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,28 +34,22 @@ def matte(
     """
     node.check_inside(tree)
     request = settings.make_job(tree.bgm, scene, preferences.device(), numbers)
-    commands: list[protocol.Message] = []
-    if request.plate_to_make:
-        commands.append(_plate_command(request))
+    commands = _plate_commands(tree.bgm, request)
     commands.append(protocol.Matte(job=str(request.write())))
-    uid = tree.session_uid
 
-    def take(result: dict[str, Any]) -> str:
-        group = runner.find_group(uid)
-        if group is None:
-            return f"The matte is in {request.folder}; its node is no longer in this file."
+    def take(group: bpy.types.NodeTree, result: dict[str, Any]) -> str:
         node.wire_results(group, request.folder)
         if then is not None:
             then(group)
         return describe_result(result)
 
-    def take_part() -> None:
-        group = runner.find_group(uid)
-        if group is not None and node.find_sequence(request.folder / "alpha"):
+    def take_part(group: bpy.types.NodeTree) -> None:
+        if node.find_sequence(request.folder / "alpha"):
             node.wire_results(group, request.folder)
 
     warnings = [] if numbers else settings.missing_words(tree.bgm)
-    runner.start(runner.Task(f"Matte {request.footage.name}", commands, take, uid, take_part, warnings=warnings))
+    made = f"The matte is in {request.folder}"
+    runner.start(_task(tree, f"Matte {request.footage.name}", commands, made, take, take_part, warnings))
 
 
 def preview(tree: bpy.types.NodeTree, scene: bpy.types.Scene, scene_frame: int) -> None:
@@ -67,21 +61,19 @@ def preview(tree: bpy.types.NodeTree, scene: bpy.types.Scene, scene_frame: int) 
     clip = tree.bgm.clip
     path = settings.check_clip(clip)
     number = footage.to_number(clip, path, scene_frame)
-    first, last = footage.first_number(clip, path), footage.last_number(clip, path)
+    first, last = settings.clip_numbers(clip)
     if not first <= number <= last:
         shown = [footage.to_scene(clip, path, n) for n in (first, last)]
         raise UserError(f"The clip shows nothing at frame {scene_frame}; it lasts from {shown[0]} to {shown[1]}.")
     request = settings.make_job(tree.bgm, scene, preferences.device(), (first, last))
     request.data["output"] |= {"foreground": True, "matte": False, "error": False, "deliver": []}
     folder = request.folder / "preview" / "parts"
-    commands: list[protocol.Message] = []
-    if request.plate_to_make:
-        commands.append(_plate_command(request))
+    commands = _plate_commands(tree.bgm, request)
     job = request.write("preview.yaml")
     commands.append(protocol.Preview(job=str(job), frame_number=number, output=str(folder)))
     spaces = {kind: node.color_space("foreground", path.with_suffix(kind), clip) for kind in (".png", ".exr")}
 
-    def take(result: dict[str, Any]) -> str:
+    def take(group: bpy.types.NodeTree, result: dict[str, Any]) -> str:
         foreground = Path(result["foreground"])
         path = request.folder / "preview" / f"preview{foreground.suffix}"
         show_preview(Path(result["alpha"]), foreground, spaces[path.suffix], path)
@@ -90,7 +82,8 @@ def preview(tree: bpy.types.NodeTree, scene: bpy.types.Scene, scene_frame: int) 
         return f"Preview of frame {scene_frame}"
 
     warnings = settings.scaling_words(tree.bgm)
-    runner.start(runner.Task(f"Preview frame {scene_frame}", commands, take, tree.session_uid, warnings=warnings))
+    made = f"The preview of frame {scene_frame} is made"
+    runner.start(_task(tree, f"Preview frame {scene_frame}", commands, made, take, warnings=warnings))
 
 
 def make_plate(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:
@@ -101,28 +94,22 @@ def make_plate(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:
     """
     bgm = tree.bgm
     clip_path = settings.check_clip(bgm.clip)
-    folder = settings.output_folder(bgm)
-    plate_path = settings.plate_file(bgm, folder)
-    data = {
-        "footage": {"path": str(clip_path), "color_space": settings.color_space(bgm.clip)},
-        "frames": list(settings.frame_numbers(bgm, scene)),
-    }
-    request = settings.JobRequest(data, folder, clip_path, plate_path)
-    uid = tree.session_uid
+    numbers = settings.frame_numbers(bgm, scene)
+    plate_path = settings.plate_file(bgm, settings.output_folder(bgm), numbers)
+    command = _plate_command(bgm, plate_path, numbers)
     space = bgm.clip.colorspace_settings.name
 
-    def take(result: dict[str, Any]) -> str:
-        group = runner.find_group(uid)
+    def take(group: bpy.types.NodeTree, result: dict[str, Any]) -> str:
         image = bpy.data.images.load(str(plate_path), check_existing=True)
         image.filepath = node.storable(plate_path)
         image.reload()
         image.colorspace_settings.name = space
-        if group is not None:
-            group.bgm.plate_source, group.bgm.plate_image = "IMAGE", image
+        group.bgm.plate_source, group.bgm.plate_image = "IMAGE", image
         return "The clean plate is made: look at it before you matte"
 
     warnings = settings.missing_words(bgm)
-    runner.start(runner.Task(f"Plate from {clip_path.name}", [_plate_command(request)], take, uid, warnings=warnings))
+    made = f"The clean plate is {plate_path}"
+    runner.start(_task(tree, f"Plate from {clip_path.name}", [command], made, take, warnings=warnings))
 
 
 def check_plate(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:
@@ -132,18 +119,14 @@ def check_plate(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:
         UserError: as `matte`.
     """
     request = settings.make_job(tree.bgm, scene, preferences.device())
-    commands: list[protocol.Message] = []
-    if request.plate_to_make:
-        commands.append(_plate_command(request))
+    commands = _plate_commands(tree.bgm, request)
     commands.append(protocol.Diagnose(job=str(request.write())))
-    uid = tree.session_uid
 
-    def take(result: dict[str, Any]) -> str:
-        group = runner.find_group(uid)
+    def take(group: bpy.types.NodeTree, result: dict[str, Any]) -> str:
         task.light = result["light"]
-        return show_findings(group.bgm, result) if group is not None else "The plate is checked"
+        return show_findings(group.bgm, result)
 
-    task = runner.Task("Check the plate", commands, take, uid)
+    task = _task(tree, "Check the plate", commands, "The plate is checked", take)
     runner.start(task)
 
 
@@ -239,10 +222,15 @@ def show_preview(alpha_path: Path, foreground_path: Path, space: str, path: Path
     node.set_color_space(shown, space)
     shown.reload()
     _draw_thumbnail(shown, rgba.reshape(height, width, 4))
-    for window in bpy.context.window_manager.windows if bpy.context.window_manager else ():
-        for area in window.screen.areas:
-            if area.type == "IMAGE_EDITOR":
-                area.spaces.active.image = shown
+    editors = [
+        area.spaces.active
+        for window in (bpy.context.window_manager.windows if bpy.context.window_manager else ())
+        for area in window.screen.areas
+        if area.ui_type == "IMAGE_EDITOR"
+    ]
+    free = [space for space in editors if space.image == shown or not space.use_image_pin]
+    if free:
+        min(free, key=lambda space: space.image != shown).image = shown
     return shown
 
 
@@ -299,18 +287,65 @@ def describe_engine() -> str:
     return "The engine works"
 
 
-def _plate_command(request: settings.JobRequest) -> protocol.MakePlate:
-    assert request.plate_to_make is not None
+def _task(
+    tree: bpy.types.NodeTree,
+    title: str,
+    commands: list[protocol.Message],
+    made: str,
+    take: Callable[[bpy.types.NodeTree, dict[str, Any]], str],
+    stop: Callable[[bpy.types.NodeTree], None] = lambda group: None,
+    warnings: Sequence[str] = (),
+) -> runner.Task:
+    """A task whose results are of one group with the clip that it has now.
+
+    Args:
+        made: what is there once it is done, where undo or another file has taken group or clip away by then.
+        take: as a task's `on_result`, called with the group.
+        stop: as a task's `on_stop`, likewise; not at all where group or clip are gone.
+    """
+    uid, clip_uid = tree.session_uid, tree.bgm.clip.session_uid
+
+    def has_clip(group: bpy.types.NodeTree) -> bool:
+        return group.bgm.clip is not None and group.bgm.clip.session_uid == clip_uid
+
+    def on_result(result: dict[str, Any]) -> str:
+        group = runner.find_group(uid)
+        if group is not None and has_clip(group):
+            return take(group, result)
+        task.light = "amber"
+        if group is None:
+            return f"{made}, but its node is no longer in this file."
+        return (
+            f"{made}, but the node {group.name} no longer has this clip and stays as it is. Choose the clip again and "
+            "start this anew: finished frames are not done twice."
+        )
+
+    def on_stop() -> None:
+        group = runner.find_group(uid)
+        if group is not None and has_clip(group):
+            stop(group)
+
+    task = runner.Task(title, commands, on_result, uid, on_stop, warnings=list(warnings))
+    return task
+
+
+def _plate_commands(bgm: settings.BGM_PG_matting, request: settings.JobRequest) -> list[protocol.Message]:
+    """What makes the job's plate of the whole clip, whichever frames are wanted; nothing where there is one."""
+    if request.plate_to_make is None:
+        return []
+    return [_plate_command(bgm, request.plate_to_make, settings.clip_numbers(bgm.clip))]
+
+
+def _plate_command(bgm: settings.BGM_PG_matting, path: Path, numbers: tuple[int, int]) -> protocol.MakePlate:
     try:
-        request.plate_to_make.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"The output folder {request.folder} cannot be written: {error.strerror or error}. Choose another."
+            f"The output folder {path.parent.parent} cannot be written: {error.strerror or error}. Choose another."
         ) from None
-    first, last = request.data["frames"]
     return protocol.MakePlate(
-        footage=str(request.footage),
-        output=str(request.plate_to_make),
-        color_space=request.data["footage"]["color_space"],
-        frames=f"{first}-{last}",
+        footage=str(settings.file_path(bgm.clip)),
+        output=str(path),
+        color_space=settings.color_space(bgm.clip),
+        frames=f"{numbers[0]}-{numbers[1]}",
     )

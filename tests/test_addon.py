@@ -318,6 +318,44 @@ def test_what_a_day_brings(version: str, archive: Path, fake_engine: Path, seque
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+def test_nothing_is_taken_for_another(
+    version: str, archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other" / "b.0007.png"
+    other.parent.mkdir()
+    other.write_bytes(sequence.read_bytes())
+    setup = {"zip": archive, "footage": sequence, "other": other}
+    result = run_blender(version, "mixups.py", fake_engine, tmp_path, **setup)
+    whole = "MakePlate 1001-1012"  # the second time for footage that is newer
+    assert result["plates"] == ["MakePlate 1001-1002", whole, "Matte", "Matte", whole, "Diagnose", "Matte"]
+    folder = tmp_path / "matting" / "Matting_shot_v2"
+    made = {"matte": f"The matte is in {folder}", "plate": f"The clean plate is {folder}", "check": "The plate is"}
+    for job, (status, plate, findings, shown) in result["other clip"].items():
+        assert status.startswith(made[job]) and "the node Matting b no longer has this clip" in status
+        assert (plate, findings, shown) == ("NONE", 0, "Alpha Matte")
+    for (message, images), start in zip(
+        result["another file"], (made["matte"], made["plate"], "The prev"), strict=True
+    ):
+        assert message.startswith(start) and message.endswith("its node is no longer in this file.") and not images
+    assert result["no users"] == ["", "", True]
+    can_add, refusal, added = result["shader editor"]
+    assert not can_add and "Add matting nodes in the compositor" in refusal and not added
+    assert result["linked folder"] == str(folder)
+    assert result["linked strip"] and result["of one name"] and not result["local"]
+    assert result["renamed control"] == [["Background", "Matte", "Crush", "White Level", "Dilate Size"], 0]
+    unsaved, *errors, saved = result["first save"]
+    assert unsaved == str(tmp_path / "home" / "matting" / "Matting_shot_v2") and errors == ["", ""]
+    assert saved == str(tmp_path / "saved" / "matting" / "Matting_b")
+    assert result["image editors"] == [[False, False, True, False], [False, False, False, True]]
+    assert result["previews"] == ["Matting shot_v2"]
+    assert f"holds the matte of {sequence}" in result["folder of another"]
+    assert result["nested"] == "Second"
+    assert result["~/mattes"] == str(Path.home() / "mattes")
+    assert result["mattes/a"] == str(tmp_path / "mattes" / "a")
+    assert result["status bar"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 def test_a_studios_colour_configuration(
     version: str, archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path
 ) -> None:

@@ -349,3 +349,13 @@ def test_scene_frames_and_numbers(tmp_path: Path) -> None:
     movie: Any = SimpleNamespace(source="MOVIE", frame_start=1, frame_offset=0, frame_duration=50)
     assert (footage.first_number(movie, Path("take2.mp4")), footage.last_number(movie, Path("take2.mp4"))) == (1, 50)
     assert footage.to_number(movie, Path("take2.mp4"), 1) == 1
+
+
+@pytest.mark.parametrize("source, newest", [("SEQUENCE", 3000), ("MOVIE", 2000)])
+def test_when_footage_was_modified(source: str, newest: float, tmp_path: Path) -> None:
+    for name, seconds in {"s.1001.png": 2000, "s.1002.png": 3000, "other.1001.png": 4000}.items():
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (seconds, seconds))
+    (tmp_path / "s.1003.png").symlink_to(tmp_path / "gone")
+    clip: Any = SimpleNamespace(source=source)
+    assert footage.modified(clip, tmp_path / "s.1001.png") == newest
