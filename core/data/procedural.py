@@ -326,8 +326,8 @@ def sheet(texture: Bytes, rng: np.random.Generator) -> Bytes:
     y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
     if rng.random() < 0.3:
         axes = tuple((rng.uniform(0.2, 0.48, 2) * full).astype(int).tolist())
-        corners = cv2.ellipse2Poly((full // 2, full // 2), axes, int(rng.integers(180)), 0, 360, 4)
-        outline = 16 * np.array(corners, np.int32)
+        points = cv2.ellipse2Poly((full // 2, full // 2), axes, int(rng.integers(180)), 0, 360, 4)
+        outline = 16 * np.array(points, np.int32)
     else:
         corners = np.array([[0.1, 0.1], [0.9, 0.1], [0.9, 0.9], [0.1, 0.9]]) + rng.normal(0, 0.08, (4, 2))
         outline = (corners.clip(0.02, 0.98) * full * 16).astype(np.int32)
