@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,43 +88,48 @@ def add_matte_strip(
 ) -> bpy.types.Strip:
     """Add an image strip of the group's cut-out, over `source` and trimmed as it is, or where the clip starts.
 
-    `source` is muted: the cut-out over its own footage would show the footage.
+    Where `source` repeats a number, leaves some out or holds its first or last, the cut-out does. `source` is muted:
+    the cut-out over its own footage would show the footage.
 
     Raises:
-        UserError: no cut-out has been written, or the source strip plays at another speed.
+        UserError: no cut-out has been written of what is shown, or the source strip's frames cannot be told.
     """
     folder = node.result_folder(tree)
-    files = node.find_sequence(folder / "matte") if folder else []
+    files = {footage.file_number(path): path for path in node.find_sequence(folder / "matte")} if folder else {}
     if not files:
         raise UserError("There is no cut-out to show. Switch on Cut-Out under Output and matte the clip again.")
-    first, last = footage.file_number(files[0]), footage.file_number(files[-1])
     clip = tree.bgm.clip
+    numbers: Sequence[int] = range(min(files), max(files) + 1)
     if source is not None:
         check_rate(scene, source)
-        start = _content_start(source) + first - _first_number(source)
-        among = _beside(scene, source)
-        channel = _free_channel(among, source.channel + 1, source.frame_final_start, source.frame_final_end)
+        among, lowest = _beside(scene, source), source.channel + 1
+        start, numbers = _content_start(source), _content_numbers(source)
+        frames = range(source.frame_final_start, source.frame_final_end)
+    elif clip is not None:
+        among, lowest = strips(scene), 1
+        start = footage.to_scene(clip, settings.file_path(clip), numbers[0])
+        frames = range(start, start + len(numbers))
     else:
-        if clip is None:
-            raise UserError("There is no clip. Choose the footage to pull a matte from.")
-        start = footage.to_scene(clip, settings.file_path(clip), first)
-        among = strips(scene)
-        channel = _free_channel(among, 1, start, start + last - first + 1)
+        raise UserError("There is no clip. Choose the footage to pull a matte from.")
+    there = [i for i, number in enumerate(numbers) if number in files]
+    shown = [frame for frame in frames if _held(numbers, frame - start) in files]
+    if not shown:
+        raise UserError("There is no cut-out of the frames that the strip shows. Matte the strip first.")
+    numbers = numbers[there[0] : there[-1] + 1]
     strip = among.new_image(
         name=f"{tree.name} Matte",
-        filepath=node.storable(files[0]),
-        channel=channel,
-        frame_start=start,
+        filepath=node.storable(files[numbers[0]]),
+        channel=_free_channel(among, lowest, shown[0], shown[-1] + 1),
+        frame_start=start + there[0],
         fit_method="ORIGINAL",
     )
-    for number in range(first + 1, last + 1):  # those that are missing, too: what follows keeps its place
-        strip.elements.append(footage.with_number(files[0], number).name)
-    set_frames(strip, start, start + last - first + 1)
+    for number in numbers[1:]:  # those that are missing, too: what follows keeps its place
+        strip.elements.append(footage.with_number(files[numbers[0]], number).name)
+    set_frames(strip, shown[0], shown[-1] + 1)
     strip.blend_type = "ALPHA_OVER"
-    strip.alpha_mode = "PREMUL" if files[0].suffix == ".exr" else "STRAIGHT"
-    node.set_color_space(strip, node.color_space("foreground", files[0], clip))
+    strip.alpha_mode = "PREMUL" if files[numbers[0]].suffix == ".exr" else "STRAIGHT"
+    node.set_color_space(strip, node.color_space("foreground", files[numbers[0]], clip))
     if source is not None:
-        set_frames(strip, max(start, source.frame_final_start), min(start + last - first + 1, source.frame_final_end))
         for part, names in _PLACE.items():
             for name in names:
                 setattr(getattr(strip, part), name, getattr(getattr(source, part), name))
@@ -164,15 +170,16 @@ def check_rate(scene: bpy.types.Scene, strip: bpy.types.Strip) -> None:
 
 
 def shown_numbers(strip: bpy.types.Strip, clip: bpy.types.MovieClip) -> tuple[int, int]:
-    """First and last of the footage's frame numbers that a trimmed strip shows.
+    """First and last of the footage's frame numbers that a strip shows, those that it holds included.
 
     Raises:
-        UserError: it shows none, only frames held beyond its footage's ends.
+        UserError: its footage has none of them, or they cannot be told.
     """
     path = settings.file_path(clip)
-    before = _first_number(strip) - _content_start(strip)
-    first = max(before + strip.frame_final_start, footage.first_number(clip, path))
-    last = min(before + strip.frame_final_end - 1, footage.last_number(clip, path))
+    numbers, start = _content_numbers(strip), _content_start(strip)
+    shown = [_held(numbers, frame - start) for frame in range(strip.frame_final_start, strip.frame_final_end)]
+    first = max(min(shown), footage.first_number(clip, path))
+    last = min(max(shown), footage.last_number(clip, path))
     if first > last:
         raise UserError(f"The strip {strip.name} shows no frame of its footage. Move its handles back over it.")
     return first, last
@@ -195,11 +202,30 @@ def _content_start(strip: bpy.types.Strip) -> int:
     return int(round(strip.content_start if hasattr(strip, "content_start") else strip.frame_start))
 
 
-def _first_number(strip: bpy.types.Strip) -> int:
-    """The footage's frame number of a strip's first content frame."""
+def _content_numbers(strip: bpy.types.Strip) -> Sequence[int]:
+    """The footage's frame number of each content frame of a strip; between a sequence's numbers there may be gaps.
+
+    Raises:
+        UserError: the images are not of one sequence, or not in its order.
+    """
+    first, end = _content_trim(strip), _content_trim(strip) + strip.frame_duration
     if strip.type == "MOVIE":
-        return 1 + _content_trim(strip)
-    return footage.file_number(Path(strip.elements[0].filename)) + _content_trim(strip)
+        return range(1 + first, 1 + end)
+    names = [element.filename for element in strip.elements]
+    numbers = [footage.file_number(Path(name)) for name in names]
+    expected = [footage.with_number(Path(names[0]), number).name for number in sorted(numbers)]
+    if names != expected:
+        name, wanted = next(pair for pair in zip(names, expected, strict=True) if pair[0] != pair[1])
+        raise UserError(
+            f"The strip {strip.name} must show images of one sequence, in its order: expected {wanted}, got {name}. "
+            "Make a strip of each sequence."
+        )
+    return numbers[first:end]
+
+
+def _held(numbers: Sequence[int], index: int) -> int:
+    """The number that a strip of these shows; beyond its ends it holds the first and the last."""
+    return numbers[min(max(index, 0), len(numbers) - 1)]
 
 
 def _content_trim(strip: bpy.types.Strip) -> int:

@@ -251,6 +251,30 @@ def test_strips_are_in_sync(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+def test_strips_show_what_their_sources_show(
+    version: str, archive: Path, fake_engine: Path, sequence: Path, movie: Path, tmp_path: Path
+) -> None:
+    setup = {"zip": archive, "footage": sequence, "movie": movie}
+    result = run_blender(version, "strip_numbers.py", fake_engine, tmp_path, **setup)
+    assert result["shown"] == {
+        "gaps": [1001, 1004, 1005, 1006, 1007, 1008],
+        "gaps, trimmed": [1004, 1005, 1006],
+        "on twos": [1002, 1002, 1003, 1003],
+        "a still": [1005] * 4,
+        "held": [1005, 1005, 1005, 1006, 1007, 1007, 1007],
+        "only held": [1007, 1007],
+        "a movie, held": [6, 7, 8, 8, 8, 8, 8],
+    }
+    assert result["numbers"] == {
+        name: [min(numbers), max(numbers)] for name, numbers in result["shown"].items()
+    }  # what is held is matted once
+    errors = result["errors"]
+    assert "expected shot_v2.1003.png, got shot_v2.1005.png. Make a strip of each" in errors.pop("unordered")
+    assert "expected shot_v2.1008.png, got another.1008.png. Make a strip of each" in errors.pop("of two")
+    assert set(errors.values()) == {""}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 def test_the_other_operators(version: str, archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path) -> None:
     result = run_blender(version, "features.py", fake_engine, tmp_path, zip=archive, footage=sequence)
     assert result["default"] == "//matting/Matting_shot_v2/"
