@@ -8,7 +8,7 @@ from typing import Any
 
 import bpy
 
-from . import node, runner, settings, tasks
+from . import node, runner, sequencer, settings, tasks
 from .errors import UserError
 
 _handle: Any = None
@@ -29,7 +29,8 @@ def run(arguments: list[str]) -> int:
     for tree in trees:
         name = tree.name
         try:
-            tasks.matte(tree, _scene_of(tree))
+            is_used = bool(bpy.data.user_map(subset=[tree])[tree])  # by a compositor, at whatever depth
+            tasks.matte(tree, _scene_of(tree), None if is_used else sequencer.numbers_on_strips(tree))
             message = runner.task.message if runner.task is not None else ""
             failures += runner.task is None or runner.task.state != "finished"
         except UserError as error:
@@ -42,13 +43,14 @@ def run(arguments: list[str]) -> int:
 
 
 def _scene_of(tree: bpy.types.NodeTree) -> bpy.types.Scene:
-    """The scene whose compositor has the group, be it inside of others; the active scene first."""
+    """The scene whose compositor has the group, be it inside of others, else whose strips show its clip; active first."""
     active = bpy.context.scene
-    for scene in (active, *bpy.data.scenes):
+    scenes = (active, *bpy.data.scenes)
+    for scene in scenes:
         compositor = node.find_compositor(scene)
         if compositor and _holds(compositor, tree):
             return scene
-    return active
+    return next((scene for scene in scenes if sequencer.source_strip(scene, tree)), active)
 
 
 def _holds(outer: bpy.types.NodeTree, tree: bpy.types.NodeTree) -> bool:

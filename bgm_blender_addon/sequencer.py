@@ -76,11 +76,7 @@ def has_cut_out(tree: bpy.types.NodeTree) -> bool:
 
 def source_strip(scene: bpy.types.Scene, tree: bpy.types.NodeTree) -> bpy.types.Strip | None:
     """The strip that shows a group's clip, the selected one first."""
-    if tree.bgm.clip is None or scene.sequence_editor is None:
-        return None
-    path = settings.file_path(tree.bgm.clip)
-    candidates = [strip for strip in all_strips(scene) if strip.type in {"MOVIE", "IMAGE"} and _shows(strip, path)]
-    return next((strip for strip in candidates if strip.select), candidates[0] if candidates else None)
+    return max(_source_strips(scene, tree), key=lambda strip: strip.select, default=None)
 
 
 def add_matte_strip(
@@ -185,9 +181,33 @@ def shown_numbers(strip: bpy.types.Strip, clip: bpy.types.MovieClip) -> tuple[in
     return first, last
 
 
+def numbers_on_strips(tree: bpy.types.NodeTree) -> tuple[int, int] | None:
+    """First and last frame number that a file's strips show of a group's clip.
+
+    None where none shows it, or where it cannot be told of one which it shows.
+    """
+    shown: list[int] = []
+    for scene in bpy.data.scenes:
+        for strip in _source_strips(scene, tree):
+            try:
+                check_rate(scene, strip)
+                shown += shown_numbers(strip, tree.bgm.clip)
+            except UserError:
+                return None
+    return (min(shown), max(shown)) if shown else None
+
+
 def _group_of(path: Path) -> bpy.types.NodeTree | None:
     trees = [tree for tree in settings.matting_trees() if tree.bgm.clip and tree.is_editable]
     return next((tree for tree in trees if settings.file_path(tree.bgm.clip) == path), None)
+
+
+def _source_strips(scene: bpy.types.Scene, tree: bpy.types.NodeTree) -> list[bpy.types.Strip]:
+    """The scene's strips, those inside meta strips too, that show a group's clip."""
+    if tree.bgm.clip is None or scene.sequence_editor is None:
+        return []
+    path = settings.file_path(tree.bgm.clip)
+    return [strip for strip in all_strips(scene) if strip.type in {"MOVIE", "IMAGE"} and _shows(strip, path)]
 
 
 def _shows(strip: bpy.types.Strip, path: Path) -> bool:

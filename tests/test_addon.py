@@ -268,6 +268,8 @@ def test_strips_show_what_their_sources_show(
     assert result["numbers"] == {
         name: [min(numbers), max(numbers)] for name, numbers in result["shown"].items()
     }  # what is held is matted once
+    # What strips show, all where one is strobed, and what the settings say where a compositor has the node
+    assert result["farm"] == [[1002, 1005, 12.0], [1002, 1012, 12.0], [1002, 1005, 12.0], [1002, 1012, 24.0]]
     errors = result["errors"]
     assert "expected shot_v2.1003.png, got shot_v2.1005.png. Make a strip of each" in errors.pop("unordered")
     assert "expected shot_v2.1008.png, got another.1008.png. Make a strip of each" in errors.pop("of two")

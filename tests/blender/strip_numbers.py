@@ -3,6 +3,7 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -22,8 +23,11 @@ def main() -> None:
     size_scene(scene, 16, 16)
     shown, numbers, errors = {}, {}, {}
 
+    def files_of(numbers: Iterable[int]) -> list[Path]:
+        return [first.with_name(first.name.replace("1001", str(number))) for number in numbers]
+
     def image_strip(numbers: list[int], start: int) -> bpy.types.Strip:
-        files = [first.with_name(first.name.replace("1001", str(number))) for number in numbers]
+        files = files_of(numbers)
         strip = strips.new_image(name="source", filepath=str(files[0]), channel=1, frame_start=start)
         for file in files[1:]:
             strip.elements.append(file.name)
@@ -75,7 +79,29 @@ def main() -> None:
     strip = image_strip([1007], 800)
     strip.elements.append("another.1008.png")
     matte("of two", strip)
-    finish(shown=shown, numbers=numbers, errors=errors)
+
+    # A farm does what the strips show, in every scene; a clip that a compositor shows, as its node says
+    second = bpy.data.scenes.new("Second")
+    second.render.fps = 12
+    elsewhere = sequencer.strips(second)
+    for number, count in ((1002, 2), (1001, 5)):
+        strip = elsewhere.new_image(name="source", filepath=str(files_of([number])[0]), channel=1, frame_start=number)
+        for file in files_of(range(number + 1, number + count)):
+            strip.elements.append(file.name)
+    tree = sequencer.group_for_strip(second, elsewhere[0])
+    tree.bgm.plate_source, tree.bgm.output_folder = "NONE", "//farm/"
+    farm = []
+    for change in (
+        lambda: None,
+        lambda: setattr(elsewhere[0], "strobe", 2.0),
+        lambda: setattr(elsewhere[0], "strobe", 1.0),
+        lambda: addon("node").add_to_scene(scene, tree),
+    ):
+        change()
+        assert addon("command").run(["matte", "--node", tree.name]) == 0
+        job = json.loads((folder / "farm" / "job.yaml").read_text())
+        farm.append([*job["frames"], job["output"]["fps"]])
+    finish(shown=shown, numbers=numbers, errors=errors, farm=farm)
 
 
 main()
