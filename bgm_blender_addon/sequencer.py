@@ -82,10 +82,11 @@ def source_strip(scene: bpy.types.Scene, tree: bpy.types.NodeTree) -> bpy.types.
 def add_matte_strip(
     scene: bpy.types.Scene, tree: bpy.types.NodeTree, source: bpy.types.Strip | None
 ) -> bpy.types.Strip:
-    """Add an image strip of the group's cut-out, over `source` and trimmed as it is, or where the clip starts.
+    """Lay an image strip of the group's cut-out over `source`, trimmed as it is, or where the clip starts.
 
-    Where `source` repeats a number, leaves some out or holds its first or last, the cut-out does. `source` is muted:
-    the cut-out over its own footage would show the footage.
+    One that is there already is used again, and keeps the look that it has been given. Where `source` repeats a number,
+    leaves some out or holds its first or last, the cut-out does. `source` is muted: the cut-out over its own footage
+    would show the footage.
 
     Raises:
         UserError: no cut-out has been written of what is shown, or the source strip's frames cannot be told.
@@ -111,27 +112,68 @@ def add_matte_strip(
     shown = [frame for frame in frames if _held(numbers, frame - start) in files]
     if not shown:
         raise UserError("There is no cut-out of the frames that the strip shows. Matte the strip first.")
-    numbers = numbers[there[0] : there[-1] + 1]
-    strip = among.new_image(
-        name=f"{tree.name} Matte",
-        filepath=node.storable(files[numbers[0]]),
-        channel=_free_channel(among, lowest, shown[0], shown[-1] + 1),
-        frame_start=start + there[0],
-        fit_method="ORIGINAL",
-    )
-    for number in numbers[1:]:  # those that are missing, too: what follows keeps its place
-        strip.elements.append(footage.with_number(files[numbers[0]], number).name)
-    set_frames(strip, shown[0], shown[-1] + 1)
-    strip.blend_type = "ALPHA_OVER"
-    strip.alpha_mode = "PREMUL" if files[numbers[0]].suffix == ".exr" else "STRAIGHT"
-    node.set_color_space(strip, node.color_space("foreground", files[numbers[0]], clip))
+    first, frames = files[numbers[there[0]]], range(shown[0], shown[-1] + 1)
+    sources = [other for other in _source_strips(scene, tree) if other.name in among]
+    images = (strip for strip in among if strip.type == "IMAGE" and settings.absolute(strip.directory) == first.parent)
+    cut_outs = (strip for strip in images if _overlaps(strip, frames) and _source_of(strip, sources) == source)
+    strip = next(cut_outs, None)
+    if strip is not None:
+        lowest, strip.mute = strip.channel, False
+    else:
+        strip = among.new_image(
+            name=f"{tree.name} Matte",
+            filepath=node.storable(first),
+            channel=lowest,
+            frame_start=start,
+            fit_method="ORIGINAL",
+        )
+        strip.blend_type = "ALPHA_OVER"
+        if source is not None:
+            _place(strip, source)
+    # With those that are missing between others: what follows keeps its place
+    names = [footage.with_number(first, number).name for number in numbers[there[0] : there[-1] + 1]]
+    _fill(strip, names, start + there[0])
+    set_frames(strip, frames.start, frames.stop)
+    strip.channel = _free_channel([other for other in among if other != strip], lowest, frames)
+    strip.alpha_mode = "PREMUL" if first.suffix == ".exr" else "STRAIGHT"
+    node.set_color_space(strip, node.color_space("foreground", first, clip))
     if source is not None:
-        for part, names in _PLACE.items():
-            for name in names:
-                setattr(getattr(strip, part), name, getattr(getattr(source, part), name))
-        strip.use_flip_x, strip.use_flip_y = source.use_flip_x, source.use_flip_y
         source.mute = True
     return strip
+
+
+def _source_of(cut_out: bpy.types.Strip, sources: list[bpy.types.Strip]) -> bpy.types.Strip | None:
+    """Which of the strips that show a cut-out's footage it is for: at the same time next below it, else above it."""
+    frames = range(cut_out.frame_final_start, cut_out.frame_final_end)
+    return min(
+        (source for source in sources if _overlaps(source, frames)),
+        key=lambda source: (source.channel > cut_out.channel, abs(source.channel - cut_out.channel)),
+        default=None,
+    )
+
+
+def _overlaps(strip: bpy.types.Strip, frames: range) -> bool:
+    return strip.frame_final_start < frames.stop and strip.frame_final_end > frames.start
+
+
+def _fill(strip: bpy.types.Strip, files: list[str], start: int) -> None:
+    """Have an image strip consist of these files of its folder, from scene frame `start` on."""
+    names = _CONTENT if hasattr(strip, "content_start") else _OLD_CONTENT
+    for name, value in zip(names, (0, 0, start), strict=True):
+        setattr(strip, name, value)
+    before = len(strip.elements)
+    for file in files:
+        strip.elements.append(file)
+    for _ in range(before):
+        strip.elements.pop(0)
+
+
+def _place(strip: bpy.types.Strip, source: bpy.types.Strip) -> None:
+    """Place, crop and flip a strip as `source` is."""
+    for part, names in _PLACE.items():
+        for name in names:
+            setattr(getattr(strip, part), name, getattr(getattr(source, part), name))
+    strip.use_flip_x, strip.use_flip_y = source.use_flip_x, source.use_flip_y
 
 
 def set_frames(strip: bpy.types.Strip, first: int, end: int) -> None:
@@ -145,6 +187,8 @@ _PLACE = {
     "transform": ("offset_x", "offset_y", "scale_x", "scale_y", "rotation", "origin"),
     "crop": ("min_x", "max_x", "min_y", "max_y"),
 }
+_CONTENT = ("content_trim_start", "content_trim_end", "content_start")  # from 5.2 on
+_OLD_CONTENT = ("animation_offset_start", "animation_offset_end", "frame_start")
 _OLD_HANDLES = ("frame_final_start", "frame_final_end")
 
 
@@ -252,7 +296,7 @@ def _content_trim(strip: bpy.types.Strip) -> int:
     return strip.content_trim_start if hasattr(strip, "content_trim_start") else strip.animation_offset_start
 
 
-def _free_channel(among: Any, lowest: int, first: int, end: int) -> int:
-    """The lowest channel from `lowest` on that is empty of these strips from scene frame `first` to before `end`."""
-    taken = {s.channel for s in among if s.frame_final_start < end and s.frame_final_end > first}
+def _free_channel(among: Any, lowest: int, frames: range) -> int:
+    """The lowest channel from `lowest` on that is empty of these strips in these scene frames."""
+    taken = {strip.channel for strip in among if _overlaps(strip, frames)}
     return next(channel for channel in range(lowest, lowest + len(taken) + 1) if channel not in taken)

@@ -277,6 +277,22 @@ def test_strips_show_what_their_sources_show(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+def test_strips_keep_their_look(
+    version: str, archive: Path, fake_engine: Path, sequence: Path, movie: Path, tmp_path: Path
+) -> None:
+    effect_end = {"frame_end": 60} if version == "4.5" else {"length": 32}
+    setup = {"zip": archive, "footage": sequence, "movie": movie, "effect_end": effect_end}
+    result = run_blender(version, "strip_looks.py", fake_engine, tmp_path, **setup)
+    # Channel, first frame, end, content start: the cut-out of more frames gives way to what is on its channel
+    assert result["once"] == [3, 23, 27, 23]
+    assert result["again"] == [4, 21, 30, 21, 0.5, 7.0, False, "ALPHA_OVER"]
+    assert result["images"] == [f"matte.{number:04d}.png" for number in range(2, 11)]
+    assert result["above"] == [7, 22, 34, 22]
+    assert result["both"] == [[4, 21, 30, 20], [7, 22, 34, 22]]
+    assert result["moved"] == [4, 121, 130, 120]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 def test_the_other_operators(version: str, archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path) -> None:
     result = run_blender(version, "features.py", fake_engine, tmp_path, zip=archive, footage=sequence)
     assert result["default"] == "//matting/Matting_shot_v2/"

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Strips that are matted twice, graded, animated, renamed, and read in another colour space than their clip."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import bpy
+from common import addon, error_of, finish, install, size_scene
+
+
+def main() -> None:
+    args = install()
+    folder = Path(args["folder"])
+    scene = bpy.context.scene
+    scene.render.fps = 24
+    sequencer = addon("sequencer")
+    strips = sequencer.strips(scene)
+    bpy.ops.wm.save_as_mainfile(filepath=str(folder / "edit.blend"))
+    size_scene(scene, 16, 16)
+    result: dict = {}
+
+    def movie_strip(name: str, channel: int, start: int) -> bpy.types.Strip:
+        return strips.new_movie(name=name, filepath=args["movie"], channel=channel, frame_start=start)
+
+    def matte(strip: bpy.types.Strip) -> bpy.types.Strip | None:
+        """Matte a strip; returns the cut-out that has been added, if one has."""
+        scene.sequence_editor.active_strip = strip
+        before = set(strips)
+        error = error_of(bpy.ops.bgm.matte_strip)
+        assert not error, error
+        return next(iter(set(strips) - before), None)
+
+    def place(strip: bpy.types.Strip) -> list[int]:
+        return [strip.channel, strip.frame_final_start, strip.frame_final_end, int(strip.frame_start)]
+
+    movie = movie_strip("movie", 2, 20)
+    sequencer.set_frames(movie, 23, 27)
+    sequencer.group_for_strip(scene, movie).bgm.plate_source = "NONE"
+    strips.new_effect(name="after it", type="COLOR", channel=3, frame_start=28, **args["effect_end"]).mute = True
+    cut_out = matte(movie)
+    result["once"] = place(cut_out)
+    cut_out.blend_alpha, cut_out.transform.offset_x, cut_out.mute = 0.5, 7, True
+    sequencer.set_frames(movie, 21, 30)
+    assert matte(movie) is None
+    result["again"] = [
+        *place(cut_out),
+        cut_out.blend_alpha,
+        cut_out.transform.offset_x,
+        cut_out.mute,
+        cut_out.blend_type,
+    ]
+    result["images"] = [element.filename for element in cut_out.elements]
+    assert [Path(cut_out.strip_elem_from_frame(f).filename).stem[-2:] for f in (21, 29)] == ["02", "10"]
+    above = movie_strip("above", 6, 22)  # the same footage at the same time, beside it in the picture
+    over = matte(above)
+    result["above"] = place(over)
+    assert matte(movie) is None and matte(above) is None
+    result["both"] = [place(cut_out), place(over)]
+    movie.frame_start += 100
+    cut_out.frame_start += 100
+    assert matte(movie) is None
+    result["moved"] = place(cut_out)
+    finish(**result)
+
+
+main()
