@@ -391,11 +391,14 @@ class BGM_OT_set_up_strip(StripOperator, bpy.types.Operator):
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         scene = sequencer_scene(context)
+        strip = scene.sequence_editor.active_strip
         try:
-            sequencer.group_for_strip(scene, scene.sequence_editor.active_strip)
+            tree = sequencer.group_for_strip(scene, strip)
         except UserError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
+        for words in sequencer.color_space_words(strip, tree.bgm.clip):
+            self.report({"WARNING"}, words)
         return {"FINISHED"}
 
 

@@ -55,8 +55,9 @@ def group_for_strip(scene: bpy.types.Scene, strip: bpy.types.Strip) -> bpy.types
     tree = _group_of(path)
     if tree is not None:
         return tree
+    clips = set(bpy.data.movieclips)
     clip = bpy.data.movieclips.load(str(path), check_existing=True)
-    if strip.type == "IMAGE":
+    if clip not in clips:
         clip.colorspace_settings.name = strip.colorspace_settings.name
     tree = node.new_group(clip)
     tree.use_fake_user = True  # no node holds it
@@ -66,6 +67,17 @@ def group_for_strip(scene: bpy.types.Scene, strip: bpy.types.Strip) -> bpy.types
 def find_group(strip: bpy.types.Strip) -> bpy.types.NodeTree | None:
     """The matting group of a strip's footage, where there is one."""
     return _group_of(strip_file(strip)) if strip.type in {"MOVIE", "IMAGE"} else None
+
+
+def color_space_words(strip: bpy.types.Strip, clip: bpy.types.MovieClip) -> list[str]:
+    """That a strip and its clip, which may be in use elsewhere, are read differently; nothing where they are not."""
+    own, used = strip.colorspace_settings.name, clip.colorspace_settings.name
+    if own == used:
+        return []
+    return [
+        f"The strip {strip.name} is read as {own}, but its clip {clip.name} as {used}, which the matte follows. Give "
+        "both the same colour space, the clip's in the clip editor, and matte the strip again."
+    ]
 
 
 def has_cut_out(tree: bpy.types.NodeTree) -> bool:

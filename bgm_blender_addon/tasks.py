@@ -21,13 +21,13 @@ def matte(
     tree: bpy.types.NodeTree,
     scene: bpy.types.Scene,
     numbers: tuple[int, int] | None = None,
-    then: Callable[[bpy.types.NodeTree], None] | None = None,
+    then: Callable[[bpy.types.NodeTree], list[str]] | None = None,
 ) -> None:
     """Matte the group's clip; its results are wired in when they are there, in part if it is stopped.
 
     Args:
         numbers: first and last frame number, instead of what the settings say.
-        then: called with the group once all is done.
+        then: called with the group once all is done; returns warnings.
 
     Raises:
         UserError: the settings do not make a job, or the engine cannot start.
@@ -40,7 +40,7 @@ def matte(
     def take(group: bpy.types.NodeTree, result: dict[str, Any]) -> str:
         node.wire_results(group, request.folder)
         if then is not None:
-            then(group)
+            task.warnings += then(group)
         return describe_result(result)
 
     def take_part(group: bpy.types.NodeTree) -> None:
@@ -49,7 +49,8 @@ def matte(
 
     warnings = [] if numbers else settings.missing_words(tree.bgm)
     made = f"The matte is in {request.folder}"
-    runner.start(_task(tree, f"Matte {request.footage.name}", commands, made, take, take_part, warnings))
+    task = _task(tree, f"Matte {request.footage.name}", commands, made, take, take_part, warnings)
+    runner.start(task)
 
 
 def preview(tree: bpy.types.NodeTree, scene: bpy.types.Scene, scene_frame: int) -> None:
@@ -169,12 +170,13 @@ def matte_strip(scene: bpy.types.Scene, strip: bpy.types.Strip) -> None:
     tree.bgm.use_matte = True
     scene_name, strip_name = scene.name, strip.name
 
-    def add(group: bpy.types.NodeTree) -> None:
+    def add(group: bpy.types.NodeTree) -> list[str]:
         target = bpy.data.scenes.get(scene_name)
         source = sequencer.all_strips(target).get(strip_name) if target else None
         if source is None:
             raise UserError(f"The matte is made, but its strip {strip_name} is gone.")
         sequencer.add_matte_strip(target, group, source)
+        return sequencer.color_space_words(source, group.bgm.clip)
 
     try:
         matte(tree, scene, sequencer.shown_numbers(strip, tree.bgm.clip), add)

@@ -281,7 +281,8 @@ def test_strips_keep_their_look(
     version: str, archive: Path, fake_engine: Path, sequence: Path, movie: Path, tmp_path: Path
 ) -> None:
     effect_end = {"frame_end": 60} if version == "4.5" else {"length": 32}
-    setup = {"zip": archive, "footage": sequence, "movie": movie, "effect_end": effect_end}
+    copy = shutil.copy(movie, tmp_path / "copy.mp4")
+    setup = {"zip": archive, "footage": sequence, "movie": movie, "copy": copy, "effect_end": effect_end}
     result = run_blender(version, "strip_looks.py", fake_engine, tmp_path, **setup)
     # Channel, first frame, end, content start: the cut-out of more frames gives way to what is on its channel
     assert result["once"] == [3, 23, 27, 23]
@@ -290,6 +291,11 @@ def test_strips_keep_their_look(
     assert result["above"] == [7, 22, 34, 22]
     assert result["both"] == [[4, 21, 30, 20], [7, 22, 34, 22]]
     assert result["moved"] == [4, 121, 130, 120]
+    assert result["spaces"][0] == ["Linear Rec.709", "Linear Rec.709", []]
+    assert result["spaces"][1][:2] == ["Non-Color", "Non-Color"]
+    (words,) = result["spaces"][1][2]
+    assert "images is read as sRGB, but its clip shot_v2.1001.png as Non-Color" in words
+    assert f"Warning: {words}" in result["stdout"]  # of Set Up Matting
 
 
 @pytest.mark.parametrize("version", VERSIONS)

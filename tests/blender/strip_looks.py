@@ -7,7 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import addon, error_of, finish, install, size_scene
+from common import addon, error_of, finish, install, load_clip, size_scene
 
 
 def main() -> None:
@@ -31,6 +31,9 @@ def main() -> None:
         error = error_of(bpy.ops.bgm.matte_strip)
         assert not error, error
         return next(iter(set(strips) - before), None)
+
+    def warnings() -> list[str]:
+        return [words for words in addon("runner").task.warnings if "fake engine" not in words]
 
     def place(strip: bpy.types.Strip) -> list[int]:
         return [strip.channel, strip.frame_final_start, strip.frame_final_end, int(strip.frame_start)]
@@ -62,6 +65,23 @@ def main() -> None:
     cut_out.frame_start += 100
     assert matte(movie) is None
     result["moved"] = place(cut_out)
+
+    # A new clip is read as its strip is; one that the file has already stays as it is
+    linear = strips.new_movie(name="linear", filepath=args["copy"], channel=2, frame_start=300)
+    linear.colorspace_settings.name = "Linear Rec.709"
+    clip = load_clip(args["footage"])
+    clip.colorspace_settings.name = "Non-Color"
+    images = strips.new_image(name="images", filepath=args["footage"], channel=2, frame_start=400)
+    spaces = []
+    for strip in (linear, images):
+        scene.sequence_editor.active_strip = strip
+        assert not error_of(bpy.ops.bgm.set_up_strip)
+        tree = sequencer.find_group(strip)
+        tree.bgm.plate_source = "NONE"
+        added = matte(strip)
+        spaces.append([tree.bgm.clip.colorspace_settings.name, added.colorspace_settings.name, warnings()])
+    assert tree.bgm.clip == clip
+    result["spaces"] = spaces
     finish(**result)
 
 
