@@ -359,10 +359,13 @@ class BGM_OT_add_strip(GroupOperator, bpy.types.Operator):
         scene = sequencer_scene(context)
         try:
             tree = find_tree(context, self.group)
-            strip = sequencer.add_matte_strip(scene, tree, sequencer.source_strip(scene, tree))
+            source = sequencer.source_strip(scene, tree)
+            strip = sequencer.add_matte_strip(scene, tree, source)
         except UserError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
+        for words in sequencer.uncopied_words(scene, source, strip) if source is not None else ():
+            self.report({"WARNING"}, words)
         self.report({"INFO"}, f"{strip.name} is on channel {strip.channel}")
         return {"FINISHED"}
 

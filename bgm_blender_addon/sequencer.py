@@ -141,7 +141,7 @@ def add_matte_strip(
         )
         strip.blend_type = "ALPHA_OVER"
         if source is not None:
-            _place(strip, source)
+            _copy_look(strip, source)
     # With those that are missing between others: what follows keeps its place
     names = [footage.with_number(first, number).name for number in numbers[there[0] : there[-1] + 1]]
     _fill(strip, names, start + there[0])
@@ -180,12 +180,38 @@ def _fill(strip: bpy.types.Strip, files: list[str], start: int) -> None:
         strip.elements.pop(0)
 
 
-def _place(strip: bpy.types.Strip, source: bpy.types.Strip) -> None:
-    """Place, crop and flip a strip as `source` is."""
-    for part, names in _PLACE.items():
+def _copy_look(strip: bpy.types.Strip, source: bpy.types.Strip) -> None:
+    """Place, crop, flip and grade a strip as `source` is."""
+    parts = ((strip, source, _GRADE), (strip.transform, source.transform, _PLACE), (strip.crop, source.crop, _CROP))
+    for target, origin, names in parts:
         for name in names:
-            setattr(getattr(strip, part), name, getattr(getattr(source, part), name))
-    strip.use_flip_x, strip.use_flip_y = source.use_flip_x, source.use_flip_y
+            setattr(target, name, getattr(origin, name))
+
+
+def uncopied_words(scene: bpy.types.Scene, source: bpy.types.Strip, strip: bpy.types.Strip) -> list[str]:
+    """That `source` is animated or has modifiers and its cut-out is without; nothing where it is not so."""
+    words = []
+    if _is_animated(scene, source) and not _is_animated(scene, strip):
+        words.append("keyframes or drivers")
+    if source.modifiers and not strip.modifiers:
+        words.append("modifiers")
+    if not words:
+        return []
+    return [
+        f"The strip {source.name} has {' and '.join(words)}, which its cut-out {strip.name} does not have. Copy them "
+        "to it where you want them."
+    ]
+
+
+def _is_animated(scene: bpy.types.Scene, strip: bpy.types.Strip) -> bool:
+    """Whether any property of a strip has keyframes or a driver."""
+    animation = scene.animation_data
+    if animation is None:
+        return False
+    layers = animation.action.layers if animation.action is not None else ()
+    bags = (bag for layer in layers for part in layer.strips for bag in part.channelbags)
+    curves = [*animation.drivers, *(curve for bag in bags for curve in bag.fcurves)]
+    return any(curve.data_path.startswith(f"{strip.path_from_id()}.") for curve in curves)
 
 
 def set_frames(strip: bpy.types.Strip, first: int, end: int) -> None:
@@ -195,10 +221,9 @@ def set_frames(strip: bpy.types.Strip, first: int, end: int) -> None:
     setattr(strip, left, first)
 
 
-_PLACE = {
-    "transform": ("offset_x", "offset_y", "scale_x", "scale_y", "rotation", "origin"),
-    "crop": ("min_x", "max_x", "min_y", "max_y"),
-}
+_GRADE = ("use_flip_x", "use_flip_y", "blend_alpha", "color_multiply", "multiply_alpha", "color_saturation")
+_PLACE = ("offset_x", "offset_y", "scale_x", "scale_y", "rotation", "origin", "filter")
+_CROP = ("min_x", "max_x", "min_y", "max_y")
 _CONTENT = ("content_trim_start", "content_trim_end", "content_start")  # from 5.2 on
 _OLD_CONTENT = ("animation_offset_start", "animation_offset_end", "frame_start")
 _OLD_HANDLES = ("frame_final_start", "frame_final_end")

@@ -175,8 +175,11 @@ def matte_strip(scene: bpy.types.Scene, strip: bpy.types.Strip) -> None:
         source = sequencer.all_strips(target).get(strip_name) if target else None
         if source is None:
             raise UserError(f"The matte is made, but its strip {strip_name} is gone.")
-        sequencer.add_matte_strip(target, group, source)
-        return sequencer.color_space_words(source, group.bgm.clip)
+        cut_out = sequencer.add_matte_strip(target, group, source)
+        return [
+            *sequencer.color_space_words(source, group.bgm.clip),
+            *sequencer.uncopied_words(target, source, cut_out),
+        ]
 
     try:
         matte(tree, scene, sequencer.shown_numbers(strip, tree.bgm.clip), add)

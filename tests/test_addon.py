@@ -296,6 +296,14 @@ def test_strips_keep_their_look(
     (words,) = result["spaces"][1][2]
     assert "images is read as sRGB, but its clip shot_v2.1001.png as Non-Color" in words
     assert f"Warning: {words}" in result["stdout"]  # of Set Up Matting
+    assert all(result["copied"].values()), result["copied"]
+    end = "which its cut-out Matting take Matte.002 does not have. Copy them to it where you want them."
+    assert result["told"] == [
+        [f"The strip graded has keyframes or drivers and modifiers, {end}"],
+        [f"The strip graded has keyframes or drivers, {end}"],
+        [],
+    ]
+    assert result["stdout"].count(f"Warning: The strip graded has keyframes or drivers, {end}") == 2  # Add to Sequencer
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -82,6 +82,35 @@ def main() -> None:
         spaces.append([tree.bgm.clip.colorspace_settings.name, added.colorspace_settings.name, warnings()])
     assert tree.bgm.clip == clip
     result["spaces"] = spaces
+
+    # What can be copied is; of the rest the artist is told, until the cut-out has it too
+    if hasattr(bpy.context.workspace, "sequencer_scene"):  # 5.0.1 crashes without
+        bpy.context.workspace.sequencer_scene = scene
+    graded = movie_strip("graded", 2, 500)
+    look = {"blend_alpha": 0.5, "color_multiply": 2.0, "multiply_alpha": True, "color_saturation": 0.25}
+    for name, value in look.items():
+        setattr(graded, name, value)
+    graded.transform.filter = "NEAREST"
+    graded.transform.offset_x = 40
+    for frame in (500, 510):
+        graded.transform.keyframe_insert("offset_x", frame=frame)
+    graded.modifiers.new(name="bright", type="BRIGHT_CONTRAST")
+    cut_out = matte(graded)
+    result["copied"] = {name: getattr(cut_out, name) == value for name, value in look.items()}
+    result["copied"]["filter"] = cut_out.transform.filter == "NEAREST"
+    result["copied"]["offset"] = cut_out.transform.offset_x == 40
+    result["told"] = [warnings()]
+    cut_out.modifiers.new(name="bright", type="BRIGHT_CONTRAST")
+    matte(graded)
+    result["told"].append(warnings())
+    cut_out.driver_add("blend_alpha")
+    matte(graded)
+    result["told"].append(warnings())
+    graded.modifiers.clear()
+    cut_out.driver_remove("blend_alpha")
+    strips.remove(above)
+    strips.remove(movie)
+    bpy.ops.bgm.add_strip(group=sequencer.find_group(graded).name)
     finish(**result)
 
 
