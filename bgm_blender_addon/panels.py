@@ -341,7 +341,10 @@ class BGM_PT_sequencer(SequencerPanel, bpy.types.Panel):
             return
         tree = operators.shown_tree(context)
         if tree is None:
-            layout.operator("bgm.set_up_strip", icon="SEQUENCE")
+            if operators.sequencer_scene(context).sequence_editor.active_strip.type in sequencer.FOOTAGE:
+                layout.operator("bgm.set_up_strip", icon="SEQUENCE")
+            else:
+                draw_text(layout, "Select a movie or image strip.", width=characters(context))
             return
         layout.use_property_split = True
         layout.use_property_decorate = False

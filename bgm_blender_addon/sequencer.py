@@ -12,6 +12,8 @@ import bpy
 from . import footage, node, settings
 from .errors import UserError
 
+FOOTAGE = {"MOVIE", "IMAGE"}  # the types of strips that can be matted
+
 
 def strips(scene: bpy.types.Scene) -> Any:
     """The scene's strips, its sequencer made where there is none."""
@@ -66,7 +68,7 @@ def group_for_strip(scene: bpy.types.Scene, strip: bpy.types.Strip) -> bpy.types
 
 def find_group(strip: bpy.types.Strip) -> bpy.types.NodeTree | None:
     """The matting group of a strip's footage, where there is one."""
-    return _group_of(strip_file(strip)) if strip.type in {"MOVIE", "IMAGE"} else None
+    return _group_of(strip_file(strip)) if strip.type in FOOTAGE else None
 
 
 def color_space_words(strip: bpy.types.Strip, clip: bpy.types.MovieClip) -> list[str]:
@@ -86,9 +88,9 @@ def has_cut_out(tree: bpy.types.NodeTree) -> bool:
     return folder is not None and (folder / "matte").is_dir()
 
 
-def source_strip(scene: bpy.types.Scene, tree: bpy.types.NodeTree) -> bpy.types.Strip | None:
-    """The strip that shows a group's clip, the selected one first."""
-    return max(_source_strips(scene, tree), key=lambda strip: strip.select, default=None)
+def source_strip(scene: bpy.types.Scene, tree: bpy.types.NodeTree, name: str = "") -> bpy.types.Strip | None:
+    """The strip that shows a group's clip: the one of that name, else the selected one, else any."""
+    return max(_source_strips(scene, tree), key=lambda strip: (strip.name == name, strip.select), default=None)
 
 
 def add_matte_strip(
@@ -146,7 +148,8 @@ def add_matte_strip(
     names = [footage.with_number(first, number).name for number in numbers[there[0] : there[-1] + 1]]
     _fill(strip, names, start + there[0])
     set_frames(strip, frames.start, frames.stop)
-    strip.channel = _free_channel([other for other in among if other != strip], lowest, frames)
+    others = [other for other in among if other != strip]
+    strip.channel = _free_channel(others, lowest, frames)  # on a taken one, Blender 4.5 would hang
     strip.alpha_mode = "PREMUL" if first.suffix == ".exr" else "STRAIGHT"
     node.set_color_space(strip, node.color_space("foreground", first, clip))
     if source is not None:
@@ -288,7 +291,7 @@ def _source_strips(scene: bpy.types.Scene, tree: bpy.types.NodeTree) -> list[bpy
     if tree.bgm.clip is None or scene.sequence_editor is None:
         return []
     path = settings.file_path(tree.bgm.clip)
-    return [strip for strip in all_strips(scene) if strip.type in {"MOVIE", "IMAGE"} and _shows(strip, path)]
+    return [strip for strip in all_strips(scene) if strip.type in FOOTAGE and _shows(strip, path)]
 
 
 def _shows(strip: bpy.types.Strip, path: Path) -> bool:

@@ -168,12 +168,12 @@ def matte_strip(scene: bpy.types.Scene, strip: bpy.types.Strip) -> None:
     is_new, clips = sequencer.find_group(strip) is None, set(bpy.data.movieclips)
     tree = sequencer.group_for_strip(scene, strip)
     tree.bgm.use_matte = True
-    scene_name, strip_name = scene.name, strip.name
+    scene_uid, strip_name = scene.session_uid, strip.name
 
     def add(group: bpy.types.NodeTree) -> list[str]:
-        target = bpy.data.scenes.get(scene_name)
-        source = sequencer.all_strips(target).get(strip_name) if target else None
-        if source is None:
+        target = next((other for other in bpy.data.scenes if other.session_uid == scene_uid), None)
+        source = sequencer.source_strip(target, group, strip_name) if target else None  # it may have been renamed
+        if target is None or source is None:
             raise UserError(f"The matte is made, but its strip {strip_name} is gone.")
         cut_out = sequencer.add_matte_strip(target, group, source)
         return [

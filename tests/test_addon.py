@@ -304,6 +304,8 @@ def test_strips_keep_their_look(
         [],
     ]
     assert result["stdout"].count(f"Warning: The strip graded has keyframes or drivers, {end}") == 2  # Add to Sequencer
+    assert result["renamed"] == [3, 600, 612, 600]
+    assert result["no footage"] == [[], ["Select a movie or image strip."]]
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -7,6 +7,7 @@ Each script gets one JSON argument (the last) and prints one line `RESULT {...}`
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import bpy
 
@@ -109,6 +110,15 @@ def outcome(tree: bpy.types.NodeTree) -> list[str]:
     layout = Drawn()
     addon("panels").draw_outcome(layout, bpy.context, tree)
     return ["".join(icon for _, icon in layout.labels[:1]), " ".join(text for text, _ in layout.labels)]
+
+
+def draw_sequencer(scene: bpy.types.Scene) -> Drawn:
+    """What the sequencer's panel shows for the active strip."""
+    layout = Drawn()
+    space, preferences = SimpleNamespace(type="SEQUENCE_EDITOR"), bpy.context.preferences
+    context = SimpleNamespace(scene=scene, space_data=space, region=None, preferences=preferences)
+    addon("panels").BGM_PT_sequencer.draw(SimpleNamespace(layout=layout), context)
+    return layout
 
 
 def error_of(operator, **arguments: object) -> str:  # noqa: ANN001

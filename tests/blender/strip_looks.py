@@ -2,12 +2,13 @@
 """Strips that are matted twice, graded, animated, renamed, and read in another colour space than their clip."""
 
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import addon, error_of, finish, install, load_clip, size_scene
+from common import addon, draw_sequencer, error_of, finish, install, load_clip, size_scene
 
 
 def main() -> None:
@@ -111,6 +112,26 @@ def main() -> None:
     strips.remove(above)
     strips.remove(movie)
     bpy.ops.bgm.add_strip(group=sequencer.find_group(graded).name)
+
+    # Strip and scene get other names during the job, and another strip of the same footage has the old one
+    runner = addon("runner")
+    wait, runner._pump_until_done = runner._pump_until_done, lambda: None
+    before = set(strips)
+    scene.sequence_editor.active_strip = renamed = movie_strip("interview", 2, 600)
+    assert not error_of(bpy.ops.bgm.matte_strip)
+    renamed.name, images.name, scene.name = "interview A", "interview", "Edit"
+    graded.select, renamed.select = False, True
+    while runner.pump() is not None:
+        time.sleep(0.02)
+    runner._pump_until_done = wait
+    assert runner.task.state == "finished", runner.task.message
+    (added,) = set(strips) - before - {renamed}
+    result["renamed"] = place(added)
+
+    # A strip that is no footage
+    scene.sequence_editor.active_strip = strips["after it"]
+    layout = draw_sequencer(scene)
+    result["no footage"] = [layout.operators, [text for text, _ in layout.labels]]
     finish(**result)
 
 

@@ -4,12 +4,11 @@
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import Drawn, addon, error_of, finish, install, load_clip, matting_node, render, size_scene
+from common import addon, draw_sequencer, error_of, finish, install, load_clip, matting_node, render, size_scene
 
 
 def matte_over(scene: bpy.types.Scene, strip: bpy.types.Strip, **settings: object) -> bpy.types.Strip:
@@ -24,15 +23,6 @@ def matte_over(scene: bpy.types.Scene, strip: bpy.types.Strip, **settings: objec
     (added,) = set(sequencer.strips(scene)) - before
     assert strip.mute
     return added
-
-
-def buttons(scene: bpy.types.Scene) -> list[str]:
-    """What the sequencer's panel offers for the active strip."""
-    layout = Drawn()
-    space, preferences = SimpleNamespace(type="SEQUENCE_EDITOR"), bpy.context.preferences
-    context = SimpleNamespace(scene=scene, space_data=space, region=None, preferences=preferences)
-    addon("panels").BGM_PT_sequencer.draw(SimpleNamespace(layout=layout), context)
-    return layout.operators
 
 
 def main() -> None:
@@ -55,17 +45,17 @@ def main() -> None:
     scene.render.fps = 30
     wrong_rate = error_of(lambda: setattr(scene.sequence_editor, "active_strip", movie) or bpy.ops.bgm.matte_strip())
     scene.render.fps = 24
-    result: dict = {"before": buttons(scene)}
+    result: dict = {"before": draw_sequencer(scene).operators}
     result["no plate"] = error_of(bpy.ops.bgm.matte_strip)
     result["left behind"] = len(bpy.data.node_groups) + len(bpy.data.movieclips)
     assert not error_of(bpy.ops.bgm.set_up_strip)
-    result["set up"] = buttons(scene)
+    result["set up"] = draw_sequencer(scene).operators
     scene.render.fps = 30
     bpy.ops.bgm.fit_scene(group=sequencer.find_group(movie).name)
     assert scene.render.fps / scene.render.fps_base == 24
     strips.new_effect(name="in the way", type="COLOR", channel=3, frame_start=1, **args["effect_end"]).mute = True
     matte = matte_over(scene, movie)
-    result["matted"] = buttons(scene)
+    result["matted"] = draw_sequencer(scene).operators
     places["movie"] = (matte.channel, matte.frame_final_start, matte.frame_final_end, matte.frame_start)
     numbers["movie"] = matted(movie)
     renders["movie"] = render(scene, 25, folder / "movie.exr")
