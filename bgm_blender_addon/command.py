@@ -43,7 +43,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _scene_of(tree: bpy.types.NodeTree) -> bpy.types.Scene:
-    """The scene whose compositor has the group, be it inside of others, else whose strips show its clip; active first."""
+    """The scene whose compositor has the group, be it inside of others, else whose strips show its clip."""
     active = bpy.context.scene
     scenes = (active, *bpy.data.scenes)
     for scene in scenes:

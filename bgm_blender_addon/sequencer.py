@@ -149,7 +149,7 @@ def add_matte_strip(
     _fill(strip, names, start + there[0])
     set_frames(strip, frames.start, frames.stop)
     others = [other for other in among if other != strip]
-    strip.channel = _free_channel(others, lowest, frames)  # on a taken one, Blender 4.5 would hang
+    strip.channel = _free_channel(others, lowest, frames)  # 4.5 hangs where it moves down onto a taken one
     strip.alpha_mode = "PREMUL" if first.suffix == ".exr" else "STRAIGHT"
     node.set_color_space(strip, node.color_space("foreground", first, clip))
     if source is not None:
@@ -255,11 +255,10 @@ def shown_numbers(strip: bpy.types.Strip, clip: bpy.types.MovieClip) -> tuple[in
     Raises:
         UserError: its footage has none of them, or they cannot be told.
     """
-    path = settings.file_path(clip)
     numbers, start = _content_numbers(strip), _content_start(strip)
     shown = [_held(numbers, frame - start) for frame in range(strip.frame_final_start, strip.frame_final_end)]
-    first = max(min(shown), footage.first_number(clip, path))
-    last = min(max(shown), footage.last_number(clip, path))
+    clip_first, clip_last = settings.clip_numbers(clip)
+    first, last = max(min(shown), clip_first), min(max(shown), clip_last)
     if first > last:
         raise UserError(f"The strip {strip.name} shows no frame of its footage. Move its handles back over it.")
     return first, last
