@@ -63,6 +63,7 @@ def group_for_strip(scene: bpy.types.Scene, strip: bpy.types.Strip) -> bpy.types
         clip.colorspace_settings.name = strip.colorspace_settings.name
     tree = node.new_group(clip)
     tree.use_fake_user = True  # no node holds it
+    tree.bgm.use_matte = True  # what a strip of it shows, a farm's too
     return tree
 
 

@@ -15,6 +15,7 @@ def matte_over(scene: bpy.types.Scene, strip: bpy.types.Strip, **settings: objec
     """Matte a strip by the operator; returns the new strip."""
     sequencer = addon("sequencer")
     tree = sequencer.group_for_strip(scene, strip)
+    assert tree.bgm.use_matte  # a farm, too, makes what the sequencer shows
     tree.bgm.plate_source = "NONE"
     scene.sequence_editor.active_strip = strip
     before = set(sequencer.strips(scene))
