@@ -233,7 +233,7 @@ def make_plate(
     needs_exr = footage.is_float or color.is_scene_linear(footage.color_space)
     if path.suffix.lower() not in ((".exr",) if needs_exr else (".png", ".exr")):
         raise JobError("an .exr plate, or .png for integer footage", path.name, "Change the name's ending")
-    if path.exists() and any(path.samefile(file) for file in footage.files):
+    if path.exists() and any(path.samefile(file) for file in footage.files if file.exists()):
         raise JobError("a plate in a file of its own", f"{path}, which is footage", "Choose another name")
     _make_folders(path.parent)  # before all the work
 

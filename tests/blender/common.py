@@ -69,6 +69,25 @@ def connect(scene: bpy.types.Scene, node: bpy.types.Node, output: str) -> None:
     tree.links.new(node.outputs[output], target)
 
 
+def start_edit(folder: str, width: int, height: int) -> bpy.types.Scene:
+    """The scene as a saved edit at 24 frames a second."""
+    scene = bpy.context.scene
+    scene.render.fps = 24
+    bpy.ops.wm.save_as_mainfile(filepath=str(Path(folder) / "edit.blend"))
+    size_scene(scene, width, height)
+    return scene
+
+
+def matte_strip(scene: bpy.types.Scene, strip: bpy.types.Strip) -> list[bpy.types.Strip]:
+    """Matte a strip by the operator; returns the strips that came of it."""
+    strips = addon("sequencer").strips(scene)
+    scene.sequence_editor.active_strip = strip
+    before = set(strips)
+    error = error_of(bpy.ops.bgm.matte_strip)
+    assert not error, error
+    return list(set(strips) - before)
+
+
 def matting_node(scene: bpy.types.Scene) -> bpy.types.Node:
     tree = scene.compositing_node_group if hasattr(scene, "compositing_node_group") else scene.node_tree
     return next(node for node in tree.nodes if node.type == "GROUP" and "Matting" in node.node_tree.name)

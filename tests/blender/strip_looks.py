@@ -8,18 +8,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import addon, draw_sequencer, error_of, finish, install, load_clip, size_scene
+from common import addon, draw_sequencer, error_of, finish, install, load_clip, matte_strip, start_edit
 
 
 def main() -> None:
     args = install()
-    folder = Path(args["folder"])
-    scene = bpy.context.scene
-    scene.render.fps = 24
+    scene = start_edit(args["folder"], 16, 16)
     sequencer = addon("sequencer")
     strips = sequencer.strips(scene)
-    bpy.ops.wm.save_as_mainfile(filepath=str(folder / "edit.blend"))
-    size_scene(scene, 16, 16)
     result: dict = {}
 
     def movie_strip(name: str, channel: int, start: int) -> bpy.types.Strip:
@@ -27,11 +23,7 @@ def main() -> None:
 
     def matte(strip: bpy.types.Strip) -> bpy.types.Strip | None:
         """Matte a strip; returns the cut-out that has been added, if one has."""
-        scene.sequence_editor.active_strip = strip
-        before = set(strips)
-        error = error_of(bpy.ops.bgm.matte_strip)
-        assert not error, error
-        return next(iter(set(strips) - before), None)
+        return next(iter(matte_strip(scene, strip)), None)
 
     def warnings() -> list[str]:
         return [words for words in addon("runner").task.warnings if "fake engine" not in words]

@@ -9,18 +9,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import addon, error_of, finish, install, size_scene
+from common import addon, error_of, finish, install, start_edit
 
 
 def main() -> None:
     args = install()
     folder, first = Path(args["folder"]), Path(args["footage"])
-    scene = bpy.context.scene
-    scene.render.fps = 24
+    scene = start_edit(args["folder"], 16, 16)
     sequencer = addon("sequencer")
     strips = sequencer.strips(scene)
-    bpy.ops.wm.save_as_mainfile(filepath=str(folder / "edit.blend"))
-    size_scene(scene, 16, 16)
     shown, numbers, errors = {}, {}, {}
 
     def files_of(numbers: Iterable[int]) -> list[Path]:

@@ -8,7 +8,19 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import addon, draw_sequencer, error_of, finish, install, load_clip, matting_node, render, size_scene
+from common import (
+    addon,
+    draw_sequencer,
+    error_of,
+    finish,
+    install,
+    load_clip,
+    matte_strip,
+    matting_node,
+    render,
+    size_scene,
+    start_edit,
+)
 
 
 def matte_over(scene: bpy.types.Scene, strip: bpy.types.Strip, **settings: object) -> bpy.types.Strip:
@@ -17,11 +29,7 @@ def matte_over(scene: bpy.types.Scene, strip: bpy.types.Strip, **settings: objec
     tree = sequencer.group_for_strip(scene, strip)
     assert tree.bgm.use_matte  # a farm, too, makes what the sequencer shows
     tree.bgm.plate_source = "NONE"
-    scene.sequence_editor.active_strip = strip
-    before = set(sequencer.strips(scene))
-    error = error_of(bpy.ops.bgm.matte_strip)
-    assert not error, error
-    (added,) = set(sequencer.strips(scene)) - before
+    (added,) = matte_strip(scene, strip)
     assert strip.mute
     return added
 
@@ -29,12 +37,9 @@ def matte_over(scene: bpy.types.Scene, strip: bpy.types.Strip, **settings: objec
 def main() -> None:
     args = install()
     folder = Path(args["folder"])
-    scene = bpy.context.scene
-    scene.render.fps = 24
+    scene = start_edit(args["folder"], *args["sizes"][0])
     sequencer = addon("sequencer")
     strips = sequencer.strips(scene)
-    bpy.ops.wm.save_as_mainfile(filepath=str(folder / "edit.blend"))
-    size_scene(scene, *args["sizes"][0])
     renders, places, numbers = {}, {}, {}
 
     def matted(strip: bpy.types.Strip) -> list[int]:
