@@ -145,6 +145,7 @@ class SequenceFootage:
     def __init__(self, path: Path, files: dict[int, Path], color_space: str = "auto") -> None:
         self.path = path
         self._files = files
+        self._identities: dict[int, str] = {}
         self.files: Collection[Path] = files.values()
         self.numbers = sorted(files)
         self.fps = 0.0
@@ -163,6 +164,7 @@ class SequenceFootage:
     def frames(self, numbers: list[int]) -> Iterator[tuple[int, Frame]]:
         for number in numbers:
             path = self._files[number]
+            self.identity(number)
             pixels = read_image(path)
             if pixels.shape[:2] != (self.height, self.width):
                 raise FootageError(
@@ -173,7 +175,10 @@ class SequenceFootage:
             yield number, Frame(pixels, self.color_space)
 
     def identity(self, number: int) -> str:
-        return file_identity(self._files[number])
+        """As it was before the frame was first read: a file that is replaced during a job is a changed one after it."""
+        if number not in self._identities:
+            self._identities[number] = file_identity(self._files[number])
+        return self._identities[number]
 
 
 class _Kept(NamedTuple):

@@ -270,6 +270,21 @@ def test_frames_that_the_footage_no_longer_has_are_told(shot, tmp_path):
     assert delivery.read_finished(tmp_path / "out").older == [4, 5]
 
 
+def test_a_frame_that_is_replaced_during_a_job_is_done_again(shot, tmp_path, monkeypatch):
+    read, replaced = frame_io.read_image, []
+
+    def replace_after(path):
+        pixels = read(path)
+        if path.name == "shot.0003.png" and not replaced:
+            replaced.append(frame_io.write_image(path, 255 - pixels))
+        return pixels
+
+    monkeypatch.setattr(frame_io, "read_image", replace_after)
+    job = make_job(shot.write_sequence(tmp_path / "in", first=1), None, tmp_path / "out")
+    engine.run_job(job)
+    assert replaced and engine.run_job(job)["skipped"] == 2
+
+
 def test_odd_sizes(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (61, 97, 3), np.uint8)
     frame_io.write_image(tmp_path / "a.png", pixels)

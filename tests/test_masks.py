@@ -121,6 +121,12 @@ def test_a_changed_mask_redoes_its_frames_only(job, tmp_path, monkeypatch):
     assert engine.run_job(with_masks(job, garbage=path))["skipped"] == 0  # the same files in another role
 
 
+def test_a_still_mask_that_is_replaced_during_a_job_redoes_all(job, tmp_path):
+    masked = with_masks(job, garbage=write_mask(tmp_path / "rig.png", np.zeros((64, 96))))
+    engine.run_job(masked, on_progress=lambda p: p.done != 2 or write_mask(tmp_path / "rig.png", np.ones((64, 96))))
+    assert engine.run_job(masked)["skipped"] == 0 and alpha(job, 1003).max() == 0
+
+
 def test_a_mask_of_another_size_is_said(job, tmp_path, ramp):
     warnings = []
     for rows, name in ((ramp, "fits.png"), (ramp[::2, ::2], "half.png")):
