@@ -50,12 +50,12 @@ class Claims:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"")
+            self._path = path
+            if self._others(first, last):
+                self.release()
+                return False
         except OSError as error:
             raise OutputError("to write a claim", str(error), "Free space or choose another output folder") from None
-        self._path = path
-        if self._others(first, last):
-            self.release()
-            return False
         self._released = threading.Event()
         threading.Thread(target=self._beat, args=(path, self._released), daemon=True).start()
         return True
@@ -96,7 +96,7 @@ class Claims:
             except OSError:
                 continue
             if age > EXPIRY or _is_orphan(match[3]):
-                with contextlib.suppress(PermissionError):  # as in `release`
+                with contextlib.suppress(OSError):  # as in `release`
                     path.unlink(missing_ok=True)
             else:
                 return True

@@ -161,8 +161,8 @@ def deliver(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError("a folder that can be written", f"{folder}: {error.strerror}", "Move what is there") from None
-    for part in folder.glob(".*.part.*"):
-        with suppress(OSError):  # another engine may have taken it away
+    with suppress(OSError):  # another engine may have taken one away; the rest is for the next delivery
+        for part in folder.glob(".*.part.*"):
             if time.time() - part.stat().st_mtime > ABANDONED:
                 part.unlink()
     made = {}

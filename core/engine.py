@@ -23,7 +23,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache, partial
 from itertools import count
@@ -233,7 +233,7 @@ def make_plate(
     needs_exr = footage.is_float or color.is_scene_linear(footage.color_space)
     if path.suffix.lower() not in ((".exr",) if needs_exr else (".png", ".exr")):
         raise JobError("an .exr plate, or .png for integer footage", path.name, "Change the name's ending")
-    if path.exists() and any(path.samefile(file) for file in footage.files if file.exists()):
+    if os.path.exists(path) and any(path.samefile(file) for file in footage.files if os.path.exists(file)):
         raise JobError("a plate in a file of its own", f"{path}, which is footage", "Choose another name")
     _make_folders(path.parent)  # before all the work
 
@@ -818,9 +818,10 @@ class _Results:
         """Remove what killed runs left half-written of these frames; call it with their claim held, or at the end."""
         ours = {path.name for number in numbers for path in (*self._files(number), self._memory_path(number))}
         for folder in (*self._names(), "records"):
-            for unfinished in (self.folder / folder).glob(".*.part.*"):
-                if unfinished.name.partition(".part.")[2] in ours:
-                    unfinished.unlink(missing_ok=True)
+            with suppress(OSError):  # they are in nobody's way
+                for unfinished in (self.folder / folder).glob(".*.part.*"):
+                    if unfinished.name.partition(".part.")[2] in ours:
+                        unfinished.unlink(missing_ok=True)
 
     def make_folders(self) -> None:
         _make_folders(*(self.folder / name for name in (*self._names(), "records")), self.folder)
@@ -871,8 +872,15 @@ class _Results:
     def _read_records(self) -> dict[int, dict[str, Any]]:
         records: dict[int, dict[str, Any]] = {}
         folder = self.folder / "records"
-        for log in folder.glob("*.jsonl") if os.path.isdir(folder) else ():  # glob itself fails at too long a name
-            for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            logs = list(folder.glob("*.jsonl")) if os.path.isdir(folder) else []  # glob itself fails at too long a name
+            texts = [log.read_text(encoding="utf-8", errors="replace") for log in logs]
+        except OSError as error:
+            raise OutputError(
+                f"to read what is done in {folder}", str(error), "Check the drive and the files' permissions"
+            ) from None
+        for text in texts:
+            for line in text.splitlines():
                 try:
                     record = json.loads(line)
                     if not all(isinstance(record[name], kind) for name, kind in RECORD.items()):

@@ -95,7 +95,8 @@ def open_footage(path: str | Path, color_space: str = "auto") -> Footage:
     """
     path = Path(path)
     if os.path.isdir(path):  # pathlib raises an OSError at names that are too long
-        images = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_EXTENSIONS and p.name[0] != ".")
+        names = _names(path)
+        images = sorted(path / n for n in names if Path(n).suffix.lower() in IMAGE_EXTENSIONS and n[0] != ".")
         if not images:
             raise FootageError("a folder with images", f"{path}, which holds none", "Name the footage itself")
         path = images[0]
@@ -473,7 +474,7 @@ def _sequence_files(path: Path) -> dict[int, Path]:
     if not match:
         return {1: path}
     files: dict[int, Path] = {}
-    names = os.listdir(path.parent)
+    names = _names(path.parent)
     # Where a file system takes a name in another case, or made of other characters, no file may be spelt as the path
     spelt = str if path.name in names or not path.exists() else _any_spelling
     ours = spelt(match["prefix"]), spelt(match["suffix"])
@@ -482,6 +483,15 @@ def _sequence_files(path: Path) -> dict[int, Path]:
         if other and (spelt(other["prefix"]), spelt(other["suffix"])) == ours:
             files[int(other["number"])] = path.parent / name
     return files
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError as error:
+        raise FootageError(
+            "a folder whose files can be listed", f"{folder}: {error.strerror}", "Check the drive and its permissions"
+        ) from None
 
 
 def _any_spelling(name: str) -> str:

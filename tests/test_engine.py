@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -660,6 +661,28 @@ def test_a_full_disk_is_a_sentence_wherever_it_is_met(job, monkeypatch):
     for name in ("job.yaml", "report.json"):
         with pytest.raises(OutputError, match=rf"{name}; got No space left"):
             engine.run_job(job)
+
+
+@pytest.mark.parametrize(("folder", "words"), [("records", "what is done"), ("claims", "a claim"), ("alpha", "")])
+def test_a_drive_that_fails_while_a_folder_is_looked_through(shot, tmp_path, monkeypatch, folder, words):
+    """In words; what a killed run left half-written can stay."""
+    job, scan = make_job(shot.write_sequence(tmp_path / "in", count=2), None, tmp_path / "out"), os.scandir
+
+    def fail(path):
+        if Path(path) == tmp_path / "out" / folder:
+            raise OSError(116, "Stale file handle", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(OutputError, match=f"{words}.*Stale") if words else nullcontext():
+        assert engine.run_job(job)["frames"] == 2
+
+
+def test_a_log_of_frames_that_may_not_be_read(job):
+    engine.run_job(job, frames=(1, 1))
+    (Path(job.output.folder) / "records/another.jsonl").mkdir()
+    with pytest.raises(OutputError, match="what is done"):
+        engine.run_job(job)
 
 
 def test_a_claim_of_another_container_is_not_judged_by_its_process_number(tmp_path):

@@ -281,6 +281,18 @@ def test_sequence_numbers_start_anywhere_and_gaps_are_told(shot, tmp_path):
     assert np.array_equal(read_all(footage)[1004].pixels, shot.frame(3))
 
 
+def test_a_folder_that_may_not_be_listed(shot, tmp_path, monkeypatch):
+    first = shot.write_sequence(tmp_path)
+
+    def deny(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(os, "listdir", deny)
+    for path in (first, tmp_path):
+        with pytest.raises(FootageError, match="can be listed; got .*Permission denied"):
+            frame_io.open_footage(path)
+
+
 def test_a_frame_of_another_size_is_named(shot, tmp_path):
     first = shot.write_sequence(tmp_path, count=3)
     frame_io.write_image(tmp_path / "shot.0002.png", np.zeros((10, 10, 3), np.uint8))
