@@ -167,6 +167,13 @@ class SequenceFootage:
             path = self._files[number]
             self.identity(number)
             pixels = read_image(path)
+            if (pixels.dtype.kind == "f") != self.is_float:
+                kinds = ("whole numbers", "floats")
+                raise FootageError(
+                    f"every frame in {kinds[self.is_float]}, as {self.path.name}",
+                    f"{path} in {kinds[not self.is_float]}",
+                    "Replace that frame or split the sequence",
+                )
             if pixels.shape[:2] != (self.height, self.width):
                 raise FootageError(
                     f"every frame at {self.width} x {self.height}, the size of {self.path.name}",

@@ -300,6 +300,16 @@ def test_a_frame_of_another_size_is_named(shot, tmp_path):
         read_all(frame_io.open_footage(first))
 
 
+def test_a_float_frame_among_whole_numbers_is_named(tmp_path):
+    for number, dtype in enumerate((np.uint8, np.uint16, np.float32), 1):
+        cv2.imwrite(str(tmp_path / f"shot.{number}.tif"), np.full((8, 8, 3), 0.5 if dtype == np.float32 else 99, dtype))
+    footage = frame_io.open_footage(tmp_path / "shot.1.tif")
+    with pytest.raises(FootageError, match=r"whole numbers, as shot.1.tif; got .*shot.3.tif in floats"):
+        list(footage.frames([1, 2, 3]))
+    with pytest.raises(FootageError, match=r"floats, as shot.3.tif; got .*shot.1.tif in whole numbers"):
+        list(frame_io.open_footage(tmp_path / "shot.3.tif").frames([1]))
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_png_keeps_its_depth(tmp_path, dtype):
     pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (7, 5, 3), dtype)
