@@ -521,6 +521,10 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any, tuple[int, int, int]]]:
     hints["oiio:UnassociatedAlpha"] = 1  # colour as stored, not multiplied by an alpha that is not ours
     image = None
     try:
+        if not _is_unicode(path):
+            raise FootageError(
+                "names in UTF-8, to be found by the library that reads images", str(path), "Rename files and folders"
+            )
         image = oiio.ImageInput.open(str(path), hints)
         if image is None:
             raise FootageError("a readable image", f"{path}: {oiio.geterror()}", "Check that the file opens elsewhere")
@@ -540,6 +544,14 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any, tuple[int, int, int]]]:
     finally:
         if image is not None:
             image.close()
+
+
+def _is_unicode(path: Path) -> bool:
+    """Whether it can be written as UTF-8; on Linux names are any bytes, which old drives have."""
+    try:
+        return bool(str(path).encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _check_size(width: int, height: int, path: Path) -> None:

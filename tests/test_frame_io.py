@@ -2,6 +2,7 @@
 import math
 import os
 import struct
+import sys
 import threading
 from fractions import Fraction
 from pathlib import Path
@@ -253,6 +254,16 @@ def test_a_plate_that_is_no_picture_is_called_the_plate(tmp_path, name):
     (tmp_path / name).write_text("no picture" * 100)
     with pytest.raises(FootageError, match=rf"for the plate a .*{name}"):
         frame_io.open_plate(tmp_path / name)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are any bytes on Linux only")
+def test_an_image_s_name_in_another_encoding(shot, tmp_path):
+    image = tmp_path / os.fsdecode(b"caf\xe9/shot.0001.png")
+    image.parent.mkdir()
+    os.rename(shot.write_sequence(tmp_path, count=1), image)
+    for path in (image, image.parent):
+        with pytest.raises(FootageError, match="names in UTF-8"):
+            frame_io.open_footage(path)
 
 
 def test_absent_footage(tmp_path):
