@@ -8,6 +8,7 @@ Exit status: 0 done; 2 a wrong job or argument; 3 footage or plate, or a plate t
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import os
@@ -45,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     parser = _parser()
     args = parser.parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # Windows' pipes do not know all characters of a path
     logging.basicConfig(level=logging.DEBUG if args.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         return int(args.command(args))

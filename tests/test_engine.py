@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Jobs from footage to files."""
 
+import io
 import json
 import os
 import signal
@@ -835,6 +836,15 @@ def test_exit_status_and_sentence(tmp_path, monkeypatch, capsys, arguments, stat
     *bar, message = capsys.readouterr().err.splitlines()
     assert words in message and message.startswith("error: Expected")
     assert bool(bar) == (words == "Kodak")  # found only when the job is under way
+
+
+def test_a_path_that_the_pipe_cannot_spell_does_not_fail_a_finished_job(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")  # as Windows has it
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(delivery, "deliver_folder", lambda *_: {"preview": "\u6620\u50cf/preview.mp4"})
+    assert command_line.main(["deliver", ".", "--deliver", "preview"]) == 0
+    out.flush()
+    assert out.buffer.getvalue().startswith(rb"\u6620\u50cf/preview.mp4")
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
