@@ -218,9 +218,10 @@ def deliver_folder(
 
 
 def _exact_rate(fps: float) -> Fraction:
-    """Of a rate as people write it: 23.976 and 29.97 are 24000/1001 and 30000/1001."""
+    """Of a rate as people write it: 23.976 and 29.97 are 24000/1001 and 30000/1001; 5 is 5."""
     ntsc = Fraction(1000 * round(fps * 1.001), 1001)
-    return ntsc if abs(fps - ntsc) < NTSC_ROUNDING else Fraction(fps).limit_denominator(1001)
+    is_ntsc = abs(fps - ntsc) < min(NTSC_ROUNDING, abs(fps - round(fps)))
+    return ntsc if is_ntsc else Fraction(fps).limit_denominator(1001)
 
 
 class _State:

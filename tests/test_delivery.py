@@ -289,6 +289,8 @@ def test_command_line(shot, tmp_path, capsys):
         (24, 24),
         (25, 25),
         (12.5, Fraction(25, 2)),
+        (5, 5),
+        (1, 1),
     ],
 )
 def test_rates_as_people_write_them(fps, rate):
