@@ -148,7 +148,7 @@ def deliver(
 
     Raises:
         CancelledError: `cancelled` said so, between two frames.
-        JobError: a kind that does not exist.
+        JobError: a kind that does not exist; a movie of frames whose numbers lie millions apart.
         OutputError: they cannot be written.
         FootageError: a frame or the plate cannot be read.
     """
@@ -284,6 +284,12 @@ def _read_plate(finished: Finished, plate: PlateSource) -> Floats:
 def _write_movie(path: Path, kind: str, finished: Finished, rate: Fraction, step: Callable[[int], None]) -> None:
     _, codec, pix_fmt, options = _MOVIES[kind]
     numbers = list(finished.files)
+    if numbers[-1] - numbers[0] >= frame_io.MAX_FRAMES:
+        raise JobError(
+            f"frames of one shot for {path.suffix} movies, which run from the first to the last",
+            f"the numbers {numbers[0]} to {numbers[-1]}",
+            "Matte into a folder of its own what is another shot's",
+        )
     height, width = finished.read(numbers[0])[1].shape
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate=rate, options=options)

@@ -156,6 +156,14 @@ def test_a_missing_frame_is_transparent(tmp_path):
     assert [int(p.to_ndarray(format="rgba64le")[-1, 0, 3]) > 65000 for p in pictures] == [True, True, False, True]
 
 
+def test_a_movie_does_not_bridge_millions_of_frames(finished):
+    """One stray file with a date for a number would have it run until the disk is full."""
+    finished = replace(finished, files=finished.files | {20261128: finished.files[3]})
+    with pytest.raises(JobError, match="1 to 20261128"):
+        delivery.deliver(finished, ["preview"], cancelled=lambda: True)
+    assert delivery.deliver(finished, ["rgba"])
+
+
 def test_only_what_changed_is_made_again(finished, tmp_path):
     kinds = ["rgba", "preview"]
     delivery.deliver(finished, kinds)
