@@ -13,6 +13,7 @@ import csv
 import dataclasses
 import itertools
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -142,7 +143,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def find_cases(data: Path) -> list[Case]:
-    """The cases in a folder, sorted by name, a clip's frames together.
+    """The cases in a folder, sorted by name, a clip's frames together and by their numbers.
 
     Raises:
         FootageError: no src/ or pha/, or names that do not match; the message lists them.
@@ -161,7 +162,7 @@ def find_cases(data: Path) -> list[Case]:
         )
     return [
         Case(name, str(Path(name).parent) if "/" in name else "", src[name], pha[name], plates.get(name), fgr.get(name))
-        for name in sorted(src)
+        for name in sorted(src, key=_in_order)
     ]
 
 
@@ -261,6 +262,12 @@ def read_srgb(path: Path) -> Pixels:
 def read_alpha(path: Path) -> Floats:
     """An alpha image's first channel as (H, W) float32, 0 to 1."""
     return np.ascontiguousarray(to_float(read_image(path))[..., 0]).clip(0, 1)
+
+
+def _in_order(name: str) -> tuple[str, list[str | int]]:
+    """Clip by clip, and frame 2 before frame 10."""
+    parts = re.split(r"(\d+)", Path(name).name)
+    return Path(name).parent.as_posix(), [int(part) if part.isdecimal() else part for part in parts]
 
 
 def _find_plate(name: str, bgr: dict[str, Path]) -> Path | None:

@@ -187,6 +187,13 @@ def test_a_clip_is_one_shot_and_an_image_another(cases: Path, tmp_path: Path) ->
     assert oracle.shots[4:] == [[False], [False], [False, False], [False]]
 
 
+def test_a_clip_s_frames_come_by_their_numbers(tmp_path: Path) -> None:
+    for name in ("b 1/10", "b 1/9", "b 01/f2_x", "b 01/f10_x", "img12", "img3"):
+        _write_case(tmp_path, name)
+    names = [case.name for case in evaluate.find_cases(tmp_path)]
+    assert names == ["img3", "img12", "b 01/f2_x", "b 01/f10_x", "b 1/9", "b 1/10"]
+
+
 def test_evaluate_writes_what_it_scored(cases: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     total = evaluate.main(evaluate.parse_args(["--data", str(cases), "--output", str(output), "--device", "cpu"]))
