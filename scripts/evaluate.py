@@ -182,10 +182,12 @@ def score_cases(
         elif bgr is None or case.bgr != bgr_path or bgr.shape != src.shape:
             bgr_path = case.bgr  # the same array again lets a network keep what it computed of it
             bgr = resize(read_srgb(case.bgr), src.shape[1], src.shape[0])
-        if true_pha.shape != src.shape[:2]:
-            raise ShapeError(
-                f"an alpha of {src.shape[:2]}", f"{case.pha} of {true_pha.shape}", "Scale it to its source"
-            )
+        true_fgr = to_float(read_srgb(case.fgr)) if case.fgr else None
+        for path, picture in ((case.pha, true_pha), (case.fgr, true_fgr)):
+            if picture is not None and picture.shape[:2] != src.shape[:2]:
+                raise ShapeError(
+                    f"a picture of {src.shape[:2]}", f"{path} of {picture.shape[:2]}", "Scale it to its source"
+                )
         if before is None or not case.clip or before[0] != case.clip:
             predictor.reset()
             before = None
@@ -197,7 +199,6 @@ def score_cases(
             path.parent.mkdir(parents=True, exist_ok=True)
             write_image(path, pixels)
         pha = to_float(written_pha)
-        true_fgr = to_float(read_srgb(case.fgr)) if case.fgr else None
         scores[case.name] = score_frame(pha, true_pha, to_float(written_fgr), true_fgr, before[1:] if before else None)
         before = (case.clip, pha, true_pha) if case.clip else None
     return scores

