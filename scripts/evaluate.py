@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cv2
 import numpy as np
+import OpenImageIO as oiio
 from tqdm import tqdm
 
 from core.checkpoints import load_model
@@ -30,6 +31,7 @@ from core.color import Floats, Pixels, to_dtype, to_float, to_srgb
 from core.errors import FootageError, ShapeError, ending_in_words
 from core.evaluation import mad, mean_scores, score_frame
 from core.frame_io import IMAGE_EXTENSIONS, read_image, resize, write_image
+from core.masks import COLOUR
 from core.matting import Matter, coarse_ratio
 from core.plate.shot import ShotPlate
 
@@ -261,8 +263,27 @@ def read_srgb(path: Path) -> Pixels:
 
 
 def read_alpha(path: Path) -> Floats:
-    """An alpha image's first channel as (H, W) float32, 0 to 1."""
-    return np.ascontiguousarray(to_float(read_image(path))[..., 0]).clip(0, 1)
+    """A grey image of an alpha as (H, W) float32, 0 to 1.
+
+    Raises:
+        FootageError: unreadable, or no such image: a cut-out, whose alpha is in its fourth channel, or one with NaN.
+    """
+    pixels = to_float(read_image(path))
+    actual = ""
+    if not np.isfinite(pixels).all():
+        actual = "pixels that are no numbers"
+    elif np.ptp(pixels, axis=2).mean() > COLOUR:
+        actual = "colours"
+    elif np.ptp(pixels) == 0 and _has_alpha(path):
+        actual = "nothing in it but an alpha channel"
+    if actual:
+        raise FootageError("a grey picture of the true alpha", f"{path} with {actual}", "Export its alpha as grey")
+    return np.ascontiguousarray(pixels[..., 0]).clip(0, 1)
+
+
+def _has_alpha(path: Path) -> bool:
+    image = oiio.ImageInput.open(str(path))
+    return image is not None and bool(image.spec().alpha_channel >= 0)
 
 
 def _in_order(name: str) -> tuple[str, list[str | int]]:

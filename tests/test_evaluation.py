@@ -258,6 +258,21 @@ def test_a_truth_of_another_size_is_named(tmp_path: Path, kind: str) -> None:
         evaluate.score_cases(evaluate.find_cases(tmp_path), Oracle(), tmp_path / "out", no_plate=False)
 
 
+def test_a_picture_that_is_no_alpha_is_no_truth(tmp_path: Path) -> None:
+    path, shape = tmp_path / "a.png", np.arange(0, 240, 10, np.uint8).repeat(24).reshape(24, 24)
+    for rgb, words in (((255, 255, 255), "nothing in it but"), ((200, 30, 30), "colours")):
+        cutout = np.dstack([np.broadcast_to(np.uint8(rgb), (24, 24, 3)), shape])
+        write_image(path, cutout)
+        with pytest.raises(FootageError, match=f"grey picture .*a.png with {words}"):
+            evaluate.read_alpha(path)
+    for grey in (np.full((24, 24), 255, np.uint8), np.dstack([shape] * 3), np.dstack([shape] * 4)):
+        write_image(path, grey)
+        assert np.allclose(evaluate.read_alpha(path), grey.reshape(24, 24, -1)[..., 0] / 255)
+    write_image(tmp_path / "a.exr", np.full((24, 24), np.nan, np.float32))
+    with pytest.raises(FootageError, match="no numbers"):
+        evaluate.read_alpha(tmp_path / "a.exr")
+
+
 def test_names_that_do_not_match_are_listed(cases: Path) -> None:
     (cases / "pha" / "a.png").unlink()
     (cases / "fgr" / "b.png").unlink()
