@@ -245,6 +245,16 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
         other.run()
 
 
+@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\3\4"])
+def test_a_damaged_checkpoint_is_refused_in_words(tmp_path: Path, content: bytes) -> None:
+    resumed = toy_trainer.make_trainer(toy_trainer.options(tmp_path, steps=4, resume=True))
+    last = resumed.options.checkpoint_path / "last.pt"
+    last.parent.mkdir(parents=True)
+    last.write_bytes(content)
+    with pytest.raises(CheckpointError, match="last.pt, which does not fit"):
+        resumed.run()
+
+
 def test_dry_run_takes_one_batch_and_writes_nothing(tmp_path: Path) -> None:
     trainer = toy_trainer.make_trainer(toy_trainer.options(tmp_path, dry_run=True))
     values = trainer.run()

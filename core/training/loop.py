@@ -385,11 +385,11 @@ class Trainer:
             self.scaler.load_state_dict(state["scaler"])
             if self.average is not None and state["average"] is not None:
                 self.average.load_state_dict(state["average"])
-        except (KeyError, ValueError, RuntimeError) as error:
+        except Exception as error:  # a file that is damaged fails in a dozen ways
             raise CheckpointError(
                 "the checkpoint of a run with this model and these parameter groups",
-                f"{path}, which does not fit ({error})",
-                "Resume with the flags of the first run",
+                f"{path}, which does not fit ({error!r})",
+                "Resume with the flags of the first run, or begin again in another --checkpoint_path",
             ) from error
         self.done, self.best = int(state["step"]), float(state["best"])
         log.info("resumed %s at step %d", path, self.done)
