@@ -12,7 +12,7 @@ from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from core.errors import CheckpointError
@@ -181,11 +181,25 @@ def save_model(model: nn.Module, path: str | Path, metadata: Mapping[str, Any], 
             kept. What is no string is stored as JSON.
         half: write what `half_weights` makes of them, at half the size, to ship them.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
     state = half_weights(model.state_dict()) if half else model.state_dict()
     tensors = {key: value.detach().contiguous().cpu() for key, value in state.items()}
     strings = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
-    save_file(tensors, partial, strings)
-    partial.replace(path)
+    write_whole(Path(path), save(tensors, strings))  # safetensors' own writing has no OSError for a full disk
+
+
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    """Write a file whole or not at all, and its folder.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")  # the same each time: a killed run's is written over
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -90,8 +90,11 @@ def error_in_words(kind: str, words: str) -> MattingError:
 
 @contextmanager
 def ending_in_words() -> Iterator[None]:
-    """Around a script: an error of this family ends it with its sentence instead of a traceback."""
+    """Around a script: an error of this family, or of a file, ends it with its sentence instead of a traceback."""
     try:
         yield
     except MattingError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        remedy = "Check the path, its permissions and the space on the disk"
+        sys.exit(f"error: Expected files that can be read and written; got {error}. {remedy}.")

@@ -20,9 +20,10 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from core.errors import CheckpointError, JobError, MattingError
+from core.checkpoints import save_model
+from core.errors import CheckpointError, JobError, MattingError, ending_in_words
 from core.training import losses
-from core.training.loop import Process, Trainer, learning_rate_scale, sample_order
+from core.training.loop import Process, Trainer, learning_rate_scale, sample_order, write_state
 from core.training.options import add_loop_arguments, loop_options, parse_with_config
 from tests import toy_trainer
 
@@ -253,6 +254,31 @@ def test_a_damaged_checkpoint_is_refused_in_words(tmp_path: Path, content: bytes
     last.write_bytes(content)
     with pytest.raises(CheckpointError, match="last.pt, which does not fit"):
         resumed.run()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file size limits")
+@pytest.mark.parametrize("name", ["last.pt", "last.safetensors"])
+def test_a_full_disk_leaves_the_checkpoint_before_and_nothing_half_written(tmp_path: Path, name: str) -> None:
+    import resource
+
+    path, metadata = tmp_path / name, {"architecture": "Toy", "arguments": {}}
+    model, limits = toy_trainer.Toy(), resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def write() -> None:
+        if name == "last.pt":
+            write_state(model.state_dict(), path)
+        else:
+            save_model(model, path, metadata)
+
+    write()
+    before = path.read_bytes()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (700, limits[1]))  # bytes
+    try:
+        with pytest.raises(SystemExit, match="error: Expected files .* got .*File too large"), ending_in_words():
+            write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == before
 
 
 def test_dry_run_takes_one_batch_and_writes_nothing(tmp_path: Path) -> None:

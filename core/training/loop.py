@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
+import io
 import logging
 import math
 import os
@@ -25,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from core.checkpoints import write_whole
 from core.errors import CheckpointError, MattingError
 from core.matting import choose_device, choose_precision
 
@@ -177,13 +179,9 @@ def swap_class(module: nn.Module, old: type[nn.Module], new: type[nn.Module]) ->
 
 def write_state(state: Mapping[str, Any], path: Path) -> None:
     """Write tensors and plain values as torch does, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    content = io.BytesIO()  # torch's own writing has no OSError for a full disk
+    torch.save(state, content)
+    write_whole(path, content.getbuffer())
 
 
 class _Objective(nn.Module):
