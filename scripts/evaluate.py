@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from core.checkpoints import load_model
 from core.color import Floats, Pixels, to_dtype, to_float, to_srgb
-from core.errors import FootageError, ShapeError, ending_in_words
+from core.errors import CheckpointError, FootageError, JobError, ShapeError, ending_in_words
 from core.evaluation import mad, mean_scores, score_frame
 from core.frame_io import IMAGE_EXTENSIONS, read_image, resize, write_image
 from core.masks import COLOUR
@@ -95,7 +95,10 @@ class RobustVideoMatting:
         from scripts.convert_rvm import find_onnx
 
         path = onnx or find_onnx()
-        self._session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        except Exception as error:  # it has a dozen kinds of its own
+            raise CheckpointError("RobustVideoMatting's ONNX file", f"{path}: {error}", "Correct --onnx") from None
         self.reset()
 
     def reset(self) -> None:
@@ -248,6 +251,8 @@ def make_predictor(args: argparse.Namespace) -> Predictor:
 
 def main(args: argparse.Namespace) -> dict[str, float]:
     """Evaluate; return the total."""
+    if not 0 <= args.detail <= 1:
+        raise JobError("--detail between 0 and 1", str(args.detail), "Use 0 to have it chosen by the frame size")
     cases = find_cases(args.data)
     args.output.mkdir(parents=True, exist_ok=True)
     scores = score_cases(cases, make_predictor(args), args.output, args.no_plate)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from core import evaluation
-from core.errors import CheckpointError, FootageError, ShapeError
+from core.errors import CheckpointError, FootageError, JobError, ShapeError
 from core.frame_io import read_image, write_image
 from scripts import evaluate
 from scripts.convert_rvm import find_onnx
@@ -271,6 +271,20 @@ def test_a_picture_that_is_no_alpha_is_no_truth(tmp_path: Path) -> None:
     write_image(tmp_path / "a.exr", np.full((24, 24), np.nan, np.float32))
     with pytest.raises(FootageError, match="no numbers"):
         evaluate.read_alpha(tmp_path / "a.exr")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        (["--detail", "-1"], JobError, "between 0 and 1"),
+        (["--baseline", "rvm", "--onnx", "none.onnx"], CheckpointError, "none.onnx"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_words(
+    cases: Path, tmp_path: Path, arguments: list[str], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        evaluate.main(evaluate.parse_args(["--data", str(cases), "--output", str(tmp_path / "out"), *arguments]))
 
 
 def test_names_that_do_not_match_are_listed(cases: Path) -> None:
