@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import queue
@@ -40,7 +41,7 @@ from torch import Tensor
 from . import color, delivery, frame_io, plate_files, share
 from .checkpoints import load_model, locate_model
 from .claims import Claims
-from .errors import JobError, MattingError, OutputError, PlateError
+from .errors import CheckpointError, JobError, MattingError, OutputError, PlateError
 from .frame_io import Footage, Frame
 from .job import Job, Source, job_text, read_job
 from .masks import MaskReader
@@ -913,6 +914,13 @@ class _Results:
 
     def write(self, number: int, frame: Frame, matte: Matte, notes: dict[str, Any]) -> None:
         """Encode and write one frame's files, then its record."""
+        coverage, expected_error = float(matte.pha.mean()), float(matte.err.mean())
+        if not math.isfinite(coverage + expected_error):
+            raise CheckpointError(
+                "a network whose mattes are numbers",
+                f"none for frame {number}",
+                "Set the precision to fp32, or choose another model",
+            )
         sizes = {}
         for name, pixels in self._pictures(frame, matte).items():
             path = self.path(name, number)
@@ -923,8 +931,8 @@ class _Results:
             "key": self.key(number),
             "files": sizes,
             "color_space": self.color_space,
-            "coverage": round(float(matte.pha.mean()), 5),
-            "expected_error": round(float(matte.err.mean()), 5),
+            "coverage": round(coverage, 5),
+            "expected_error": round(expected_error, 5),
             **notes,
             # Later than what it replaces, whose writer's clock may be fast: the latest record is the one that counts
             "written": max(time.time(), known["written"] + 0.001),

@@ -21,7 +21,7 @@ import pytest
 from core import __main__ as command_line
 from core import claims, color, delivery, engine, frame_io, plate_files
 from core.claims import EXPIRY, Claims, process_name
-from core.errors import FootageError, JobError, OutputError, PlateError
+from core.errors import CheckpointError, FootageError, JobError, OutputError, PlateError
 from core.job import Job, Output, PlateSource, Source, read_job
 from core.matting import Matter
 from tests.plate_scenes import motion, scene, shoot
@@ -108,6 +108,19 @@ def test_where_alpha_is_one_the_foreground_is_the_source(shot, job, tmp_path, mo
     assert np.array_equal(foreground[:, :48], light[:, :48]) and light.max() > 5
     rgba = oiio.ImageBuf(result["matte"]).get_pixels(oiio.FLOAT)
     assert np.array_equal(rgba[:, :48, :3], light[:, :48].astype(np.float32)) and (rgba[:, 48:] == 0).all()
+
+
+def test_a_network_that_gives_no_numbers_is_told(job, monkeypatch):
+    """As diverged weights do, and half precision where it overflows: black frames, and a report that is no JSON."""
+    from core.matting import Matte, Matter
+
+    def broken(self, src, bgr, valid):
+        return Matte(*(np.full(shape, np.nan, np.float32) for shape in (src.shape[:2], src.shape, src.shape[:2])))
+
+    monkeypatch.setattr(Matter, "matte", broken)
+    with pytest.raises(CheckpointError, match=r"numbers; got none for frame 1\. Set the precision to fp32"):
+        engine.run_job(job)
+    assert not list(Path(job.output.folder).glob("alpha/*"))
 
 
 def test_exr_output_of_an_8_bit_source_is_scene_linear(shot, job, monkeypatch):
