@@ -658,6 +658,18 @@ def write_whole(path: Path, write: Callable[[Path], object], sync: bool = True) 
     Raises:
         OutputError: no space, no permission, or the folder is gone.
     """
+    try:
+        try:
+            return _write_part(path, write, sync)
+        except FileNotFoundError:  # swept by an engine that took this one for dead while the machine slept
+            return _write_part(path, write, sync)
+    except (OSError, av.error.FFmpegError) as error:
+        raise OutputError(
+            f"to write {path}", error.strerror or str(error), "Free space or choose another folder, then run again"
+        ) from None
+
+
+def _write_part(path: Path, write: Callable[[Path], object], sync: bool) -> int:
     partial = path.with_name(f".{uuid.uuid4().hex[:8]}.part.{path.name}")  # others may write the same
     try:
         write(partial)
@@ -667,10 +679,6 @@ def write_whole(path: Path, write: Callable[[Path], object], sync: bool = True) 
             size = os.fstat(file.fileno()).st_size
         partial.replace(path)
         return size
-    except (OSError, av.error.FFmpegError) as error:
-        raise OutputError(
-            f"to write {path}", error.strerror or str(error), "Free space or choose another folder, then run again"
-        ) from None
     finally:
         with suppress(OSError):
             partial.unlink()

@@ -441,6 +441,20 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
+def test_a_part_that_another_engine_has_swept_is_written_again(tmp_path):
+    """It does that to an engine whose claim has expired, as a machine's that slept."""
+    parts = []
+
+    def write(part):
+        parts.append(part)
+        part.write_text("whole")
+        if len(parts) == 1:
+            part.unlink()
+
+    assert frame_io.write_whole(tmp_path / "a.txt", write) == 5
+    assert len(parts) == 2 and [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
 def test_plate_with_digits_in_its_name_is_one_still(shot, tmp_path):
     shot.write_sequence(tmp_path, count=3)
     assert frame_io.open_plate(Path(tmp_path / "shot.0002.png")).numbers == [1]
