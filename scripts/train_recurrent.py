@@ -106,6 +106,12 @@ def make_stages(described: Sequence[dict[str, Any]] | None, steps: int | None) -
         fields = ", ".join(field.name for field in dataclasses.fields(Stage))
         raise JobError(f"stages of {fields}", f"{described} ({error})", "Correct --stages") from error
     for stage in stages:
+        ratio = stage.downsample_ratio
+        ratios = ratio if isinstance(ratio, list | tuple) else (ratio,)
+        counts = all(isinstance(n, int) and n > 0 for n in (stage.steps, stage.size, stage.frames, stage.batch))
+        if not counts or not all(isinstance(r, int | float) and 0 < r <= 1 for r in ratios):
+            expected = "stages of whole numbers from 1 on, and of a downsample_ratio above 0 and up to 1"
+            raise JobError(expected, str(stage), "Correct --stages")
         if stage.part not in PARTS:
             raise JobError(f"stages whose part is {' or '.join(PARTS)}", stage.part, "Correct --stages")
         least = windows.SIDE + windows.SIDE // 2  # a window, and how far the first may lie inside

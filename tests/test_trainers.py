@@ -293,6 +293,10 @@ def test_each_stage_has_its_size_and_ratio() -> None:
         ({"part": "encoder"}, "encoder"),
         ({"mix": {"peeple": 1.0}}, "peeple"),
         ({"part": "refiner", "size": 30}, "30"),
+        ({"frames": 0}, "frames=0"),
+        ({"size": "x"}, "size='x'"),
+        ({"downsample_ratio": [0.5, 2]}, r"downsample_ratio=\[0.5, 2\]"),
+        ({"downsample_ratio": 0}, "downsample_ratio=0"),
     ):
         with pytest.raises(JobError, match=named):
             train_recurrent.make_stages([{"steps": 2} | wrong], None)

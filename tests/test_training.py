@@ -397,6 +397,14 @@ def test_flags_win_over_the_config_which_wins_over_defaults(tmp_path: Path) -> N
     assert (options.steps, options.precision, options.checkpoint_path) == (9, "bf16", Path("c"))
 
 
+@pytest.mark.parametrize("flags", [["--save_every", "0"], ["--batch_size", "-1"]])
+def test_none_of_something_is_refused_in_words(flags: list[str]) -> None:
+    parser = _parser()
+    parser.add_argument("--batch_size", type=int)
+    with pytest.raises(JobError, match=rf"{flags[0]} of 1 or more; got {flags[1]}"):
+        parse_with_config(parser, ["--epochs", "1", "--batch_size", "1", *flags])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("epoch: 3", "`epoch`"), ("precision: fp8", "precision: fp8"), ("- 3", "mapping"), ("a: [", "YAML")],

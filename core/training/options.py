@@ -12,6 +12,9 @@ import yaml
 from core.errors import JobError
 from core.training.loop import LoopOptions
 
+# Flags of 1 or more, where a trainer has them
+COUNTS = ("batch_size", "size", "valid_samples", "valid_clips", "save_every", "valid_every", "log_every")
+
 
 def add_loop_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that every trainer has, `--config` included; a trainer sets its own defaults over them."""
@@ -35,14 +38,18 @@ def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str] | Non
     """Parse flags; those not given come from the `--config` file, then from the parser's defaults.
 
     Raises:
-        JobError: the file is no mapping of flags, or one of its values is not a flag's.
+        JobError: the file is no mapping of flags, one of its values is not a flag's, or there are none of something.
     """
     early = argparse.ArgumentParser(add_help=False)
     early.add_argument("--config", type=Path)
     path = early.parse_known_args(argv)[0].config
     if path is not None:
         _apply_config(parser, path)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for name in COUNTS:
+        if getattr(args, name, 1) < 1:
+            raise JobError(f"--{name} of 1 or more", str(getattr(args, name)), "Correct it")
+    return args
 
 
 def loop_options(args: argparse.Namespace, steps: int) -> LoopOptions:
