@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class MattingError(Exception):
@@ -24,6 +25,10 @@ class MattingError(Exception):
         self.actual = actual
         self.remedy = remedy
         super().__init__(f"Expected {expected}; got {actual}. {remedy}.")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For a pool of processes, which hands errors on by pickle."""
+        return error_in_words, (type(self).__name__, str(self))
 
 
 class JobError(MattingError):

@@ -3,6 +3,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -188,6 +189,12 @@ def test_an_error_keeps_its_kind_on_its_way():
     error = error_in_words("CheckpointError", "Expected a model; got a cat. Choose another.")
     assert isinstance(error, CheckpointError) and error.exit_code == 4 and str(error).endswith("Choose another.")
     assert type(error_in_words("InternalError", "Oh.")) is MattingError
+
+
+def test_an_error_comes_out_of_a_pool_of_processes():
+    """The benchmark measures each line in one; an error that cannot be unpickled breaks the pool."""
+    error = pickle.loads(pickle.dumps(CheckpointError("a model", "a cat", "Choose another", missing=["x"])))
+    assert isinstance(error, CheckpointError) and str(error) == "Expected a model; got a cat. Choose another."
 
 
 def test_a_still_has_one_device(tmp_path, shot):
