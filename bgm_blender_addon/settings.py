@@ -585,8 +585,9 @@ def _write_track(settings: BGM_PG_matting, folder: Path, first: int, last: int) 
 
 
 def _packed_image_file(image: bpy.types.Image, folder: Path) -> Path:
-    """Write a packed image's file where the engine can read it."""
-    path = folder / "plate" / bpy.path.basename(image.filepath or image.name)
+    """Write a packed image's file where the engine can read it; one drawn in Blender has a name without an ending."""
+    drawn = f"{bpy.path.clean_name(image.name)}{'.exr' if image.is_float else '.png'}"
+    path = folder / "plate" / (bpy.path.basename(image.filepath) or drawn)
     _write(path, image.packed_file.data)
     return path
 

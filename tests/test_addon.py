@@ -335,6 +335,7 @@ def test_the_other_operators(version: str, archive: Path, fake_engine: Path, seq
     assert result["outcomes"] == [["ERROR", found], ["CANCEL", found], ["", ""]]
     assert Path(result["packed"]).name == "packed.png"
     assert result["packed again"] and result["packed anew"]
+    assert {"Clean_Plate_v2.png", "Clean_Plate.exr"} <= set(result["plates"])
     assert not [name for name in result["plates"] if name.endswith(".part")]
     folder = tmp_path / "matting" / "Matting_shot_v2" / "delivery"
     assert result["delivered"] == f"Delivered into {folder}: preview at 24.0, webm at 24.0"

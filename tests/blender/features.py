@@ -116,6 +116,11 @@ def main() -> None:
     packed.write_bytes(b"cut")
     assert not error_of(ops.matte_clip)
     result["packed anew"] = packed.read_bytes() == bgm.plate_image.packed_file.data
+    for name, is_float in (("Clean Plate.v2", False), ("Clean Plate", True)):  # drawn in Blender, never a file
+        bgm.plate_image = bpy.data.images.new(name, 67, 45, float_buffer=is_float)
+        bgm.plate_image.pixels[0] = 0.5
+        bgm.plate_image.pack()
+        assert not error_of(ops.matte_clip)
     result["plates"] = sorted(path.name for path in packed.parent.iterdir())
 
     bgm.deliver = {"webm", "preview"}
