@@ -446,8 +446,16 @@ def check_folder(folder: Path, clip_path: Path) -> None:
     except (OSError, ValueError, LookupError, TypeError):
         return  # no job of Blender's
     has_frames = any(any(folder.glob(files)) for files in ("records/*.jsonl", "alpha/*"))
-    if has_frames and other != clip_path and other.is_file():
+    if has_frames and other != clip_path and other.is_file() and not _is_copy(clip_path, other):
         raise UserError(f"{folder} holds the matte of {other}. Choose another folder under Output, or delete that one.")
+
+
+def _is_copy(path: Path, other: Path) -> bool:
+    """Whether a file is another's copy, its project's folder having been copied: told as the engine tells files."""
+    if not path.is_file():
+        return False
+    ours, theirs = path.stat(), other.stat()
+    return (path.name, ours.st_size, int(ours.st_mtime)) == (other.name, theirs.st_size, int(theirs.st_mtime))
 
 
 def _read_job(folder: Path) -> Any:

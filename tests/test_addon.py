@@ -408,6 +408,7 @@ def test_nothing_is_taken_for_another(
     assert result["image editors"] == [[False, False, True, False], [False, False, False, True]]
     assert result["previews"] == ["Matting shot_v2"]
     assert f"holds the matte of {sequence}" in result["folder of another"]
+    assert result["copied project"] == ["", "", ""]
     assert result["nested"] == "Second"
     assert result["~/mattes"] == str(Path.home() / "mattes")
     assert result["mattes/a"] == str(tmp_path / "mattes" / "a")

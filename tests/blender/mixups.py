@@ -3,6 +3,7 @@
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -243,6 +244,23 @@ def first_save() -> None:
     result["first save"] = [*said, str(addon("settings").output_folder(tree.bgm))]
 
 
+def copied_project() -> None:
+    """A project that is copied, mattes and footage and all, goes on from what it has; the original is still there."""
+    project = folder / "project"
+    shutil.copytree(Path(args["footage"]).parent, project / "footage")
+    bpy.ops.wm.read_homefile(use_empty=True)
+    clip = load_clip(str(project / "footage" / Path(args["footage"]).name))
+    bpy.ops.wm.save_as_mainfile(filepath=str(project / "shot.blend"))
+    clip.filepath = bpy.path.relpath(clip.filepath)
+    ops.add_node(clip=clip.name)
+    matting_node(bpy.context.scene).node_tree.bgm.plate_source = "NONE"
+    said = [error_of(ops.matte_clip)]
+    bpy.ops.wm.save_mainfile()
+    shutil.copytree(project, folder / "copy")
+    bpy.ops.wm.open_mainfile(filepath=str(folder / "copy" / "shot.blend"))
+    result["copied project"] = [*said, error_of(ops.use_results), error_of(ops.matte_clip)]
+
+
 def main() -> None:
     clip, other = load_clip(args["footage"]), load_clip(args["other"])
     bpy.ops.wm.save_as_mainfile(filepath=str(folder / "shot.blend"))
@@ -262,6 +280,7 @@ def main() -> None:
     another_file(name)
     linked(name)
     first_save()
+    copied_project()
     finish(**result)
 
 
