@@ -131,7 +131,7 @@ def find_group(uid: int) -> bpy.types.NodeTree | None:
 
 def pump() -> float | None:
     """Take in what the engine said; a timer of Blender's. Returns the seconds to its next call."""
-    if bpy.app.is_job_running("RENDER"):
+    if bpy.app.is_job_running("RENDER") or _in_a_stroke():
         return PUMP_SECONDS  # a render reads the node groups that results would be wired into
     if maker is not None:
         maker.poll()
@@ -157,6 +157,13 @@ def redraw() -> None:
                 area.tag_redraw()
         # The only way to have the status bar drawn; `status_text_set` would take out another add-on's drawing, too
         window.workspace.status_text_set_internal(None)
+
+
+def _in_a_stroke() -> bool:
+    """Whether the artist is drawing or dragging: an undo step in the middle of a brush stroke crashes Blender."""
+    manager = bpy.context.window_manager
+    windows = manager.windows if manager is not None else ()
+    return any("BLOCKING" in operator.bl_options for window in windows for operator in window.modal_operators)
 
 
 def _running_client() -> EngineClient:
