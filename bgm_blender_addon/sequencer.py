@@ -193,18 +193,29 @@ def _copy_look(strip: bpy.types.Strip, source: bpy.types.Strip) -> None:
 
 
 def uncopied_words(scene: bpy.types.Scene, source: bpy.types.Strip, strip: bpy.types.Strip) -> list[str]:
-    """That `source` is animated or has modifiers and its cut-out is without; nothing where it is not so."""
-    words = []
+    """What its cut-out does not have of `source`: animation, modifiers, effect strips; nothing where it has no such."""
+    parts, words = [], []
     if _is_animated(scene, source) and not _is_animated(scene, strip):
-        words.append("keyframes or drivers")
+        parts.append("keyframes or drivers")
     if source.modifiers and not strip.modifiers:
-        words.append("modifiers")
-    if not words:
-        return []
-    return [
-        f"The strip {source.name} has {' and '.join(words)}, which its cut-out {strip.name} does not have. Copy them "
-        "to it where you want them."
-    ]
+        parts.append("modifiers")
+    if parts:
+        words.append(
+            f"The strip {source.name} has {' and '.join(parts)}, which its cut-out {strip.name} does not have. Copy "
+            "them to it where you want them."
+        )
+    if effects := ", ".join(other.name for other in _effects_of(_beside(scene, source), source) if not other.mute):
+        words.append(
+            f"Effect strips still show the strip {source.name} whole, with its background: {effects}. Mute them, and "
+            f"make them anew of its cut-out {strip.name} where you want them."
+        )
+    return words
+
+
+def _effects_of(among: Any, strip: bpy.types.Strip) -> list[bpy.types.Strip]:
+    """The effect strips that show a strip, through others too."""
+    direct = [other for other in among if strip in (getattr(other, f"input_{i}", None) for i in (1, 2))]
+    return [*direct, *(further for effect in direct for further in _effects_of(among, effect))]
 
 
 def _is_animated(scene: bpy.types.Scene, strip: bpy.types.Strip) -> bool:

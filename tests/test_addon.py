@@ -304,6 +304,8 @@ def test_strips_keep_their_look(
         [],
     ]
     assert result["stdout"].count(f"Warning: The strip graded has keyframes or drivers, {end}") == 2  # Add to Sequencer
+    shown = "Effect strips still show the strip movie whole, with its background: fast, soft. Mute them, and"
+    assert [len(words) for words in result["effects"]] == [1, 0] and result["effects"][0][0].startswith(shown)
     assert result["renamed"] == [3, 600, 612, 600]
     assert result["no footage"] == [[], ["Select a movie or image strip."]]
 

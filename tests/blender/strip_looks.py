@@ -59,6 +59,19 @@ def main() -> None:
     assert matte(movie) is None
     result["moved"] = place(cut_out)
 
+    # Effect strips go on showing the footage
+    shown = movie
+    for name, kind in (("fast", "SPEED"), ("soft", "GAUSSIAN_BLUR")):
+        shown = strips.new_effect(name=name, type=kind, channel=8, frame_start=120, input1=shown, **args["effect_end"])
+    matte(movie)
+    result["effects"] = [warnings()]
+    for name in ("soft", "fast"):
+        strips[name].mute = True
+    matte(movie)
+    result["effects"].append(warnings())
+    for name in ("soft", "fast"):
+        strips.remove(strips[name])
+
     # A new clip is read as its strip is; one that the file has already stays as it is
     linear = strips.new_movie(name="linear", filepath=args["copy"], channel=2, frame_start=300)
     linear.colorspace_settings.name = "Linear Rec.709"
