@@ -227,7 +227,7 @@ class BGM_OT_use_results(GroupOperator, bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> set[str]:
         try:
             tree = self.editable_tree(context)
-            node.wire_results(tree, settings.output_folder(tree.bgm))
+            tasks.show_results(tree, settings.output_folder(tree.bgm))
         except UserError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}

@@ -158,6 +158,14 @@ def add_matte_strip(
     return strip
 
 
+def show_anew(folder: Path) -> None:
+    """Have strips of an output folder's images, which Blender keeps in memory, read them from disk again."""
+    for scene in bpy.data.scenes:
+        for strip in all_strips(scene) if scene.sequence_editor is not None else ():
+            if strip.type == "IMAGE" and folder in settings.absolute(strip.directory).parents:
+                strip.invalidate_cache("RAW")
+
+
 def _source_of(cut_out: bpy.types.Strip, sources: list[bpy.types.Strip]) -> bpy.types.Strip | None:
     """Which of the strips that show a cut-out's footage it is for: at the same time next below it, else above it."""
     frames = range(cut_out.frame_final_start, cut_out.frame_final_end)

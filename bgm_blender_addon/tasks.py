@@ -38,19 +38,29 @@ def matte(
     commands.append(protocol.Matte(job=str(request.write())))
 
     def take(group: bpy.types.NodeTree, result: dict[str, Any]) -> str:
-        node.wire_results(group, request.folder)
+        show_results(group, request.folder)
         if then is not None:
             task.warnings += then(group)
         return describe_result(result)
 
     def take_part(group: bpy.types.NodeTree) -> None:
         if node.find_sequence(request.folder / "alpha"):
-            node.wire_results(group, request.folder)
+            show_results(group, request.folder)
 
     warnings = [] if numbers else settings.missing_words(tree.bgm)
     made = f"The matte is in {request.folder}"
     task = _task(tree, f"Matte {request.footage.name}", commands, made, take, take_part, warnings)
     runner.start(task)
+
+
+def show_results(tree: bpy.types.NodeTree, folder: Path) -> None:
+    """Show the images of an output folder, as they are now, in the group and in strips of them.
+
+    Raises:
+        UserError: as `node.wire_results`.
+    """
+    node.wire_results(tree, folder)
+    sequencer.show_anew(folder)
 
 
 def preview(tree: bpy.types.NodeTree, scene: bpy.types.Scene, scene_frame: int) -> None:

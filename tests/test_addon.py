@@ -242,7 +242,12 @@ def test_strips_are_in_sync(
     assert result["numbers"] == {"movie": [4, 9], "images": [1005, 1009]}
     assert result["in a meta strip"] == {"flip": True, "crop": 5, "origin": 0.25, "beside": True}
     assert "is reversed or strobed" in result["reversed"]
-    for name, number, size in (("movie", 6, MOVIE_SIZE), ("images", 1007, (WIDTH, HEIGHT))):
+    for name, number, size in (
+        ("movie", 6, MOVIE_SIZE),
+        ("images", 1007, (WIDTH, HEIGHT)),
+        ("of a farm", 1005, (WIDTH, HEIGHT)),
+        ("again", 1007, (WIDTH, HEIGHT)),
+    ):
         picture = read_image(result["renders"][name])
         alpha = alpha_of(number, *size) / 65535
         foreground = linear(foreground_of(number, *size))

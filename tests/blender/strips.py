@@ -77,6 +77,15 @@ def main() -> None:
     places["images"] = (matte.channel, matte.frame_final_start, matte.frame_final_end, matte.frame_start)
     numbers["images"] = matted(images)
     renders["images"] = render(scene, 44, folder / "images.exr")
+
+    # What a farm wrote meanwhile, and what the compositor's button mattes again, the strips show, too
+    tree = sequencer.find_group(images)
+    written = Path(bpy.path.abspath(matte.directory))
+    (written / "matte.1007.png").write_bytes((written / "matte.1005.png").read_bytes())
+    assert not error_of(bpy.ops.bgm.use_results, group=tree.name)
+    renders["of a farm"] = render(scene, 44, folder / "farm.exr")
+    assert not error_of(bpy.ops.bgm.matte_clip, group=tree.name)
+    renders["again"] = render(scene, 44, folder / "again.exr")
     matte.mute = True
 
     other = load_clip(args["other"], frame_start=60)
