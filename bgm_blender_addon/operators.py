@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import bpy
 
@@ -75,11 +75,15 @@ def report_task(operator: bpy.types.Operator, begin: Callable[[], None]) -> set[
     return {"FINISHED"} if task.state == "finished" else {"CANCELLED"}
 
 
+def is_free(operator: Any) -> bool:
+    """Whether no job runs; else the greyed button says that one does."""
+    if runner.busy():
+        operator.poll_message_set("A job is running. Wait for its end, or cancel it")
+    return not runner.busy()
+
+
 class GroupOperator:
     """An operator on a matting group, which scripts name and panels fill in."""
-
-    if TYPE_CHECKING:
-        poll_message_set: Callable[[str], None]
 
     group: bpy.props.StringProperty(
         name="Group",
@@ -101,10 +105,7 @@ class GroupOperator:
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        if runner.busy():
-            cls.poll_message_set("A job is running. Wait for its end, or cancel it")
-            return False
-        return True
+        return is_free(cls)
 
 
 class BGM_OT_add_node(bpy.types.Operator):
@@ -277,7 +278,7 @@ class BGM_OT_check_engine(bpy.types.Operator):
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        return not runner.busy()
+        return is_free(cls)
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         return report_task(self, tasks.check_engine)
@@ -297,7 +298,7 @@ class BGM_OT_make_environment(bpy.types.Operator):
                 "that has the engine's packages"
             )
             return False
-        return not runner.busy()
+        return is_free(cls)
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         return context.window_manager.invoke_props_dialog(self, width=600, title=self.bl_label, confirm_text="Download")
@@ -378,11 +379,11 @@ class StripOperator:
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        if runner.busy():
-            cls.poll_message_set("A job is running. Wait for its end, or cancel it")
-            return False
         editor = sequencer_scene(context).sequence_editor
-        return editor is not None and editor.active_strip is not None
+        if editor is None or editor.active_strip is None:
+            cls.poll_message_set("No strip is active. Select a movie or image strip in the sequencer")
+            return False
+        return is_free(cls)
 
 
 class BGM_OT_set_up_strip(StripOperator, bpy.types.Operator):

@@ -193,6 +193,8 @@ SENTENCES = {
     "wrong python": "lacks packages that the engine needs (no module named",
     "named python gone": "or choose Own Environment and press Make Environment.",
     "engine again": "",
+    "no strip": "No strip is active. Select a movie or image strip in the sequencer",
+    "another job": "A job is running. Wait for its end, or cancel it",
     "offline": "Blender is offline.",
 }
 

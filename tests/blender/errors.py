@@ -20,7 +20,7 @@ def drawn_preferences(preferences) -> str:  # noqa: ANN001
 def main() -> None:
     args = install()
     folder = Path(args["folder"])
-    ops, scene = bpy.ops.bgm, bpy.context.scene
+    ops, scene, runner = bpy.ops.bgm, bpy.context.scene, addon("runner")
     said = {"no node": error_of(ops.matte_clip), "no such clip": error_of(ops.add_node, clip="gone")}
 
     ops.add_node()
@@ -67,7 +67,7 @@ def main() -> None:
     os.environ["FAKE_WORKER"] = "strict"
     said["check plate"] = error_of(ops.check_plate)
     os.environ["FAKE_WORKER"] = "crash"
-    addon("runner").stop_engine()
+    runner.stop_engine()
     said["crash"] = error_of(ops.matte_clip)
     os.environ["FAKE_WORKER"] = ""
     said["after the crash"] = error_of(ops.matte_clip)  # a new engine is started
@@ -93,6 +93,10 @@ def main() -> None:
     drawn = {"wrong python": drawn_preferences(preferences)}
     preferences.python = str(args["python"])
     said["engine again"] = error_of(ops.check_engine)
+    said["no strip"] = error_of(ops.matte_strip)  # as are those of greyed buttons
+    ended, runner.task = runner.task, runner.Task("Another job", [], str)
+    said["another job"] = error_of(ops.check_engine)
+    runner.task = ended
     assert "CHECKMARK" in drawn_preferences(preferences)
     preferences.python = str(folder / "no-python")
     said["named python gone"] = error_of(ops.check_engine)
