@@ -573,7 +573,7 @@ def _write_track(settings: BGM_PG_matting, folder: Path, first: int, last: int) 
         UserError: the track does not exist or does not cover a frame that is wanted, or the output folder cannot be
             written.
     """
-    clip = settings.clip
+    clip, size = settings.clip, clip_size(settings.clip)
     start = footage.first_number(clip, file_path(clip))
     clip_frame = 1 - start - clip.frame_offset  # to be added to a frame number
     reference = settings.plate_frame - clip.frame_start + 1
@@ -581,7 +581,7 @@ def _write_track(settings: BGM_PG_matting, folder: Path, first: int, last: int) 
     for number in range(start, footage.last_number(clip, file_path(clip)) + 1):
         try:
             matrix = tracks.homography(
-                clip, settings.plate_motion, settings.plate_plane_track, reference, number + clip_frame
+                clip, size, settings.plate_motion, settings.plate_plane_track, reference, number + clip_frame
             )
             motion[str(number)] = matrix.ravel().tolist()
         except UserError:

@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     import bpy
 
 Homography = NDArray[np.float64]  # (3, 3)
+Size = tuple[int, int]
 
 
-def homography(clip: bpy.types.MovieClip, kind: str, plane_track: str, reference: int, frame: int) -> Homography:
+def homography(
+    clip: bpy.types.MovieClip, size: Size, kind: str, plane_track: str, reference: int, frame: int
+) -> Homography:
     """What takes a frame's pixels to the reference frame's.
 
     Args:
+        size: the clip's width and height, which Blender does not always know.
         kind: "PLANE" (a plane track's corners), "STABILIZATION" (the 2D stabilization's location tracks) or "CAMERA"
             (a solved camera that turns on a tripod).
         plane_track: name, for "PLANE".
@@ -35,7 +39,7 @@ def homography(clip: bpy.types.MovieClip, kind: str, plane_track: str, reference
     """
     try:
         with np.errstate(divide="ignore", invalid="ignore"):
-            matrix = _homography(clip, kind, plane_track, reference, frame)
+            matrix = _homography(clip, size, kind, plane_track, reference, frame)
             if abs(np.linalg.det(matrix)) > 1e-12:  # the engine takes no flatter ones
                 return matrix
     except np.linalg.LinAlgError:
@@ -43,27 +47,29 @@ def homography(clip: bpy.types.MovieClip, kind: str, plane_track: str, reference
     raise UserError(f"The track's points lie on one line at frame {frame} or {reference} of the clip. Mend it there.")
 
 
-def _homography(clip: bpy.types.MovieClip, kind: str, plane_track: str, reference: int, frame: int) -> Homography:
+def _homography(
+    clip: bpy.types.MovieClip, size: Size, kind: str, plane_track: str, reference: int, frame: int
+) -> Homography:
     if kind == "PLANE":
         track = clip.tracking.plane_tracks.get(plane_track)
         if track is None:
             raise UserError("There is no plane track of that name in the clip. Choose one under Plate Tools.")
-        return _from_corners(_plane(track, clip, frame), _plane(track, clip, reference))
+        return _from_corners(_plane(track, size, frame), _plane(track, size, reference))
     if kind == "STABILIZATION":
-        return _from_points(clip, frame, reference)
-    return _from_camera(clip, frame, reference)
+        return _from_points(clip, size, frame, reference)
+    return _from_camera(clip, size, frame, reference)
 
 
-def _pixels(clip: bpy.types.MovieClip, points: NDArray[np.float64]) -> NDArray[np.float64]:
+def _pixels(size: Size, points: NDArray[np.float64]) -> NDArray[np.float64]:
     """(N, 2) from Blender's 0 to 1 to pixels."""
-    return points * [clip.size[0], -clip.size[1]] + [-0.5, clip.size[1] - 0.5]
+    return points * [size[0], -size[1]] + [-0.5, size[1] - 0.5]
 
 
-def _plane(track: bpy.types.MovieTrackingPlaneTrack, clip: bpy.types.MovieClip, frame: int) -> NDArray[np.float64]:
+def _plane(track: bpy.types.MovieTrackingPlaneTrack, size: Size, frame: int) -> NDArray[np.float64]:
     marker = track.markers.find_frame(frame, exact=False)
     if marker is None or marker.mute:
         raise UserError(f"The plane track {track.name} has no corners at frame {frame} of the clip. Track it there.")
-    return _pixels(clip, np.array([list(corner) for corner in marker.corners]))
+    return _pixels(size, np.array([list(corner) for corner in marker.corners]))
 
 
 def _from_corners(here: NDArray[np.float64], there: NDArray[np.float64]) -> Homography:
@@ -74,7 +80,7 @@ def _from_corners(here: NDArray[np.float64], there: NDArray[np.float64]) -> Homo
     return np.append(np.linalg.solve(np.array(rows), there.ravel()), 1.0).reshape(3, 3)
 
 
-def _from_points(clip: bpy.types.MovieClip, frame: int, reference: int) -> Homography:
+def _from_points(clip: bpy.types.MovieClip, size: Size, frame: int, reference: int) -> Homography:
     """Shift, turn and scale that the stabilization's tracks show; a shift alone where there is one track."""
     pairs = []
     for track in clip.tracking.stabilization.tracks:
@@ -86,7 +92,7 @@ def _from_points(clip: bpy.types.MovieClip, frame: int, reference: int) -> Homog
             f"No track of the 2D stabilization is seen at both frame {frame} and frame {reference} of the clip. "
             "Add tracks to the stabilization in the clip editor."
         )
-    here, there = (_pixels(clip, np.array(points)) for points in zip(*pairs, strict=True))
+    here, there = (_pixels(size, np.array(points)) for points in zip(*pairs, strict=True))
     z, w = (points @ [1, 1j] for points in (here, there))
     spread = z - z.mean()
     turn = np.vdot(spread, w - w.mean()) / np.vdot(spread, spread) if len(z) > 1 else 1.0
@@ -94,7 +100,7 @@ def _from_points(clip: bpy.types.MovieClip, frame: int, reference: int) -> Homog
     return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag], [0, 0, 1.0]])
 
 
-def _from_camera(clip: bpy.types.MovieClip, frame: int, reference: int) -> Homography:
+def _from_camera(clip: bpy.types.MovieClip, size: Size, frame: int, reference: int) -> Homography:
     """How the picture turns with a camera that stands still."""
     tracking = clip.tracking
     cameras = tracking.reconstruction.cameras
@@ -104,8 +110,8 @@ def _from_camera(clip: bpy.types.MovieClip, frame: int, reference: int) -> Homog
         if cameras.find_frame(frame=number) is None:
             raise UserError(f"The solved camera does not cover frame {number} of the clip. Solve it there, too.")
     here, there = (np.array(cameras.matrix_from_frame(frame=number))[:3, :3] for number in (frame, reference))
-    height = clip.size[1]
+    width, height = size
     lens = tracking.camera.focal_length_pixels
-    principal = tracking.camera.principal_point_pixels
-    to_pixel = np.array([[lens, 0, 0.5 - principal[0]], [0, -lens, principal[1] + 0.5 - height], [0, 0, -1.0]])
+    x, y = tracking.camera.principal_point  # -1 to 1
+    to_pixel = np.array([[lens, 0, 0.5 - width * (1 + x) / 2], [0, -lens, 0.5 - height * (1 - y) / 2], [0, 0, -1.0]])
     return to_pixel @ there.T @ here @ np.linalg.inv(to_pixel)

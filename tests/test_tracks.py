@@ -33,13 +33,13 @@ def clip():
         find_frame=lambda frame: poses.get(frame) is not None or None,
         matrix_from_frame=lambda frame: poses[frame],
     )
-    camera = SimpleNamespace(focal_length_pixels=LENS, principal_point_pixels=(WIDTH / 2, HEIGHT / 2))
+    camera = SimpleNamespace(focal_length_pixels=LENS, principal_point=(0.0, 0.0))
     tracking = SimpleNamespace(reconstruction=SimpleNamespace(is_valid=True, cameras=cameras), camera=camera)
-    return SimpleNamespace(size=(WIDTH, HEIGHT), tracking=tracking, poses=poses)
+    return SimpleNamespace(tracking=tracking, poses=poses)
 
 
 def test_a_camera_on_a_tripod(clip):
-    matrix = tracks.homography(clip, "CAMERA", "", 1, 7)
+    matrix = tracks.homography(clip, (WIDTH, HEIGHT), "CAMERA", "", 1, 7)
     for direction in ([0.1, 0.05, -1], [-0.2, 0.1, -1], [0.0, -0.1, -1]):
         x, y, w = matrix @ [*project(clip.poses[7], np.array(direction)), 1]
         assert np.allclose([x / w, y / w], project(clip.poses[1], np.array(direction)), atol=1e-6)
@@ -47,7 +47,7 @@ def test_a_camera_on_a_tripod(clip):
 
 def test_a_frame_that_is_not_solved(clip):
     with pytest.raises(UserError, match="frame 3"):
-        tracks.homography(clip, "CAMERA", "", 1, 3)
+        tracks.homography(clip, (WIDTH, HEIGHT), "CAMERA", "", 1, 3)
 
 
 def test_a_plane_whose_corners_turn_and_move():
@@ -67,4 +67,4 @@ def test_corners_on_one_line_are_refused(flat, frames):
     )
     tracking = SimpleNamespace(plane_tracks={"wall": SimpleNamespace(name="wall", markers=markers)})
     with pytest.raises(UserError, match="on one line"):
-        tracks.homography(SimpleNamespace(size=(WIDTH, HEIGHT), tracking=tracking), "PLANE", "wall", *frames)
+        tracks.homography(SimpleNamespace(tracking=tracking), (WIDTH, HEIGHT), "PLANE", "wall", *frames)

@@ -39,21 +39,30 @@ def main() -> None:
     bgm.frame_first, bgm.frame_last = 5, 8
     result["nothing tracked"] = error_of(bpy.ops.bgm.matte_clip)
     # Tracks join the stabilization by an operator of the clip editor alone; the same function is given them here
-    stabilized = type("Clip", (), {"size": clip.size, "tracking": type("T", (), {"stabilization": type("S", (), {})})})
+    stabilized = type("Clip", (), {"tracking": type("T", (), {"stabilization": type("S", (), {})})})
     stabilized.tracking.stabilization.tracks = list(clip.tracking.tracks)
-    matrix = ours.homography(stabilized, "STABILIZATION", "", 1, 4)
+    matrix = ours.homography(stabilized, (width, height), "STABILIZATION", "", 1, 4)
     result["stabilization"] = matrix.ravel().tolist()
     corners = [[(x + 0.5) / width, 1 - (y + 0.5) / height] for x, y in points]
     moved = [[(x + 9.5) / width, 1 - (y - 6 + 0.5) / height] for x, y in points]
     import numpy as np
 
-    pixels = [ours._pixels(clip, np.array(quad)) for quad in (moved, corners)]
+    pixels = [ours._pixels((width, height), np.array(quad)) for quad in (moved, corners)]
     result["plane"] = ours._from_corners(*pixels).ravel().tolist()
     bgm.plate_motion = "PLANE"
     result["no plane"] = error_of(bpy.ops.bgm.matte_clip)
     bgm.plate_motion = "CAMERA"
     result["no camera"] = error_of(bpy.ops.bgm.matte_clip)
     result["files"] = json.dumps(sorted(p.name for p in folder.rglob("track.json")))
+
+    # After Save As elsewhere, Blender does not know the size of a clip that shows nothing at frame 1
+    clip.frame_offset = -20
+    (folder / "elsewhere").mkdir(exist_ok=True)
+    bpy.ops.wm.save_as_mainfile(filepath=str(folder / "elsewhere" / "tracks.blend"))
+    result["known"], result["sizes"] = list(clip.size), []
+    ours.homography = lambda clip, size, *track: result["sizes"].append(size) or np.eye(3)
+    addon("settings").make_job(bgm, scene, "cpu", (1001, 1001))
+    result["real"] = [width, height]
     finish(**result)
 
 
