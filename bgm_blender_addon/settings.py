@@ -483,12 +483,15 @@ def scene_fits(scene: bpy.types.Scene, clip: bpy.types.MovieClip) -> bool:
         return False
     if clip.fps and abs(clip.fps - render.fps / render.fps_base) > 0.01:
         return False
+    if render.resolution_percentage != 100:  # the compositor scales nothing: less is the picture's middle
+        return False
     return tuple(clip.size) in ((render.resolution_x, render.resolution_y), _UNKNOWN_SIZE)
 
 
 def fit_scene(scene: bpy.types.Scene, clip: bpy.types.MovieClip) -> None:
     """Give the scene the clip's size, rate and frames."""
     scene.render.resolution_x, scene.render.resolution_y = clip_size(clip)
+    scene.render.resolution_percentage = 100
     if clip.fps:  # not known of images
         scene.render.fps = round(clip.fps)
         scene.render.fps_base = round(clip.fps) / clip.fps

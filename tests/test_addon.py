@@ -320,6 +320,7 @@ def test_strips_keep_their_look(
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_other_operators(version: str, archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path) -> None:
     result = run_blender(version, "features.py", fake_engine, tmp_path, zip=archive, footage=sequence)
+    assert not result["at half size"]
     assert result["default"] == "//matting/Matting_shot_v2/"
     assert result["unsaved"] == str(Path.home() / "matting" / "Matting_shot_v2")
     assert result["saved"] == str(tmp_path / "matting" / "Matting_shot_v2")

@@ -40,6 +40,9 @@ def main() -> None:
     size_scene(scene, 99, 99)
     assert not addon("settings").scene_fits(scene, clip)
     assert not error_of(ops.fit_scene) and addon("settings").scene_fits(scene, clip)
+    scene.render.resolution_percentage = 50
+    result["at half size"] = addon("settings").scene_fits(scene, clip)
+    assert not error_of(ops.fit_scene) and scene.render.resolution_percentage == 100
     result["scene"] = [scene.render.resolution_x, scene.render.resolution_y, scene.frame_start, scene.frame_end]
     blend = folder / "shot.blend"
     bpy.ops.wm.save_as_mainfile(filepath=str(blend))
