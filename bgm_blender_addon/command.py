@@ -21,7 +21,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--node", help="only the matting node group of this name")
     parser.add_argument("--save", action="store_true", help="save the file with the results wired in")
     args = parser.parse_args(arguments)
-    trees = [tree for tree in settings.matting_trees() if args.node in (None, tree.name) and tree.is_editable]
+    trees = [tree for tree in settings.matting_trees() if args.node in (None, tree.name) and settings.is_own(tree)]
     if not trees:
         print(f"There is no matting node{' ' + args.node if args.node else ''} in {bpy.data.filepath or 'this file'}.")
         return 1

@@ -265,7 +265,7 @@ def sync_all(*_: Any) -> None:
 def renew_all(*_: Any) -> None:
     """After loading: groups of older versions get what this one adds."""
     for tree in settings.matting_trees():
-        if tree.is_editable and _NODES <= set(tree.nodes.keys()):
+        if settings.is_own(tree) and _NODES <= set(tree.nodes.keys()):
             _add_controls(tree)
 
 

@@ -99,7 +99,7 @@ class GroupOperator:
 
     def editable_tree(self, context: bpy.types.Context) -> bpy.types.NodeTree:
         tree = find_tree(context, self.group)
-        if not tree.is_editable:
+        if not settings.is_own(tree):
             raise UserError(f"The group {tree.name} is linked from another file. Matte it there, or make it local.")
         return tree
 
@@ -142,10 +142,15 @@ class BGM_OT_add_node(bpy.types.Operator):
         space = context.space_data
         if clip is None and space is not None and space.type == "CLIP_EDITOR":
             clip = space.clip
+        shown = space.edit_tree if space is not None and space.type == "NODE_EDITOR" else None
+        target = shown or node.find_compositor(context.scene) or context.scene
+        if not target.is_editable:
+            self.report({"ERROR"}, f"{target.name} is linked from another file. Add the node there, or make it local.")
+            return {"CANCELLED"}
         group = node.new_group(clip)
         group.bgm.plate_image = plate
-        if space is not None and space.type == "NODE_EDITOR" and space.edit_tree is not None:
-            added = node.add_to_tree(space.edit_tree, group)
+        if shown is not None:
+            added = node.add_to_tree(shown, group)
             added.location = space.cursor_location
         else:
             added = node.add_to_scene(context.scene, group)

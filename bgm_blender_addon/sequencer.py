@@ -301,7 +301,7 @@ def numbers_on_strips(tree: bpy.types.NodeTree) -> tuple[int, int] | None:
 
 
 def _group_of(path: Path) -> bpy.types.NodeTree | None:
-    trees = [tree for tree in settings.matting_trees() if tree.bgm.clip and tree.is_editable]
+    trees = [tree for tree in settings.matting_trees() if tree.bgm.clip and settings.is_own(tree)]
     return next((tree for tree in trees if settings.file_path(tree.bgm.clip) == path), None)
 
 

@@ -275,6 +275,11 @@ def matting_trees() -> list[bpy.types.NodeTree]:
     return [tree for tree in groups if tree.bgm.is_matting]
 
 
+def is_own(tree: bpy.types.NodeTree) -> bool:
+    """Whether this file keeps what becomes of a group: it is not linked, nor an override of a linked one."""
+    return tree.is_editable and tree.override_library is None
+
+
 def file_path(datablock: bpy.types.ID) -> Path:
     """Absolute path of a clip's or image's own file, linked datablocks included; never a proxy."""
     return absolute(datablock.filepath, datablock.library)
@@ -381,7 +386,7 @@ def make_job(
     """
     clip_path = check_clip(settings.clip)
     folder = output_folder(settings)
-    others = (tree for tree in matting_trees() if tree != settings.id_data and tree.is_editable)
+    others = (tree for tree in matting_trees() if tree != settings.id_data and is_own(tree))
     for tree in others:
         if tree.bgm.output_folder and output_folder(tree.bgm) == folder:
             raise UserError(f"The node group {tree.name} writes to {folder}, too. Choose another folder under Output.")

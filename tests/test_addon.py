@@ -410,6 +410,7 @@ def test_nothing_is_taken_for_another(
     can_add, refusal, added = result["shader editor"]
     assert not can_add and "Add matting nodes in the compositor" in refusal and not added
     assert result["linked folder"] == str(folder)
+    assert all("is linked from another file." in words for words in result["not kept"]), result["not kept"]
     assert result["linked strip"] and result["of one name"] and not result["local"]
     assert result["renamed control"] == [["Background", "Matte", "Crush", "White Level", "Dilate Size"], 0]
     unsaved, *errors, saved = result["first save"]

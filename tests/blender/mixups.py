@@ -191,8 +191,8 @@ def linked(name: str) -> None:
     (folder / "work").mkdir()
     bpy.ops.wm.read_homefile(use_empty=True)
     bpy.ops.wm.save_as_mainfile(filepath=str(folder / "work" / "edit.blend"))
-    with bpy.data.libraries.load(str(folder / "shot.blend"), link=True, relative=True) as (_, target):
-        target.node_groups = [name]
+    with bpy.data.libraries.load(str(folder / "shot.blend"), link=True, relative=True) as (source, target):
+        target.node_groups, target.scenes = [name], source.scenes
     group = target.node_groups[0]
     node = addon("node").add_to_scene(bpy.context.scene, group)
     result["linked folder"] = str(settings.output_folder(group.bgm))
@@ -203,6 +203,15 @@ def linked(name: str) -> None:
     for file in files[1:]:
         strip.elements.append(file.name)
     result["linked strip"] = sequencer.find_group(strip) is None
+
+    # What is done to an override of a linked group, or to a linked scene, is gone when the file is opened again
+    override, linked_scene = group.override_create(), target.scenes[0]
+    said = [error_of(ops.matte_clip, group=override.name)]
+    bpy.data.node_groups.remove(override)
+    with bpy.context.temp_override(scene=linked_scene):
+        said.append(error_of(ops.add_node))
+    result["not kept"] = said
+    bpy.data.scenes.remove(linked_scene)
 
     local = addon("node").new_group(load_clip(args["footage"]))
     local.name = name
