@@ -83,4 +83,9 @@ def with_number(path: Path, number: int) -> Path:
 def shot_name(path: Path, is_sequence: bool) -> str:
     """What people call the footage: "shot_v2.1001.exr" of a sequence -> "shot_v2", "take2.mp4" -> "take2"."""
     match = _NUMBERED.match(path.name) if is_sequence else None
-    return (match["prefix"].rstrip("._- ") if match else "") or path.stem
+    return readable((match["prefix"].rstrip("._- ") if match else "") or path.stem)
+
+
+def readable(path: Path | str) -> str:
+    """A path as Blender can show it: what is no UTF-8, in a name of an old file system, as question marks."""
+    return str(path).encode("utf-8", "replace").decode()

@@ -471,11 +471,13 @@ def check_clip(clip: bpy.types.MovieClip | None) -> Path:
     """The clip's file.
 
     Raises:
-        UserError: no clip, or its file is missing.
+        UserError: no clip, or its file is missing, or has a path that is no UTF-8.
     """
     if clip is None:
         raise UserError("There is no clip. Choose the footage to pull a matte from.")
     path = file_path(clip)
+    if (shown := footage.readable(path)) != str(path):
+        raise UserError(f"The clip's path is in another encoding than UTF-8: {shown}. Rename the file or its folder.")
     if not path.is_file():
         raise UserError(f"The clip's file is missing: {path}. Find it with File > External Data.")
     return path

@@ -185,6 +185,7 @@ SENTENCES = {
     "crash": "The engine ended unexpectedly (exit code 3). Its last words:\nthe fake engine dies on purpose",
     "after the crash": "",
     "clip gone": "The clip's file is missing",
+    "no UTF-8": "sh?t.png. Rename the file or its folder.",
     "which node": "There are several matting nodes. Select the one you mean.",
     "same folder": "The node group Matting writes to",
     "python gone": "which the variable BGM_ENGINE_PYTHON names as the engine's. Correct or remove",

@@ -75,6 +75,12 @@ def main() -> None:
     clip.filepath = str(folder / "gone.1001.png")
     said["clip gone"] = error_of(ops.matte_clip)
     clip.filepath = args["footage"]
+    foreign = os.fsencode(folder) + b"/sh\xf6t.png"  # Latin-1
+    with open(foreign, "wb") as file:
+        file.write(Path(args["footage"]).read_bytes())
+    bgm.clip = bpy.data.movieclips.load(os.fsdecode(foreign))
+    said["no UTF-8"] = error_of(ops.matte_clip)
+    bgm.clip = clip
     ops.add_node()
     said["which node"] = error_of(ops.matte_clip)
     copy = tree.copy()
