@@ -176,8 +176,9 @@ def update_sources(tree: bpy.types.NodeTree) -> None:
     foreground = shown.get("foreground") if alpha else None
     links.new((foreground or nodes[CLIP]).outputs["Image"], nodes[FOREGROUND_SOURCE].inputs[0])
     links.new(alpha.outputs["Image"] if alpha else nodes[CLIP].outputs["Alpha"], nodes[ALPHA_SOURCE].inputs[0])
-    error = shown.get("error")
-    _link(tree, error.outputs["Image"] if error else None, nodes[OUTPUT].inputs["Error"])
+    error, unsure = shown.get("error"), nodes[OUTPUT].inputs.get("Error")
+    if unsure is not None:  # the output is the artist's to rename and delete
+        _link(tree, error.outputs["Image"] if error else None, unsure)
     garbage, core = nodes[GARBAGE], nodes[CORE]
     garbage.mask, core.mask = tree.bgm.garbage_mask, tree.bgm.core_mask
     for mask in (garbage, core):

@@ -413,6 +413,7 @@ def test_nothing_is_taken_for_another(
     assert result["linked folder"] == str(folder)
     assert all("is linked from another file." in words for words in result["not kept"]), result["not kept"]
     assert result["linked strip"] and result["of one name"] and not result["local"]
+    assert result["renamed output"] == ["", "", ""]
     assert result["renamed control"] == [["Background", "Matte", "Crush", "White Level", "Dilate Size"], 0]
     unsaved, *errors, saved = result["first save"]
     assert unsaved == str(tmp_path / "home" / "matting" / "Matting_shot_v2") and errors == ["", ""]

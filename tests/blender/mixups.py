@@ -234,6 +234,13 @@ def renamed_control() -> None:
     tree = matting_node(bpy.context.scene).node_tree
     inputs = [item.name for item in tree.interface.items_tree if getattr(item, "in_out", "INPUT") == "INPUT"]
     result["renamed control"] = [inputs, len(tree.nodes) - nodes]
+    said = []
+    for name in ("Error", "Image"):
+        tree.interface.items_tree[name].name = f"My {name}"
+        said.append(error_of(ops.matte_clip, group=tree.name))
+    tree.interface.remove(tree.interface.items_tree["My Error"])
+    result["renamed output"] = [*said, error_of(ops.matte_clip, group=tree.name)]
+    tree.interface.items_tree["My Image"].name = "Image"
 
 
 def first_save() -> None:
