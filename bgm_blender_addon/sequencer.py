@@ -25,10 +25,10 @@ def all_strips(scene: bpy.types.Scene) -> Any:
     return (scene.sequence_editor or scene.sequence_editor_create()).strips_all
 
 
-def _beside(scene: bpy.types.Scene, strip: bpy.types.Strip) -> Any:
-    """The strips of the meta strip that a strip is in, else the scene's."""
-    metas = (other.strips for other in all_strips(scene) if other.type == "META")
-    return next((inside for inside in metas if strip.name in inside), strips(scene))
+def _around(scene: bpy.types.Scene, strip: bpy.types.Strip) -> Any:
+    """What a strip lies in: a meta strip, else the scene's sequencer. Either has strips and channels."""
+    metas = (other for other in all_strips(scene) if other.type == "META")
+    return next((meta for meta in metas if strip.name in meta.strips), scene.sequence_editor)
 
 
 def strip_file(strip: bpy.types.Strip) -> Path:
@@ -114,11 +114,11 @@ def add_matte_strip(
     numbers: Sequence[int] = range(min(files), max(files) + 1)
     if source is not None:
         check_rate(scene, source)
-        among, lowest = _beside(scene, source), source.channel + 1
+        around, lowest = _around(scene, source), source.channel + 1
         start, numbers = _content_start(source), _content_numbers(source)
         frames = range(source.frame_final_start, source.frame_final_end)
     elif clip is not None:
-        among, lowest = strips(scene), 1
+        around, lowest = scene.sequence_editor or scene.sequence_editor_create(), 1
         start = footage.to_scene(clip, settings.file_path(clip), numbers[0])
         frames = range(start, start + len(numbers))
     else:
@@ -127,14 +127,16 @@ def add_matte_strip(
     shown = [frame for frame in frames if _held(numbers, frame - start) in files]
     if not shown:
         raise UserError("There is no cut-out of the frames that the strip shows. Matte the strip first.")
-    first, frames = files[numbers[there[0]]], range(shown[0], shown[-1] + 1)
+    among, first, frames = around.strips, files[numbers[there[0]]], range(shown[0], shown[-1] + 1)
     sources = [other for other in _source_strips(scene, tree) if other.name in among]
     images = (strip for strip in among if strip.type == "IMAGE" and settings.absolute(strip.directory) == first.parent)
     cut_outs = (strip for strip in images if _overlaps(strip, frames) and _source_of(strip, sources) == source)
     strip = next(cut_outs, None)
+    shut: set[int] = set()  # channels that would not show it, or not let go of it
     if strip is not None:
         lowest, strip.mute = strip.channel, False
     else:
+        shut = {i for i, channel in enumerate(around.channels) if channel.mute or channel.lock}
         strip = among.new_image(
             name=f"{tree.name} Matte",
             filepath=node.storable(first),
@@ -150,7 +152,7 @@ def add_matte_strip(
     _fill(strip, names, start + there[0])
     set_frames(strip, frames.start, frames.stop)
     others = [other for other in among if other != strip]
-    strip.channel = _free_channel(others, lowest, frames)  # 4.5 hangs where it moves down onto a taken one
+    strip.channel = _free_channel(others, shut, lowest, frames)  # 4.5 hangs where it moves down onto a taken one
     strip.alpha_mode = "PREMUL" if first.suffix == ".exr" else "STRAIGHT"
     node.set_color_space(strip, node.color_space("foreground", first, clip))
     if source is not None:
@@ -212,7 +214,9 @@ def uncopied_words(scene: bpy.types.Scene, source: bpy.types.Strip, strip: bpy.t
             f"The strip {source.name} has {' and '.join(parts)}, which its cut-out {strip.name} does not have. Copy "
             "them to it where you want them."
         )
-    if effects := ", ".join(other.name for other in _effects_of(_beside(scene, source), source) if not other.mute):
+    if effects := ", ".join(
+        other.name for other in _effects_of(_around(scene, source).strips, source) if not other.mute
+    ):
         words.append(
             f"Effect strips still show the strip {source.name} whole, with its background: {effects}. Mute them, and "
             f"make them anew of its cut-out {strip.name} where you want them."
@@ -355,7 +359,7 @@ def _content_trim(strip: bpy.types.Strip) -> int:
     return strip.content_trim_start if hasattr(strip, "content_trim_start") else strip.animation_offset_start
 
 
-def _free_channel(among: Any, lowest: int, frames: range) -> int:
-    """The lowest channel from `lowest` on that is empty of these strips in these scene frames."""
-    taken = {strip.channel for strip in among if _overlaps(strip, frames)}
+def _free_channel(among: Any, shut: set[int], lowest: int, frames: range) -> int:
+    """The lowest channel from `lowest` on, none of `shut`, that is empty of these strips in these scene frames."""
+    taken = shut | {strip.channel for strip in among if _overlaps(strip, frames)}
     return next(channel for channel in range(lowest, lowest + len(taken) + 1) if channel not in taken)

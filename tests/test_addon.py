@@ -236,10 +236,10 @@ def test_strips_are_in_sync(
     assert result["left behind"] == 0
     assert result["set up"] == ["bgm.matte_strip"] and result["matted"] == ["bgm.matte_strip", "bgm.add_strip"]
     # The movie's first frame is at 20, of which 23 to 28 are shown; channel 3 is taken. The image strip's first file,
-    # number 1003, is at 40. Only what is shown is matted.
+    # number 1003, is at 40; channel 6 is muted, channel 7 locked. Only what is shown is matted.
     assert result["places"] == {
         "movie": [4, 23, 29, 23],
-        "images": [6, 42, 47, 42],
+        "images": [8, 42, 47, 42],
         "no source": [1, 60, 61, 60],
     }
     assert result["numbers"] == {"movie": [4, 9], "images": [1005, 1009]}

@@ -73,6 +73,7 @@ def main() -> None:
     for file in files[1:]:
         images.elements.append(file.name)
     sequencer.set_frames(images, 42, 47)
+    scene.sequence_editor.channels[6].mute = scene.sequence_editor.channels[7].lock = True
     matte = matte_over(scene, images)
     places["images"] = (matte.channel, matte.frame_final_start, matte.frame_final_end, matte.frame_start)
     numbers["images"] = matted(images)
