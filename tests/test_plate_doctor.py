@@ -63,6 +63,7 @@ def test_shifted_plate_names_alignment(world: NDArray[np.float32]) -> None:
 
 LIGHTS = [
     ("exposure", PhotometricFit(gain=(1.5, 1.5, 1.5)), 0.585),
+    ("exposure", PhotometricFit(gain=(0.3, 0.3, 0.3)), -1.737),
     ("white_balance", PhotometricFit(gain=(1.12, 1.0, 0.88)), 0.17),
     ("vignetting", PhotometricFit(falloff=(-0.5, 0.0)), -0.72),
 ]

@@ -426,14 +426,14 @@ def _of_noise(frames: list[Image], plate: Image, looks: list[_Look]) -> list[Fin
 
 
 def _of_blur(src: Image, plate: Image, look: _Look) -> list[Finding]:
-    """Compare fine detail of plate and frame, block by block, at full size."""
+    """Compare fine detail of the plate, in the frame's light, and the frame, block by block, at full size."""
     h, w = look.src.shape[:2]
     H, W = src.shape[:2]
     plate_w, plate_h = look.aligned.plate_size
     up = np.diag([W / w, H / h, 1.0])
     up_plate = np.diag([plate.shape[1] / plate_w, plate.shape[0] / plate_h, 1.0])
     homography = up_plate @ look.aligned.homography @ np.linalg.inv(up)
-    laid, _ = lay_plate(plate, None, homography, None, (H, W))
+    laid = look.fit.apply(lay_plate(plate, None, homography, None, (H, W))[0])
     background = cv2.resize(look.background.astype(np.uint8), (W, H), interpolation=cv2.INTER_NEAREST)
     energies, floors = [], []
     blocks = (max(1, W // 32), max(1, H // 32))
