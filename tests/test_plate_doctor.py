@@ -104,6 +104,14 @@ def test_plate_that_ends_too_early(world: NDArray[np.float32]) -> None:
     assert finding.kind == "uncovered" and finding.value == pytest.approx(80 / W, abs=0.02)
 
 
+def test_what_a_plate_guesses_is_nobody(world: NDArray[np.float32]) -> None:
+    """Where a plate from the clip was never seen, it is continued, which may look like somebody."""
+    known = np.ones((H, W), np.bool_)
+    known[80:, 290:380] = False
+    plate = with_actor(shoot(world, motion(), 0), 300)
+    assert kinds(diagnose(takes(world), plate, matte=find_actor, known=known)) == {"uncovered"}
+
+
 def test_another_place_and_another_shape(world: NDArray[np.float32]) -> None:
     (finding,) = diagnose(takes(world), shoot(scene(5), motion(), 0), matte=find_actor).findings
     assert (finding.kind, finding.severity, finding.action) == ("wrong_place", "red", "choose_plate")

@@ -154,7 +154,7 @@ def diagnose(
     findings += _of_blur(frames[0][1], plate, looks[0])
     findings += _of_coverage(looks, scale)
     comparison = _compare_over_time(looks)
-    in_plate = _of_subject_in_plate(small_plate, matte, comparison, scale)
+    in_plate = _of_subject_in_plate(small_plate, small_known, matte, comparison, scale)
     findings += in_plate if in_plate else _of_moved_objects(comparison, scale)
     return _conclude(findings, numbers)
 
@@ -525,13 +525,18 @@ def _compare_over_time(looks: list[_Look]) -> _Comparison:
     return _Comparison(often, np.mean(differs, axis=0) > 0.5, _spread(shots, seen) < 0.04)
 
 
-def _of_subject_in_plate(plate: Image, matte: Matte | None, comparison: _Comparison, scale: float) -> list[Finding]:
-    """A person in the plate who is not in the frames; a statue that stands in both is part of the set."""
+def _of_subject_in_plate(
+    plate: Image, known: Mask | None, matte: Matte | None, comparison: _Comparison, scale: float
+) -> list[Finding]:
+    """A person in the plate who is not in the frames; a statue that stands in both is part of the set, and what is
+    guessed is nobody."""
     if matte is None:
         return []
     h, w = comparison.most.shape
     pha = cv2.resize(_matte_at(matte, plate), (w, h), interpolation=cv2.INTER_LINEAR)
     found = cv2.morphologyEx((pha > 0.6).astype(np.uint8), cv2.MORPH_OPEN, np.ones((7, 7), np.uint8)) > 0
+    if known is not None:
+        found &= cv2.resize(known.astype(np.uint8), (w, h), interpolation=cv2.INTER_NEAREST) > 0
     if found.mean() < 0.004 or comparison.most[found].mean() < 0.3:
         return []
     return [
