@@ -54,7 +54,7 @@ from .plate.photometric import PhotometricFit
 
 SEGMENT = 200  # frames between two fresh starts of a recurrent network
 PREROLL = 12  # frames run before a segment to settle the plate, and the memory where none is stored
-VERSION = 17  # raise when the same job gives other pixels: finished frames are then redone
+VERSION = 18  # raise when the same job gives other pixels: finished frames are then redone
 RIM = 8  # pixels around the subject where the foreground goes on: who scales it down looks beyond the edge
 DOCTOR_FRAMES = 6  # frames that the plate doctor looks at
 SELDOM, MUCH = 0.2, 0.02  # shares of pictures and of the plate: so much of it seen empty so seldom is worth a warning

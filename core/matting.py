@@ -40,6 +40,8 @@ LOOKS_ANEW = 2  # at a frame whose box is not the one before: of what is new in 
 BLIND_ERROR = 0.25  # expected error where the plate has nothing to say
 CLOSEST = 0.9  # share of a frame's size at which a small part of it is looked at: the rest is the refinement's
 LEAST_SIDE = 16  # reduced pixels, of the shorter side of what is looked at
+STRAY = 0.25  # share of a subject beside the plate that must lie before it
+LEAK = 4  # pixels of the plate's border that what lies beside it can shine into
 SLIVER = 8  # pixels beside the plate on which its judgement, with its border continued, goes on
 
 
@@ -258,7 +260,7 @@ class Matter:
             valid: (H, W), False where the plate has no pixels; None where it has all. There err is at least
                 `BLIND_ERROR`, and unless these are slivers of `SLIVER` pixels, the network judges there without a
                 plate (it runs twice). A subject that it misses inside, where the plate shows it, it would miss outside,
-                too: of that one the plate's judgement goes on.
+                too: of that one the plate's judgement goes on. What differs there alone is no subject.
 
         Raises:
             ShapeError: sizes differ, or a network that needs a plate has none.
@@ -316,7 +318,7 @@ class Matter:
             return partial(self._deliver, self._look_blindly(source), None, None)
         apart = valid is not None and not _is_sliver(~valid)
         blind = self._look_blindly(source) if apart else None
-        seen = self._look_before(src, source, bgr, None if apart else valid)
+        seen = self._look_before(src, source, bgr, valid)
         before = partial(self._finish_in_box, *seen, source) if seen else partial(_as_background, source)
         return partial(self._deliver, before, blind, None if valid is None or valid.all() else valid)
 
@@ -326,8 +328,12 @@ class Matter:
         pha, fgr, err = finish()
         if valid is not None:
             inside = self._transfer.upload(valid)[None, None].float()
-            if without is not None:
-                trust = torch.maximum(_softly_around(inside), _missed(pha, without[0], inside))
+            well_inside = 1 - F.max_pool2d(1 - inside, 2 * LEAK + 1, 1, LEAK)
+            trust = torch.maximum(well_inside, 1 - _strays(pha, inside))
+            if without is None:
+                pha = pha * trust
+            else:
+                trust = torch.maximum(trust * _softly_around(inside), _missed(pha, without[0], inside))
                 pha, fgr = torch.lerp(without[0], pha, trust), torch.lerp(without[1], fgr, trust)
             err = torch.maximum(err, BLIND_ERROR * (1 - inside))
         results = pha[0, 0], fgr[0].permute(1, 2, 0).contiguous(), err[0, 0].clamp(0, 1)
@@ -529,6 +535,23 @@ def _softly_around(inside: Tensor) -> Tensor:
     """(1, 1, H, W), 0 or 1, to the same with a slope from 1 to 0 on twice `SLIVER` pixels outside; 1 on slivers."""
     size = 2 * SLIVER + 1
     return F.avg_pool2d(F.max_pool2d(inside, size, 1, SLIVER), size, 1, SLIVER, count_include_pad=False)
+
+
+def _strays(pha: Tensor, inside: Tensor) -> Tensor:
+    """1 where a connected region of alpha lies beside the plate but for less than `STRAY` of it: no subject, but what
+    is there instead of the plate's continued border. 0 elsewhere; all (1, 1, H, W), `inside` 1 where there is a plate.
+    """
+    height, width = pha.shape[2:]
+    scale = coarse_ratio(height, width, blind=True)
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    alpha, weight = F.interpolate(torch.cat([pha, inside], dim=1), size, mode="area")[0].cpu().numpy()
+    count, regions = cv2.connectedComponents((alpha > SUBJECT).astype(np.uint8))
+    whole, shown = (np.bincount(regions.ravel(), mass.ravel(), count) for mass in (alpha, alpha * weight))
+    stray = shown < STRAY * whole
+    stray[0] = False  # the background
+    spread = cv2.dilate(stray[regions].astype(np.float32), np.ones((5, 5), np.uint8))
+    where = torch.from_numpy(spread).to(pha.device)[None, None]
+    return F.interpolate(where, (height, width), mode="nearest")
 
 
 def _missed(pha: Tensor, blind_pha: Tensor, inside: Tensor) -> Tensor:

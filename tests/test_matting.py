@@ -21,6 +21,7 @@ from core.matting import (
     coarse_ratio,
 )
 from core.models import MattingBase, MattingRefine
+from core.region import choose_box
 
 
 @pytest.fixture
@@ -101,6 +102,32 @@ def test_slivers_beside_the_plate_are_judged_with_it(frames):
         assert any(name.startswith("blind") for name in matter.memory()) == runs_blind
         assert np.array_equal(matte.fgr, whole.fgr) != runs_blind
         assert matte.err[~valid].min() >= BLIND_ERROR
+
+
+@pytest.mark.parametrize("runs_blind", [False, True])
+def test_what_differs_only_beside_the_plate_is_no_subject(matter, runs_blind):
+    """The plate's border, continued, is not what is there; a subject that stands across its edge stays."""
+    pha, fgr, err = torch.zeros(1, 1, 64, 96), torch.ones(1, 3, 64, 96), torch.zeros(1, 1, 64, 96)
+    pha[..., 10:20, 86:] = 0.7  # two pixels of it on the plate
+    pha[..., 30:60, 60:] = 1
+    valid = np.ones((64, 96), bool)
+    valid[:, 88:] = False
+    blind = (pha * 0, fgr, err) if runs_blind else None
+    results = matter._deliver(lambda: (pha, fgr, err), (lambda: blind) if runs_blind else None, valid)
+    after = results[0]()
+    assert after[:26].max() == 0 and after[30:60, 60:88].min() == 1
+    assert runs_blind or after[30:60, 88:].min() == 1
+
+
+def test_what_differs_beside_the_plate_makes_no_larger_box(matter, monkeypatch):
+    needed = []
+    monkeypatch.setattr("core.matting.choose_box", lambda box, *rest: needed.append(box) or choose_box(box, *rest))
+    plate = np.full((64, 96, 3), 90, np.uint8)
+    src, valid = plate.copy(), np.ones((64, 96), bool)
+    src[20:40, 20:40] = src[:, 70:] = 200
+    valid[:, 70:] = False
+    matter.matte(src, plate, valid)
+    assert needed[0].right < 48
 
 
 @pytest.mark.parametrize("shape", [(1, 2000), (2, 4000), (3000, 1)])
