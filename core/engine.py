@@ -48,13 +48,15 @@ from .masks import MaskReader
 from .matting import Matte, Matter, choose_devices
 from .memory import reused_memory
 from .plate import ShotPlate, plate_from_clip
-from .plate.doctor import diagnose, find_wrong_place
+from .plate.doctor import diagnose, find_hidden_place, find_wrong_place
 from .plate.from_clip import Relight
 from .plate.photometric import PhotometricFit
+from .region import SUBJECT
 
 SEGMENT = 200  # frames between two fresh starts of a recurrent network
 PREROLL = 12  # frames run before a segment to settle the plate, and the memory where none is stored
 VERSION = 18  # raise when the same job gives other pixels: finished frames are then redone
+ASTRAY = 0.35  # residual of a plate above which it may be of another place
 RIM = 8  # pixels around the subject where the foreground goes on: who scales it down looks beyond the edge
 DOCTOR_FRAMES = 6  # frames that the plate doctor looks at
 SELDOM, MUCH = 0.2, 0.02  # shares of pictures and of the plate: so much of it seen empty so seldom is worth a warning
@@ -417,6 +419,7 @@ class _Run:
         before = self.footage.numbers[max(0, first - PREROLL) : first] if settle else []
         needs_all = self.matter.is_recurrent or self.plate.settles
         wanted = set(missing)
+        lies = False  # the plate did under the frame before
         numbers = [n for n in segment if n <= missing[-1]] if needs_all else missing
         with (
             _ReadAhead(self.footage, before + numbers) as frames,
@@ -431,6 +434,10 @@ class _Run:
                 if starts:
                     _check_place(laid, self.matter, self.listener.on_warning)
                     starts = False
+                astray = laid.notes.get("plate_residual", 0.0) > ASTRAY
+                if lies and astray and number in wanted:
+                    _check_cut(number, laid, self.plate.subject, self.listener.on_warning)
+                lies = not astray
                 if number == segment[0] and memory:
                     self.matter.remember(memory)
                 start = time.perf_counter()
@@ -480,6 +487,14 @@ def _check_place(laid: _Laid, matter: Matter, on_warning: Callable[[str], None])
     finding = find_wrong_place(laid.src, laid.bgr, laid.valid, _lone_matte(matter))
     matter.reset()
     if finding:
+        on_warning(f"{finding.message} {finding.remedy}.")
+
+
+def _check_cut(number: int, laid: _Laid, subject: Matte | None, on_warning: Callable[[str], None]) -> None:
+    """Warn when a frame shows nothing of the plate that lay under the frames before; `subject` is where one was."""
+    assert laid.bgr is not None and laid.valid is not None
+    known = laid.valid if subject is None else laid.valid & (subject.pha < SUBJECT)
+    if finding := find_hidden_place(number, laid.src, laid.bgr, known):
         on_warning(f"{finding.message} {finding.remedy}.")
 
 

@@ -448,6 +448,16 @@ def test_a_plate_of_another_place_is_told_once(job, tmp_path, monkeypatch):
     assert "does not seem to show this place" in there[0] and "Choose the plate" in there[0]
 
 
+def test_a_cut_to_another_place_is_told_where_it_is(job, shot, tmp_path):
+    first = shot.write_sequence(tmp_path / "in")
+    for number in (4, 5):
+        pixels = (scene(number)[80:144, 80:176] * 255).astype(np.uint8)
+        frame_io.write_image(first.with_name(f"shot.{number:04d}.png"), pixels)
+    told = []
+    engine.run_job(replace(job, footage=Source(str(first))), on_warning=told.append)
+    assert len(told) == 1 and told[0].startswith("Frame 4 shows nothing of the plate") and "job of its own" in told[0]
+
+
 def test_preview_is_one_frame_in_its_own_folder(job, tmp_path):
     result = engine.preview_frame(job, 3, tmp_path / "preview")
     assert Path(result["alpha"]) == tmp_path / "preview/alpha/alpha.0003.png" and Path(result["alpha"]).is_file()

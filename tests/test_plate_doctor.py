@@ -121,6 +121,15 @@ def test_another_place_and_another_shape(world: NDArray[np.float32]) -> None:
     assert "size" in kinds(diagnose(takes(world), np.asarray(half, np.uint8), matte=find_actor))
 
 
+def test_frames_that_show_nothing_of_the_plate(world: NDArray[np.float32]) -> None:
+    """A cut, or somebody before the lens: told, by number, and light and noise are judged by the other frames."""
+    elsewhere = [(number + 3, frame // np.uint8(3)) for number, frame in takes(scene(5), 5)]
+    diagnosis = diagnose(takes(world) + elsewhere, shoot(world, motion(), 0), matte=find_actor)
+    (finding,) = diagnosis.findings
+    assert (finding.kind, finding.severity, finding.value) == ("hidden_place", "amber", 5 / 8)
+    assert "The frames 103, 104, 105, 106, 107 show nothing" in finding.message
+
+
 @pytest.mark.parametrize("share", [0, 0.3, 0.8])  # of the picture that is somebody
 @pytest.mark.parametrize("dark", [1, 4])
 def test_the_right_place(world: NDArray[np.float32], share: float, dark: int) -> None:

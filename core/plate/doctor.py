@@ -28,6 +28,7 @@ SUBJECT = 0.1  # alpha from which a pixel may be the subject
 
 # Below these a plate is good: the matte does not change by what an eye would see.
 UNLIKE = 0.3  # correlation of local structure below which two pictures show different places
+CERTAIN = 0.6  # correlation from which on one frame is enough to know the place
 PLAIN = 3.0  # deviation within a block, in codes of 255, up to which it may be noise
 TELLING = 0.03  # share of the blocks that must show something in both pictures, else they may be of one place
 SHIFT = 1.5  # pixels of the look
@@ -144,10 +145,16 @@ def diagnose(
         _look(_reduce(src, look_size), small_plate, small_known, start, matte)
         for (_, src), start in zip(frames, small_starts, strict=True)
     ]
-    if float(np.median([look.likeness for look in looks])) < UNLIKE:
+    likenesses = [look.likeness for look in looks]
+    if float(np.median(likenesses)) < UNLIKE and max(likenesses) < CERTAIN:
         return _conclude([_of_wrong_place(looks)], numbers)
 
     findings = [shape_finding] if shape_finding is not None else []
+    hidden = [number for number, look in zip(numbers, looks, strict=True) if look.likeness < UNLIKE]
+    if hidden:  # the others tell of light, noise and what was moved
+        findings.append(_of_hidden_place(hidden, len(hidden) / len(numbers)))
+        frames = [frame for frame in frames if frame[0] not in hidden]
+        looks = [look for look in looks if look.likeness >= UNLIKE]
     findings += _of_position(looks, scale, follows=starts is not None)
     findings += _of_light(looks)
     findings += _of_noise([src for _, src in frames], plate, looks)
@@ -177,6 +184,14 @@ def find_wrong_place(src: Image, bgr: Image, known: Mask | None, matte: Matte | 
         return None
     look = _look(as_srgb(src), as_srgb(bgr), where, None, matte)
     return _of_wrong_place([look]) if look.likeness < UNLIKE else None
+
+
+def find_hidden_place(number: int, src: Image, bgr: Image, known: Mask) -> Finding | None:
+    """Whether a later frame shows nothing of its plate any more; `known` is where there is a plate and no subject.
+
+    The rest as for `find_wrong_place`.
+    """
+    return _of_hidden_place([number], 1.0) if find_wrong_place(src, bgr, known, None) else None
 
 
 def _conclude(findings: list[Finding], numbers: list[int]) -> Diagnosis:
@@ -235,6 +250,21 @@ def _of_wrong_place(looks: list[_Look]) -> Finding:
         "choose_plate",
         None,
         round(value, 3),
+    )
+
+
+def _of_hidden_place(numbers: list[int], share: float) -> Finding:
+    """Of frames, this share of those looked at."""
+    which = f"Frame {numbers[0]} shows" if len(numbers) == 1 else f"The frames {', '.join(map(str, numbers))} show"
+    return Finding(
+        "hidden_place",
+        "amber",
+        f"{which} nothing of the plate: the footage is cut there, or something fills the picture. Another place would "
+        "be taken for the subject.",
+        "If it is cut, give each shot a job of its own, with its frames and its plate",
+        "",
+        None,
+        round(share, 3),
     )
 
 
