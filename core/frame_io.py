@@ -236,6 +236,11 @@ class MovieFootage:
             )
         if curve and color_space == "auto":
             self.warnings.append(f"{path.name} is tagged {curve}, but read as sRGB. Name its colour space.")
+        if first is not None and first.interlaced_frame:
+            self.warnings.append(
+                f"{path.name} is tagged interlaced. Where its lines show two moments, the matte has their combs: "
+                "deinterlace it first."
+            )
         self.numbers = list(range(1, len(self._pts) + 1))
         self._size = (context.width, context.height)
         turned = first is not None and int(first.rotation) % 360 in (90, 270)

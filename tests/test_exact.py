@@ -182,6 +182,13 @@ def test_pq_without_a_named_space_is_warned_of(tmp_path):
     assert not frame_io.open_footage(path, "srgb").warnings
 
 
+def test_an_interlaced_movie_is_warned_of(tmp_path):
+    for flags, warned in (("+ildct+ilme", True), ("+global_header", False)):
+        path = write_movie(tmp_path / f"{warned}.mov", "mpeg2video", "yuv420p", options={"flags": flags})
+        warnings = frame_io.open_footage(path).warnings
+        assert any("interlaced" in words for words in warnings) == warned
+
+
 def write_still(
     path: Path, pixels: np.ndarray, kind: str, channels: tuple[str, ...] | None = None, **tags: Any
 ) -> Path:
