@@ -84,6 +84,12 @@ def test_noisy_and_soft_plates(world: NDArray[np.float32]) -> None:
     assert kinds(diagnose(takes(world), np.asarray(soft, np.uint8), matte=find_actor)) == {"blur"}
 
 
+def test_a_shot_that_fades_in_is_not_out_of_focus(world: NDArray[np.float32]) -> None:
+    dark, *lit = takes(world, 5)
+    frames = [(99, np.zeros_like(dark[1])), (dark[0], dark[1] // np.uint8(5)), *lit]
+    assert "blur" not in kinds(diagnose(frames, shoot(world, motion(), 0), matte=find_actor))
+
+
 def test_moved_object_and_where_it_is(world: NDArray[np.float32]) -> None:
     plate = shoot(world, motion(), 0)
     plate[20:70, 380:430] = (250, 240, 60)

@@ -158,7 +158,8 @@ def diagnose(
     findings += _of_position(looks, scale, follows=starts is not None)
     findings += _of_light(looks)
     findings += _of_noise([src for _, src in frames], plate, looks)
-    findings += _of_blur(frames[0][1], plate, looks[0])
+    middle = len(looks) // 2  # the first frame may be black
+    findings += _of_blur(frames[middle][1], plate, looks[middle])
     findings += _of_coverage(looks, scale)
     comparison = _compare_over_time(looks)
     in_plate = _of_subject_in_plate(small_plate, small_known, matte, comparison, scale)
