@@ -44,3 +44,12 @@ def test_moving_plate() -> None:
     assert (
         np.abs(fitted.bgr[20 : H - 20, 20 : W - 20].astype(float) - takes.read(3)[20 : H - 20, 20 : W - 20]).mean() < 2
     )
+
+
+def test_a_moving_plate_switched_off_gives_its_frames_as_they_are() -> None:
+    world = scene()
+    takes = FrameList([shoot(world, motion(3 * i), i) for i in range(6)])
+    shot = ShotPlate(takes, align=False, match=False)
+    for i in range(6):
+        fitted = shot.under(shoot(world, motion(3 * i + 1), 9 + i))
+        assert np.array_equal(fitted.bgr, takes.read(i)) and fitted.valid.all()

@@ -165,7 +165,7 @@ class PlateAligner:
     def replace_plate(self, plate: Image) -> None:
         """Go on with another picture of the same size: the next frame of a plate that moves."""
         self.plate = plate
-        self._features = None
+        self._features = self._last = None
         self._still = 0
         if self._frame_shape is not None:
             self._small_plate = small_grey(plate, self._small_plate.shape[::-1])
@@ -428,16 +428,18 @@ class MovingPlateAligner:
 
     Args:
         plates: the take without the subject.
+        enabled: False lays the plate's frame as it is, see `PlateAligner`.
     """
 
     THUMB = (160, 90)  # pixels
     FIRST_LOOK = 60  # plate frames that the shot's first frame is compared with
     REACH = 3  # plate frames to look back and ahead of the one expected next
 
-    def __init__(self, plates: FrameReader) -> None:
+    def __init__(self, plates: FrameReader, *, enabled: bool = True) -> None:
         if plates.count == 0:
             raise PlateError("a plate with at least one frame", "none", "Check the plate's path and frame range")
         self._plates = plates
+        self._enabled = enabled
         self._thumbs: dict[int, Small] = {}
         self._aligner: PlateAligner | None = None
         self.index: int | None = None  # the plate's frame under the last frame
@@ -460,7 +462,7 @@ class MovingPlateAligner:
             candidates = range(max(0, expected - self.REACH), min(last, expected + self.REACH) + 1)
         index = self._closest(grey, outside, candidates)
         if self._aligner is None:
-            self._aligner = PlateAligner(self._plates.read(index))
+            self._aligner = PlateAligner(self._plates.read(index), enabled=self._enabled)
         elif index != self.index:
             self._aligner.replace_plate(self._plates.read(index))
         self.index = index

@@ -56,7 +56,7 @@ class ShotPlate:
         if isinstance(plate, np.ndarray):
             self._aligner = PlateAligner(plate, known=known, start=start, enabled=align)
         else:
-            self._aligner = MovingPlateAligner(plate)
+            self._aligner = MovingPlateAligner(plate, enabled=align)
         self._lock = PhotometricLock() if match else None
         self._used: tuple[Image, PhotometricFit, Image] | None = None  # laid plate, its match, the result
 
