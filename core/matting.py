@@ -26,7 +26,7 @@ from .models.matting_refine import MattingRefine
 from .models.patches import upsampled
 from .models.recurrent import Look, PlateFeatures, RecurrentMatting, State
 from .models.refiner import PATCH
-from .models.scales import divisible
+from .models.scales import average, divisible
 from .region import GRID, SUBJECT, Box, ReducedPlate, bounds, choose_box, is_cut, moved
 from .transfer import Coming, transfer_for
 
@@ -327,13 +327,13 @@ class Matter:
         without = blind() if blind else None  # first: the other takes the source's memory
         pha, fgr, err = finish()
         if valid is not None:
-            inside = self._transfer.upload(valid)[None, None].float()
-            well_inside = 1 - F.max_pool2d(1 - inside, 2 * LEAK + 1, 1, LEAK)
-            trust = torch.maximum(well_inside, 1 - _strays(pha, inside))
+            inside, surely = (self._transfer.upload(x)[None, None].float() for x in (valid, _well_inside(valid)))
+            trust = torch.maximum(surely, 1 - _strays(pha, inside))
             if without is None:
                 pha = pha * trust
             else:
-                trust = torch.maximum(trust * _softly_around(inside), _missed(pha, without[0], inside))
+                softly = self._transfer.upload(_softly_around(valid))[None, None]
+                trust = torch.maximum(trust * softly, _missed(pha, without[0], inside))
                 pha, fgr = torch.lerp(without[0], pha, trust), torch.lerp(without[1], fgr, trust)
             err = torch.maximum(err, BLIND_ERROR * (1 - inside))
         results = pha[0, 0], fgr[0].permute(1, 2, 0).contiguous(), err[0, 0].clamp(0, 1)
@@ -531,10 +531,16 @@ def _is_sliver(invalid: NDArray[np.bool_]) -> bool:
     return not cv2.erode(invalid.view(np.uint8), square, borderType=cv2.BORDER_CONSTANT, borderValue=1).any()
 
 
-def _softly_around(inside: Tensor) -> Tensor:
-    """(1, 1, H, W), 0 or 1, to the same with a slope from 1 to 0 on twice `SLIVER` pixels outside; 1 on slivers."""
-    size = 2 * SLIVER + 1
-    return F.avg_pool2d(F.max_pool2d(inside, size, 1, SLIVER), size, 1, SLIVER, count_include_pad=False)
+def _well_inside(valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """(H, W) to 1 where all pixels within `LEAK` are True, those in the frame."""
+    return np.asarray(cv2.erode(valid.view(np.uint8), np.ones((2 * LEAK + 1, 2 * LEAK + 1), np.uint8)), np.uint8)
+
+
+def _softly_around(valid: NDArray[np.bool_]) -> Floats:
+    """(H, W) to float32 with a slope from 1 to 0 on twice `SLIVER` pixels outside; 1 on slivers."""
+    size = 2 * SLIVER + 1, 2 * SLIVER + 1
+    near = cv2.dilate(valid.view(np.uint8), np.ones(size, np.uint8)).astype(np.float32)
+    return np.asarray(cv2.blur(near, size, borderType=cv2.BORDER_REPLICATE), np.float32)
 
 
 def _strays(pha: Tensor, inside: Tensor) -> Tensor:
@@ -542,9 +548,8 @@ def _strays(pha: Tensor, inside: Tensor) -> Tensor:
     is there instead of the plate's continued border. 0 elsewhere; all (1, 1, H, W), `inside` 1 where there is a plate.
     """
     height, width = pha.shape[2:]
-    scale = coarse_ratio(height, width, blind=True)
-    size = max(1, round(height * scale)), max(1, round(width * scale))
-    alpha, weight = F.interpolate(torch.cat([pha, inside], dim=1), size, mode="area")[0].cpu().numpy()
+    scale = min(1.0, max(coarse_ratio(height, width, blind=True), LEAST_SIDE / min(height, width)))
+    alpha, weight = (average(x, scale)[0, 0].cpu().numpy() for x in (pha, inside))
     count, regions = cv2.connectedComponents((alpha > SUBJECT).astype(np.uint8))
     whole, shown = (np.bincount(regions.ravel(), mass.ravel(), count) for mass in (alpha, alpha * weight))
     stray = shown < STRAY * whole
