@@ -367,6 +367,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--growth", action="store_true", help="with frame size, patches and clip length")
     parser.add_argument("--start", action="store_true", help="a worker's start and its previews")
     args = parser.parse_args(argv)
+    if args.runs < 1:
+        parser.error(f"--runs: expected 1 or more; got {args.runs}")
     if 0 < args.frames < WARM + 2:
         parser.error(f"--frames: expected 0 or at least {WARM + 2}, of which {WARM} are not counted; got {args.frames}")
     return args

@@ -80,7 +80,7 @@ def main(args: argparse.Namespace) -> None:
     outputs = _OUTPUTS[type(model).__name__]
     width, height = args.size
     if isinstance(model, MattingRefine | RecurrentMatting):
-        if width % PATCH or height % PATCH:
+        if width < 1 or height < 1 or width % PATCH or height % PATCH:
             raise JobError(f"a size that divides by {PATCH}", f"{width} x {height}", "Choose another --size")
         model.refiner.traceable = True
     if isinstance(model, MattingRefine):

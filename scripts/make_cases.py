@@ -75,8 +75,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _size(text: str) -> tuple[int, int]:
-    width, height = text.split("x")
-    return int(width), int(height)
+    width, height = map(int, text.split("x"))
+    if width < 1 or height < 1:
+        raise ValueError
+    return width, height
 
 
 def _dice(name: str) -> np.random.Generator:

@@ -600,7 +600,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", default="default", help="network, as for `python -m core matte`; 'none' for none")
     parser.add_argument("--only", default=",".join(MEASURES), help="comma-separated: " + ", ".join(MEASURES))
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if unknown := set(args.only.split(",")) - MEASURES.keys():
+        parser.error(f"--only: expected some of {', '.join(MEASURES)}; got {', '.join(sorted(unknown))}")
+    return args
 
 
 def main(args: argparse.Namespace) -> dict[str, dict[str, float]]:

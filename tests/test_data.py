@@ -141,6 +141,12 @@ def test_a_pool_without_its_photographs_is_not_made(tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
+def test_cases_of_no_size_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        make_cases.parse_args(["--pool", "pool", "--output", "cases", "--size", "0x90"])
+    assert "invalid _size value: '0x90'" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits")
 def test_a_case_that_the_disk_cannot_hold_is_not_left_out(tmp_path: Path):
     import resource

@@ -91,7 +91,7 @@ def test_default_network(tmp_path, suffix):
 def test_what_cannot_be_exported_is_said(models, tmp_path):
     with pytest.raises(JobError, match=r"NAME\.onnx"):
         export.main(export.parse_args([str(models / "MattingBase.safetensors"), str(tmp_path / "x.trt")]))
-    with pytest.raises(JobError, match="82 x 64"):
-        export.main(
-            export.parse_args([str(models / "MattingRefine.safetensors"), str(tmp_path / "x.pt"), "--size", "82", "64"])
-        )
+    model, output = str(models / "MattingRefine.safetensors"), str(tmp_path / "x.pt")
+    for width in ("82", "0"):
+        with pytest.raises(JobError, match=f"{width} x 64"):
+            export.main(export.parse_args([model, output, "--size", width, "64"]))
