@@ -100,6 +100,11 @@ def ending_in_words() -> Iterator[None]:
         yield
     except MattingError as error:
         sys.exit(f"error: {error}")
+    except RuntimeError as error:  # torch's of a data loader's process, with that process's traceback for its words
+        _, found, last = str(error).rpartition(f"\n{__name__}.")
+        if not found:
+            raise
+        sys.exit(f"error: {last.partition(': ')[2].strip()}")
     except OSError as error:
         remedy = "Check the path, its permissions and the space on the disk"
         sys.exit(f"error: Expected files that can be read and written; got {error}. {remedy}.")

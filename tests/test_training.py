@@ -19,9 +19,10 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from core.checkpoints import save_model
-from core.errors import CheckpointError, JobError, MattingError, ending_in_words
+from core.errors import CheckpointError, FootageError, JobError, MattingError, ending_in_words
 from core.training import losses
 from core.training.loop import Process, Trainer, learning_rate_scale, sample_order, write_state
 from core.training.options import add_loop_arguments, loop_options, parse_with_config
@@ -254,6 +255,22 @@ def test_a_damaged_checkpoint_is_refused_in_words(tmp_path: Path, content: bytes
     last.write_bytes(content)
     with pytest.raises(CheckpointError, match="last.pt, which does not fit"):
         resumed.run()
+
+
+class _Unreadable(Dataset[int]):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        raise FootageError("a picture", "none:\nno file", "Look")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_a_data_loaders_process_is_said_as_that_of_its_own(workers: int) -> None:
+    with pytest.raises(SystemExit, match="^error: Expected a picture; got none:\nno file. Look.$"), ending_in_words():
+        next(iter(DataLoader(_Unreadable(), num_workers=workers)))
+    with pytest.raises(RuntimeError, match="of torch"), ending_in_words():
+        raise RuntimeError("of torch")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits")
