@@ -121,9 +121,20 @@ def open_plate(path: str | Path, color_space: str = "auto", moving: bool = False
     path = Path(path)
     _check_exists(path, "a plate")
     with as_plate():
-        if path.suffix.lower() in IMAGE_EXTENSIONS:
-            return SequenceFootage(path, _sequence_files(path) if moving else {1: path}, color_space)
-        return MovieFootage(path, color_space)
+        if moving and path.suffix.lower() in IMAGE_EXTENSIONS:
+            return SequenceFootage(path, _sequence_files(path), color_space)
+        return open_file(path, color_space)
+
+
+def open_file(path: Path, color_space: str = "auto") -> Footage:
+    """Open this file only, whatever its name's digits: a still or a movie.
+
+    Raises:
+        FootageError: as `open_footage`.
+    """
+    if path.suffix.lower() in IMAGE_EXTENSIONS:
+        return SequenceFootage(path, {1: path}, color_space)
+    return MovieFootage(path, color_space)
 
 
 @contextmanager

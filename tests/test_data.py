@@ -16,7 +16,7 @@ import torch
 from core.data import ClipDataset, ImagePairDataset, Mix, procedural
 from core.data import augmentation as aug
 from core.data.compositing import Layer, compose, compose_in_light, over, place
-from core.data.pairs import find_pictures
+from core.data.pairs import find_pictures, read_picture
 from core.data.pool import Pool, extend_colors, make_pyramid
 from core.data.split import family, split_of
 from core.errors import FootageError
@@ -476,6 +476,12 @@ def test_augmented_pairs_differ_by_epoch_and_repeat_by_seed(pairs: Path):
     assert torch.equal(first["src"], data[0]["src"]) and not torch.equal(first["src"], second["src"])
     for name, image in first.items():
         assert 0 <= image.min() and image.max() <= 1, name
+
+
+def test_a_damaged_picture_is_not_called_a_plate(tmp_path: Path):
+    (tmp_path / "a.png").write_text("no picture")
+    with pytest.raises(FootageError, match=r"^Expected a readable image; got .*a\.png"):
+        read_picture(find_pictures(tmp_path)[0])
 
 
 def test_counts_that_differ_name_the_files(pairs: Path):

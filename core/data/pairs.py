@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from ..color import to_dtype, to_float, to_srgb
 from ..errors import FootageError
-from ..frame_io import IMAGE_EXTENSIONS, open_plate
+from ..frame_io import IMAGE_EXTENSIONS, open_file
 from .augmentation import (
     Floats,
     Matrix,
@@ -64,7 +64,7 @@ def find_pictures(path: Path) -> list[Picture]:
         if file.suffix.lower() in IMAGE_EXTENSIONS:
             pictures.append(Picture(file, 1))
         elif file.suffix.lower() in MOVIE_EXTENSIONS:
-            pictures.extend(Picture(file, number) for number in open_plate(file).numbers)
+            pictures.extend(Picture(file, number) for number in open_file(file).numbers)
     if not pictures:
         raise FootageError("a folder with images or movies", f"none in {path}", "Check the path")
     return pictures
@@ -108,7 +108,7 @@ def read_alpha(picture: Picture) -> Bytes:
 
 
 def _frames(picture: Picture) -> Iterator[Any]:
-    return open_plate(picture.path).frames([picture.number])
+    return open_file(picture.path).frames([picture.number])
 
 
 class ImagePairDataset(Dataset[dict[str, Tensor]]):
