@@ -504,7 +504,10 @@ def _sequence_files(path: Path) -> dict[int, Path]:
     for name in names:
         other = _NUMBERED.match(name)
         if other and (spelt(other["prefix"]), spelt(other["suffix"])) == ours:
-            files[int(other["number"])] = path.parent / name
+            number = int(other["number"])
+            # Of shot.1.png and shot.01.png the one with as many digits as the path has
+            if number not in files or len(other["number"]) == len(match["number"]):
+                files[number] = path.parent / name
     return files
 
 

@@ -311,6 +311,17 @@ def test_a_frame_of_another_size_is_named(shot, tmp_path):
         read_all(frame_io.open_footage(first))
 
 
+@pytest.mark.parametrize("order", [sorted, lambda names: sorted(names, reverse=True)])
+def test_two_files_of_one_number_are_not_taken_for_each_other(tmp_path, monkeypatch, order):
+    names = [f"shot.{number}.png" for number in ("1", "01", "2", "02", "10")]
+    for value, name in enumerate(names):
+        frame_io.write_image(tmp_path / name, np.full((8, 8, 3), value, np.uint8))
+    monkeypatch.setattr(os, "listdir", lambda folder: order(names))  # which comes as the disk has it
+    for named, values in (("1", [0, 2, 4]), ("01", [1, 3, 4])):
+        footage = frame_io.open_footage(tmp_path / f"shot.{named}.png")
+        assert [frame.pixels[0, 0, 0] for _, frame in footage.frames([1, 2, 10])] == values
+
+
 def test_a_float_frame_among_whole_numbers_is_named(tmp_path):
     for number, dtype in enumerate((np.uint8, np.uint16, np.float32), 1):
         cv2.imwrite(str(tmp_path / f"shot.{number}.tif"), np.full((8, 8, 3), 0.5 if dtype == np.float32 else 99, dtype))
