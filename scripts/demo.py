@@ -132,7 +132,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def parse_range(text: str) -> list[int]:
     first, _, last = text.partition("-")
     try:
-        return [int(first), int(last or first)]
+        frames = [int(first), int(last or first)]
+        if frames[1] < frames[0]:
+            raise ValueError
+        return frames
     except ValueError:
         raise argparse.ArgumentTypeError(f"two whole numbers as A-B are expected, such as 1-24; got {text!r}") from None
 
