@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    if sys.stderr is None:  # a service's, which has nobody to read it; the progress bar asks for one
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")
     parser = _parser()
     args = parser.parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":

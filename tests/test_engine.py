@@ -861,6 +861,13 @@ def test_exit_status_and_sentence(tmp_path, monkeypatch, capsys, arguments, stat
     assert bool(bar) == (words == "Kodak")  # found only when the job is under way
 
 
+def test_a_service_without_stderr_runs_a_job(shot, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    footage = str(shot.write_sequence(tmp_path / "in", count=1))
+    assert command_line.main(["matte", "--footage", footage, "--output", str(tmp_path / "out")]) == 0
+    sys.stderr.close()
+
+
 def test_a_path_that_the_pipe_cannot_spell_does_not_fail_a_finished_job(monkeypatch):
     out = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")  # as Windows has it
     monkeypatch.setattr(sys, "stdout", out)
