@@ -22,7 +22,7 @@ import random
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
@@ -122,6 +122,7 @@ def run_job(
     results = _Results(job, footage, plate, masks)
     if not device:
         results.check_folder()
+        results.check_inputs((*footage.files, *plate.files, *masks.files), numbers)
 
     segments = list(_segments(numbers, len(devices)))
     todo = set(numbers) - results.up_to_date(numbers)
@@ -634,6 +635,7 @@ class _Plate:
 
     def __init__(self, job: Job, footage: Footage, numbers: list[int], on_warning: Callable[[str], None]) -> None:
         self.identity = ""
+        self.files: Collection[Path] = ()  # that it is read from
         self.subject: Matte | None = None  # the last that is known
         self._options = job.plate
         self._known: NDArray[np.bool_] | None = None
@@ -660,6 +662,7 @@ class _Plate:
 
     def _open(self, job: Job, footage: Footage, on_warning: Callable[[str], None]) -> color.Pixels | FootageReader:
         source = frame_io.open_plate(job.plate.path, job.plate.color_space, job.plate.moving)
+        self.files = source.files
         self.identity = "".join(dict.fromkeys(source.identity(number) for number in source.numbers))
         self._motion = None if job.plate.moving else plate_files.read_motion(Path(job.plate.path))
         if self._motion is None:
@@ -818,6 +821,19 @@ class _Results:
                 f"{self.folder}, which holds the matte of {other.path}",
                 "Choose another folder, or delete that one",
             )
+
+    def check_inputs(self, files: Iterable[Path], numbers: list[int]) -> None:
+        """Refuse to write over what the job is made of, as a mask that is an earlier matte in this folder."""
+        real, kinds = cache(os.path.realpath), {os.path.realpath(self.folder / name): name for name in self._names()}
+        ours = cache(lambda kind: {self.path(kind, number).name for number in numbers})
+        for path in files:
+            kind = kinds.get(real(path.parent))
+            if kind and path.name in ours(kind):
+                raise OutputError(
+                    "a folder whose files the job does not read",
+                    f"{self.folder}, where {path.name} would be written over",
+                    "Choose another output folder",
+                )
 
     def note_job(self, job: Job) -> None:
         """Write the job beside its results, unless a file that says the same is there: a person may have written it."""

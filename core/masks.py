@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,11 @@ class MaskReader:
         self._garbage = _Track(masks.garbage, size, numbers) if masks.garbage.path else None
         self._core = _Track(masks.core, size, numbers) if masks.core.path else None
         self.warnings = [words for track in (self._garbage, self._core) if track for words in track.warnings]
+
+    @property
+    def files(self) -> list[Path]:
+        """That they are read from."""
+        return [path for track in (self._garbage, self._core) if track for path in track.files]
 
     def __bool__(self) -> bool:
         """Whether there is any."""
@@ -88,6 +94,7 @@ class _Track:
 
     def __init__(self, source: MaskSource, size: tuple[int, int], numbers: list[int]) -> None:
         self._footage = frame_io.open_footage(source.path)
+        self.files = self._footage.files
         self._size, self._invert = size, source.invert
         self._frames: Iterator[tuple[int, Frame]] = iter(())
         self._next = -1  # index of the number that `_frames` gives next

@@ -11,8 +11,8 @@ import pytest
 
 from core import __main__ as command_line
 from core import engine, frame_io
-from core.errors import FootageError, JobError
-from core.job import Job, Masks, MaskSource, Output, Source, read_job
+from core.errors import FootageError, JobError, OutputError
+from core.job import Job, Masks, MaskSource, Output, PlateSource, Source, read_job
 from core.matting import Matte
 
 
@@ -125,6 +125,24 @@ def test_a_still_mask_that_is_replaced_during_a_job_redoes_all(job, tmp_path):
     masked = with_masks(job, garbage=write_mask(tmp_path / "rig.png", np.zeros((64, 96))))
     engine.run_job(masked, on_progress=lambda p: p.done != 2 or write_mask(tmp_path / "rig.png", np.ones((64, 96))))
     assert engine.run_job(masked)["skipped"] == 0 and alpha(job, 1003).max() == 0
+
+
+def test_inputs_are_not_written_over(shot, job, tmp_path):
+    """An earlier matte of the same folder as a mask, say, perhaps by way of a link."""
+    engine.run_job(job)
+    folder, before = Path(job.output.folder), alpha(job, 1002)
+    (tmp_path / "link").symlink_to(folder)
+    for path in (folder / "alpha/alpha.1001.png", tmp_path / "link/alpha/alpha.1001.png"):
+        for other in (
+            with_masks(job, core=str(path)),
+            replace(job, plate=PlateSource(str(path))),
+            replace(job, footage=Source(str(path))),
+        ):
+            with pytest.raises(OutputError, match="Choose another"):
+                engine.run_job(replace(other, detail=0.5))
+    assert np.array_equal(alpha(job, 1002), before)
+    elsewhere = replace(job.output, folder=str(tmp_path / "other"))
+    assert engine.run_job(replace(with_masks(job, core=str(path)), output=elsewhere))["frames"] == 3
 
 
 def test_a_mask_of_another_size_is_said(job, tmp_path, ramp):
