@@ -163,7 +163,8 @@ def _in_a_stroke() -> bool:
     """Whether the artist is drawing or dragging: an undo step in the middle of a brush stroke crashes Blender."""
     manager = bpy.context.window_manager
     windows = manager.windows if manager is not None else ()
-    return any("BLOCKING" in operator.bl_options for window in windows for operator in window.modal_operators)
+    running = [operator for window in windows for operator in window.modal_operators]
+    return any(operator.bl_options & {"BLOCKING", "MACRO"} for operator in running)  # nodes are moved by a macro
 
 
 def _running_client() -> EngineClient:

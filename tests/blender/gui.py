@@ -30,9 +30,9 @@ def picture(name: str) -> None:
     subprocess.run(["import", "-window", "root", str(FOLDER / f"{name}.png")], check=True)
 
 
-def point(action: str, *numbers: int) -> None:
-    """Use the mouse; pixels are counted from the screen's top left."""
-    subprocess.run(["xdotool", action, *map(str, numbers)], check=True)
+def use(action: str, *what: object) -> None:
+    """Use mouse and keys; pixels are counted from the screen's top left."""
+    subprocess.run(["xdotool", action, *map(str, what)], check=True)
 
 
 def window() -> bpy.types.Window:
@@ -134,19 +134,29 @@ def steps() -> Iterator[object]:
     yield 1.0
     ui_step(bpy.ops.bgm.use_results, group=name)
 
-    # A job that ends while the artist draws waits for the stroke's end, and its undo step with it
+    # A job that ends while the artist moves nodes or draws waits for the end of that, and its undo step with it
+    area = max((area for area in window().screen.areas if area.type == "NODE_EDITOR"), key=lambda area: area.width)
+    use("mousemove", area.x + area.width // 2, window().height - area.y - area.height // 2)
+    yield 0.5
+    use("key", "g")
+    yield lambda: window().modal_operators
+    ui_step(bpy.ops.bgm.check_engine)
+    yield 3.0
+    result["during a move"] = runner.busy()
+    use("key", "Escape")
+    yield lambda: not runner.busy()
+
     area = open_sidebar("NODE_EDITOR", "IMAGE_EDITOR")
     area.spaces.active.image, area.spaces.active.ui_mode = bpy.data.images.new("drawn", 256, 256), "PAINT"
     yield 0.5
-    point("mousemove", area.x + area.width // 2, window().height - area.y - area.height // 2)
-    point("mousedown", 1)
+    use("mousedown", 1)
     yield lambda: window().modal_operators
-    point("mousemove_relative", 20, 20)
+    use("mousemove_relative", 20, 20)
     ui_step(bpy.ops.bgm.check_engine)
     yield 3.0
     result["during a stroke"] = [runner.busy(), area.spaces.active.image.is_dirty]
-    point("mousemove_relative", 20, 20)
-    point("mouseup", 1)
+    use("mousemove_relative", 20, 20)
+    use("mouseup", 1)
     yield lambda: not runner.busy()
     yield 0.5
     result["after a stroke"] = [runner.task.state, len(window().modal_operators)]
