@@ -370,8 +370,9 @@ class BGM_OT_add_strip(GroupOperator, bpy.types.Operator):
         except UserError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
-        for words in sequencer.uncopied_words(scene, source, strip) if source is not None else ():
-            self.report({"WARNING"}, words)
+        if source is not None:
+            for words in [*sequencer.missing_words(tree, source), *sequencer.uncopied_words(scene, source, strip)]:
+                self.report({"WARNING"}, words)
         self.report({"INFO"}, f"{strip.name} is on channel {strip.channel}")
         return {"FINISHED"}
 

@@ -106,8 +106,7 @@ def add_matte_strip(
     Raises:
         UserError: no cut-out has been written of what is shown, or the source strip's frames cannot be told.
     """
-    folder = node.result_folder(tree)
-    files = {footage.file_number(path): path for path in node.find_sequence(folder / "matte")} if folder else {}
+    files = _cut_out_files(tree)
     if not files:
         raise UserError("There is no cut-out to show. Switch on Cut-Out under Output and matte the clip again.")
     clip = tree.bgm.clip
@@ -158,6 +157,25 @@ def add_matte_strip(
     if source is not None:
         source.mute = True
     return strip
+
+
+def _cut_out_files(tree: bpy.types.NodeTree) -> dict[int, Path]:
+    """The images of a group's cut-out, by frame number."""
+    folder = node.result_folder(tree)
+    return {footage.file_number(path): path for path in node.find_sequence(folder / "matte")} if folder else {}
+
+
+def missing_words(tree: bpy.types.NodeTree, source: bpy.types.Strip) -> list[str]:
+    """That some frames that a strip shows are not matted, after a job that was cancelled; nothing where all are."""
+    files, numbers, start = _cut_out_files(tree), _content_numbers(source), _content_start(source)
+    frames = range(source.frame_final_start, source.frame_final_end)
+    missing = [frame for frame in frames if _held(numbers, frame - start) not in files]
+    if not missing:
+        return []
+    return [
+        f"Of {len(missing)} of the {len(frames)} frames of the strip {source.name}, from {missing[0]} on, there is no "
+        "cut-out yet: nothing is seen there. Matte the strip."
+    ]
 
 
 def show_anew(folder: Path) -> None:

@@ -243,6 +243,8 @@ def test_strips_are_in_sync(
         "no source": [1, 60, 61, 60],
     }
     assert result["numbers"] == {"movie": [4, 9], "images": [1005, 1009]}
+    missing = "Of 2 of the 8 frames of the strip movie, from 21 on, there is no cut-out yet: nothing is seen there."
+    assert result["stdout"].count(f"Warning: {missing} Matte the strip.") == 1
     assert result["in a meta strip"] == {"flip": True, "crop": 5, "origin": 0.25, "beside": True}
     assert "is reversed or strobed" in result["reversed"]
     for name, number, size in (

@@ -65,6 +65,9 @@ def main() -> None:
     places["movie"] = (matte.channel, matte.frame_final_start, matte.frame_final_end, matte.frame_start)
     numbers["movie"] = matted(movie)
     renders["movie"] = render(scene, 25, folder / "movie.exr")
+    for first in (21, 23):  # to frames that are not matted, and back
+        sequencer.set_frames(movie, first, 29)
+        assert not error_of(bpy.ops.bgm.add_strip)
     matte.mute = True
 
     size_scene(scene, *args["sizes"][1])
