@@ -459,8 +459,9 @@ def _is_copy(path: Path, other: Path) -> bool:
     """Whether a file is another's copy, its project's folder having been copied: told as the engine tells files."""
     if not path.is_file():
         return False
-    ours, theirs = path.stat(), other.stat()
-    return (path.name, ours.st_size, int(ours.st_mtime)) == (other.name, theirs.st_size, int(theirs.st_mtime))
+    # To the microsecond, which most copies keep
+    ours, theirs = ((file.name, file.stat().st_size, file.stat().st_mtime_ns // 1000) for file in (path, other))
+    return ours == theirs
 
 
 def _read_job(folder: Path) -> Any:
