@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +89,16 @@ def has_cut_out(tree: bpy.types.NodeTree) -> bool:
     return folder is not None and (folder / "matte").is_dir()
 
 
-def source_strip(scene: bpy.types.Scene, tree: bpy.types.NodeTree, name: str = "") -> bpy.types.Strip | None:
-    """The strip that shows a group's clip: the one of that name, else the selected one, else any."""
-    return max(_source_strips(scene, tree), key=lambda strip: (strip.name == name, strip.select), default=None)
+def source_strip(
+    scene: bpy.types.Scene, tree: bpy.types.NodeTree, name: str = "", others: Collection[str] = ()
+) -> bpy.types.Strip | None:
+    """The strip that shows a group's clip: the one of that name, else the selected one, else any, but none of `others`.
+
+    Args:
+        others: names that are not the strip's, should it have been renamed.
+    """
+    shown = (strip for strip in _source_strips(scene, tree) if strip.name not in others)
+    return max(shown, key=lambda strip: (strip.name == name, strip.select), default=None)
 
 
 def add_matte_strip(

@@ -179,10 +179,12 @@ def matte_strip(scene: bpy.types.Scene, strip: bpy.types.Strip) -> None:
     tree = sequencer.group_for_strip(scene, strip)
     tree.bgm.use_matte = True
     scene_uid, strip_name = scene.session_uid, strip.name
+    others = {other.name for other in sequencer.all_strips(scene) if other != strip}
 
     def add(group: bpy.types.NodeTree) -> list[str]:
         target = next((other for other in bpy.data.scenes if other.session_uid == scene_uid), None)
-        source = sequencer.source_strip(target, group, strip_name) if target else None  # it may have been renamed
+        # It may have been renamed
+        source = sequencer.source_strip(target, group, strip_name, others) if target else None
         if target is None or source is None:
             raise UserError(f"The matte is made, but its strip {strip_name} is gone.")
         cut_out = sequencer.add_matte_strip(target, group, source)

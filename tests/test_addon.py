@@ -317,6 +317,7 @@ def test_strips_keep_their_look(
     shown = "Effect strips still show the strip movie whole, with its background: fast, soft. Mute them, and"
     assert [len(words) for words in result["effects"]] == [1, 0] and result["effects"][0][0].startswith(shown)
     assert result["renamed"] == [3, 600, 612, 600]
+    assert result["deleted"] == ["The matte is made, but its strip deleted is gone.", True]
     assert result["no footage"] == [[], ["Select a movie or image strip."]]
 
 

@@ -133,6 +133,17 @@ def main() -> None:
     (added,) = set(strips) - before - {renamed}
     result["renamed"] = place(added)
 
+    # It is deleted during the job, and others of the same footage stay as they are
+    before = {strip.name: strip.mute for strip in strips}
+    scene.sequence_editor.active_strip = movie_strip("deleted", 2, 700)
+    runner._pump_until_done = lambda: None
+    assert not error_of(bpy.ops.bgm.matte_strip)
+    strips.remove(strips["deleted"])
+    while runner.pump() is not None:
+        time.sleep(0.02)
+    runner._pump_until_done = wait
+    result["deleted"] = [runner.task.message, {strip.name: strip.mute for strip in strips} == before]
+
     # A strip that is no footage
     scene.sequence_editor.active_strip = strips["after it"]
     layout = draw_sequencer(scene)
