@@ -189,6 +189,7 @@ def matte_strip(scene: bpy.types.Scene, strip: bpy.types.Strip) -> None:
             raise UserError(f"The matte is made, but its strip {strip_name} is gone.")
         cut_out = sequencer.add_matte_strip(target, group, source)
         return [
+            *sequencer.missing_words(group, source),  # whose handles may have been moved
             *sequencer.color_space_words(source, group.bgm.clip),
             *sequencer.uncopied_words(target, source, cut_out),
         ]

@@ -318,6 +318,8 @@ def test_strips_keep_their_look(
     assert [len(words) for words in result["effects"]] == [1, 0] and result["effects"][0][0].startswith(shown)
     assert result["renamed"] == [3, 600, 612, 600]
     assert result["deleted"] == ["The matte is made, but its strip deleted is gone.", True]
+    (words,) = result["longer"]
+    assert words.startswith("Of 2 of the 6 frames of the strip longer, from 804 on, there is no cut-out yet")
     assert result["no footage"] == [[], ["Select a movie or image strip."]]
 
 

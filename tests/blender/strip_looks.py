@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Strips that are matted twice, graded, animated, renamed, and read in another colour space than their clip."""
 
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -143,6 +144,18 @@ def main() -> None:
         time.sleep(0.02)
     runner._pump_until_done = wait
     result["deleted"] = [runner.task.message, {strip.name: strip.mute for strip in strips} == before]
+
+    # Its handle is moved during the job, over frames that are not matted
+    scene.sequence_editor.active_strip = longer = movie_strip("longer", 2, 800)
+    sequencer.set_frames(longer, 800, 804)
+    shutil.rmtree(addon("node").result_folder(sequencer.find_group(longer)))
+    runner._pump_until_done = lambda: None
+    assert not error_of(bpy.ops.bgm.matte_strip)
+    sequencer.set_frames(longer, 800, 806)
+    while runner.pump() is not None:
+        time.sleep(0.02)
+    runner._pump_until_done = wait
+    result["longer"] = warnings()
 
     # A strip that is no footage
     scene.sequence_editor.active_strip = strips["after it"]
