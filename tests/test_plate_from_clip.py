@@ -72,6 +72,19 @@ def test_half_floats_of_a_still_and_of_a_moving_camera(across: float) -> None:
     assert psnr(half.plate.astype(np.float32), made.plate / np.float32(255)) > 38
 
 
+@pytest.mark.parametrize("across", [0.0, 66.0])
+def test_one_picture_without_a_number_spoils_no_plate(across: float) -> None:
+    """Rendered footage has infinite highlights here and there, and pixels that are no numbers."""
+    world = scene(margin=250)
+    world[300:] = 1  # blown out: infinity looks like it
+    frames = [(shoot(world, motion(across * (i - 2)), i) / 255).astype(np.float16) for i in range(5)]
+    whole = plate_from_clip(frames).plate.astype(np.float32)
+    for i, value in enumerate((np.inf, np.nan, -np.inf, np.inf, np.nan)):
+        frames[i][10 + 8 * i :: 60, 10::60] = value
+    plate = plate_from_clip(frames).plate.astype(np.float32)
+    assert np.isfinite(plate).all() and psnr(plate, whole) > 38
+
+
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="not on this system")
 def test_no_room_for_samples_is_said_before_they_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:

@@ -110,7 +110,7 @@ def plate_from_clip(
                     f"{frame.shape[1]} x {frame.shape[0]} at frame {index}",
                     "Give footage of one size",
                 )
-            stack[i] = frame
+            stack[i] = frame if frame.dtype.kind == "u" else np.nan_to_num(frame, nan=0, posinf=1, neginf=0)
             small.append(_reduced(frame, view))
             report(0.4 * (i + 1) / len(indices), "reading frames")
         subjects = [_no_subject(image) if matte is None else _subject(matte, image, None) for image in small]
