@@ -466,13 +466,15 @@ def _of_blur(src: Image, plate: Image, look: _Look) -> list[Finding]:
     homography = up_plate @ look.aligned.homography @ np.linalg.inv(up)
     laid = look.fit.apply(lay_plate(plate, None, homography, None, (H, W))[0])
     background = cv2.resize(look.background.astype(np.uint8), (W, H), interpolation=cv2.INTER_NEAREST)
-    energies, floors = [], []
+    energies, floors, means = [], [], []
     blocks = (max(1, W // 32), max(1, H // 32))
     for image in (src, laid):
         grey = cv2.cvtColor(as_srgb(image), cv2.COLOR_RGB2GRAY)
         energies.append(cv2.resize(_fine_detail(grey) ** 2, blocks, interpolation=cv2.INTER_AREA))
         floors.append(_NOISE_IN_DETAIL * noise(image, look.background) ** 2)
+        means.append(as_srgb(cv2.resize(image, blocks, interpolation=cv2.INTER_AREA)))
     whole = cv2.resize(background.astype(np.float32), blocks, interpolation=cv2.INTER_AREA) > 0.99
+    whole &= np.abs(means[0] - means[1]).max(axis=2) < MOVED_DIFFERENCE  # else they show other things
     sharper = np.maximum(*energies)
     telling = whole & (sharper > 3 * max(floors)) & (sharper > np.quantile(sharper, 0.5))
     if np.count_nonzero(telling) < 20:
