@@ -7,7 +7,8 @@ import numpy as np
 
 from core.plate import ShotPlate
 from core.plate.frames import FrameList
-from tests.plate_scenes import H, W, motion, scene, shoot, with_subject
+from core.plate.photometric import PhotometricFit
+from tests.plate_scenes import H, W, motion, relit, scene, shoot, with_subject
 
 
 def test_other_place_and_other_light_at_once() -> None:
@@ -53,3 +54,15 @@ def test_a_moving_plate_switched_off_gives_its_frames_as_they_are() -> None:
     for i in range(6):
         fitted = shot.under(shoot(world, motion(3 * i + 1), 9 + i))
         assert np.array_equal(fitted.bgr, takes.read(i)) and fitted.valid.all()
+
+
+def test_what_a_brighter_plate_clips_is_no_plate() -> None:
+    world = scene()
+    world[80:150] = 0.8  # a bright sky
+    frame = shoot(world, motion(), 1)
+    brighter, darker = (relit(frame, PhotometricFit(gain=(gain,) * 3)) for gain in (2.5, 0.7))
+    assert brighter[:60].min() > 250
+    fitted = ShotPlate(brighter).under(frame)
+    assert not fitted.valid[:60].any() and fitted.valid[80:].mean() > 0.5
+    for src, plate in ((frame, darker), (frame, frame), (brighter, brighter)):
+        assert ShotPlate(plate).under(src).valid.all()

@@ -12,6 +12,8 @@ from core.plate.alignment import AlignedPlate, MovingPlateAligner, PlateAligner,
 from core.plate.frames import FrameReader, Image, Mask, Matrix, Plane
 from core.plate.photometric import PhotometricFit, PhotometricLock
 
+CLIPPED = 0.98  # share of the plate's range from which on it may be clipped
+DARKER = 0.25  # stops by which a frame must be darker than its plate for clipping to matter
 SAME_LIGHT = 0.006  # change of log exposure below which the plate of the frame before is good enough
 
 
@@ -21,7 +23,8 @@ class FittedPlate:
 
     Attributes:
         bgr: (H, W, 3), the plate's dtype; the same array as for the frame before while nothing has changed.
-        valid: (H, W), False where there is no plate: there the matte must do without.
+        valid: (H, W), False where there is no plate, or a clipped one under a darker frame: there the matte must do
+            without.
         aligned: how the plate was laid.
         light: how it was matched.
     """
@@ -83,7 +86,14 @@ class ShotPlate:
         light = self._lock.update(aligned.bgr, src, _background(aligned.valid, subject))
         if self._used is None or self._used[0] is not aligned.bgr or light.change_from(self._used[1]) > SAME_LIGHT:
             self._used = aligned.bgr, light, light.apply(aligned.bgr)
-        return FittedPlate(self._used[2], aligned.valid, aligned, light)
+        valid = aligned.valid & ~_clipped(aligned.bgr) if light.stops < -DARKER else aligned.valid
+        return FittedPlate(self._used[2], valid, aligned, light)
+
+
+def _clipped(bgr: Image) -> Mask:
+    """Where a plate does not tell how bright a darker exposure would be."""
+    most = 1.0 if bgr.dtype.kind == "f" else float(np.iinfo(bgr.dtype).max)
+    return np.asarray(cv2.inRange(bgr, (0.0,) * 3, (CLIPPED * most,) * 3) == 0)
 
 
 def _background(valid: Mask, subject: Plane | None) -> Mask:
