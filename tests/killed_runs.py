@@ -17,14 +17,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from core import engine
+from core import engine, output_folder
 from core.job import Job, Output, PlateSource, Source
 
 torch.set_num_threads(1)
 
 
 def run(job: Job) -> None:
-    engine.SEGMENT, engine.PREROLL = 7, 2
+    engine.SEGMENT, output_folder.PREROLL = 7, 2
     engine.run_job(job)
 
 

@@ -19,7 +19,7 @@ import OpenImageIO as oiio
 import pytest
 
 from core import __main__ as command_line
-from core import claims, color, delivery, engine, frame_io, plate_files
+from core import claims, color, delivery, engine, frame_io, output_folder, plate_files
 from core.claims import EXPIRY, Claims, process_name
 from core.errors import CheckpointError, FootageError, JobError, OutputError, PlateError
 from core.job import Job, Output, PlateSource, Source, read_job
@@ -198,7 +198,7 @@ def test_cancel_keeps_what_is_written_and_a_second_run_gives_the_same_files(job,
 
 def test_ranges_one_after_the_other_equal_one_go(job, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "SEGMENT", 2)
-    monkeypatch.setattr(engine, "PREROLL", 1)
+    monkeypatch.setattr(output_folder, "PREROLL", 1)
     engine.run_job(job)
     whole = files_of(Path(job.output.folder))
     parts = replace(job, output=Output(str(tmp_path / "parts")))
@@ -218,7 +218,7 @@ def test_without_a_plate_the_memory_carries_over_a_segment_s_end(job, tmp_path, 
     assert files_of(tmp_path / "cut") == files_of(Path(job.output.folder))
     for memory in (tmp_path / "cut/records").glob("memory.*"):
         memory.unlink()
-    monkeypatch.setattr(engine, "PREROLL", 0)
+    monkeypatch.setattr(output_folder, "PREROLL", 0)
     engine.run_job(replace(cut, output=Output(str(tmp_path / "fresh"))), frames=(3, 4))
     assert files_of(tmp_path / "fresh")["alpha/alpha.0004.png"] != files_of(tmp_path / "cut")["alpha/alpha.0004.png"]
 
@@ -226,13 +226,13 @@ def test_without_a_plate_the_memory_carries_over_a_segment_s_end(job, tmp_path, 
 def test_a_segment_that_is_recorded_whole_has_left_its_memory(job, tmp_path, monkeypatch):
     """Else a run that is killed between both would leave the next segment to start from nothing."""
     monkeypatch.setattr(engine, "SEGMENT", 2)
-    there, write = [], engine._Results.write
+    there, write = [], engine.OutputFolder.write
 
     def spying(results, number, *args):
         there.append((number, results._memory_path(number).is_file()))
         write(results, number, *args)
 
-    monkeypatch.setattr(engine._Results, "write", spying)
+    monkeypatch.setattr(engine.OutputFolder, "write", spying)
     engine.run_job(job)
     assert dict(there) == {1: False, 2: True, 3: False, 4: True, 5: True}
 
@@ -777,7 +777,8 @@ def test_two_engines_share_a_folder(shot, tmp_path):
     """Each of 96 frames is written by exactly one of two processes, which need not start at the same moment."""
     footage = shot.write_movie(tmp_path / "a.mkv", 96)
     code = (
-        "import sys; from core import engine, __main__ as m; engine.SEGMENT = 3; engine.PREROLL = 1;"
+        "import sys; from core import engine, output_folder, __main__ as m;"
+        "engine.SEGMENT = 3; output_folder.PREROLL = 1;"
         f"sys.exit(m.main(['matte', '--footage', {str(footage)!r}, '--output', {str(tmp_path / 'out')!r}]))"
     )
     runs = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL) for _ in range(2)]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from core import __main__ as command_line
-from core import engine, frame_io
+from core import engine, frame_io, output_folder
 from core.errors import FootageError, JobError, OutputError
 from core.job import Job, Masks, MaskSource, Output, PlateSource, Source, read_job
 from core.matting import Matte
@@ -109,7 +109,7 @@ def test_movie_masks(shot, job, tmp_path):
 
 
 def test_a_changed_mask_redoes_its_frames_only(job, tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "PREROLL", 0)
+    monkeypatch.setattr(output_folder, "PREROLL", 0)
     for number in (1001, 1002, 1003):
         path = write_mask(tmp_path / "masks" / f"core.{number}.png", np.zeros((64, 96)))
     masked = with_masks(job, core=path)

@@ -113,7 +113,7 @@ def test_nothing_waits_for_a_matte_but_its_writer_and_the_plates_layer(shot, tmp
     footage, plate = shot.write_movie(tmp_path / "a.mkv"), shot.write_plate(tmp_path / "plate.png")
     plate = PlateSource(str(plate), align=align, match=False)
     job = Job(Source(str(footage)), plate, Output(str(tmp_path / "out")))
-    monkeypatch.setattr(engine._Results, "write", lambda self, *_: None)
+    monkeypatch.setattr(engine.OutputFolder, "write", lambda self, *_: None)
     engine.run_job(job)
     assert waited == [(False, name) for name in asked]
 
