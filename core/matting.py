@@ -327,8 +327,8 @@ class Matter:
         without = blind() if blind else None  # first: the other takes the source's memory
         pha, fgr, err = finish()
         if valid is not None:
-            inside, surely = (self._transfer.upload(x)[None, None].float() for x in (valid, _well_inside(valid)))
-            trust = torch.maximum(surely, 1 - _strays(pha, inside))
+            inside = self._transfer.upload(valid)[None, None].float()
+            trust = _trusted(pha, inside, valid)
             if without is None:
                 pha = pha * trust
             else:
@@ -531,11 +531,6 @@ def _is_sliver(invalid: NDArray[np.bool_]) -> bool:
     return not cv2.erode(invalid.view(np.uint8), square, borderType=cv2.BORDER_CONSTANT, borderValue=1).any()
 
 
-def _well_inside(valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """(H, W) to 1 where all pixels within `LEAK` are True, those in the frame."""
-    return np.asarray(cv2.erode(valid.view(np.uint8), np.ones((2 * LEAK + 1, 2 * LEAK + 1), np.uint8)), np.uint8)
-
-
 def _softly_around(valid: NDArray[np.bool_]) -> Floats:
     """(H, W) to float32 with a slope from 1 to 0 on twice `SLIVER` pixels outside; 1 on slivers."""
     size = 2 * SLIVER + 1, 2 * SLIVER + 1
@@ -543,9 +538,18 @@ def _softly_around(valid: NDArray[np.bool_]) -> Floats:
     return np.asarray(cv2.blur(near, size, borderType=cv2.BORDER_REPLICATE), np.float32)
 
 
-def _strays(pha: Tensor, inside: Tensor) -> Tensor:
-    """1 where a connected region of alpha lies beside the plate but for less than `STRAY` of it: no subject, but what
-    is there instead of the plate's continued border. 0 elsewhere; all (1, 1, H, W), `inside` 1 where there is a plate.
+def _trusted(pha: Tensor, inside: Tensor, valid: NDArray[np.bool_]) -> Tensor:
+    """Where the judgement before the plate holds: not at what is there instead of the plate's continued border.
+
+    That are connected regions of alpha which lie beside the plate but for less than `STRAY`, from `LEAK` pixels inside
+    of it on.
+
+    Args:
+        pha: (1, 1, H, W) with the plate.
+        inside, valid: (1, 1, H, W) and (H, W), 1 where there is a plate.
+
+    Returns:
+        (1, 1, H, W), 0 or 1; (1, 1, 1, 1), 1, where there is no such region, as in most frames.
     """
     height, width = pha.shape[2:]
     scale = min(1.0, max(coarse_ratio(height, width, blind=True), LEAST_SIDE / min(height, width)))
@@ -554,9 +558,12 @@ def _strays(pha: Tensor, inside: Tensor) -> Tensor:
     whole, shown = (np.bincount(regions.ravel(), mass.ravel(), count) for mass in (alpha, alpha * weight))
     stray = shown < STRAY * whole
     stray[0] = False  # the background
-    spread = cv2.dilate(stray[regions].astype(np.float32), np.ones((5, 5), np.uint8))
-    where = torch.from_numpy(spread).to(pha.device)[None, None]
-    return F.interpolate(where, (height, width), mode="nearest")
+    if not stray.any():
+        return pha.new_ones(1, 1, 1, 1)
+    spread = cv2.dilate(stray[regions].astype(np.uint8), np.ones((5, 5), np.uint8))
+    strays = cv2.resize(spread, (width, height), interpolation=cv2.INTER_NEAREST)
+    surely = cv2.erode(valid.view(np.uint8), np.ones((2 * LEAK + 1, 2 * LEAK + 1), np.uint8))
+    return torch.from_numpy(np.maximum(surely, 1 - strays)).to(pha.device)[None, None].float()
 
 
 def _missed(pha: Tensor, blind_pha: Tensor, inside: Tensor) -> Tensor:
