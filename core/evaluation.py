@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The field's measures of a matte against the truth: lower is better, 0 is perfect. No bpy.
 
-Alphas are (H, W) float arrays, 0 to 1. A measure takes `region`, a (H, W) bool mask of the pixels that count; where it
-looks at a neighbourhood or at connectedness it always sees the whole image. Scales are those of the papers' tables:
-MAD, MSE and the foreground's MSE x 1000, SAD, Grad and Conn / 1000, dtSSD x 100.
+Alphas are (H, W) float arrays, 0 to 1. A `region` is a (H, W) bool mask of the pixels that count; measures of a
+neighbourhood or of connectedness always see the whole image. Scales are those of the papers' tables: MAD, MSE and the
+foreground's MSE x 1000, SAD, Grad and Conn / 1000, dtSSD x 100.
 """
 
 from __future__ import annotations
@@ -27,16 +27,6 @@ CONNECTIVITY_STEPS = 10
 def mad(pred: Alpha, true: Alpha, region: Region | None = None) -> float:
     """Mean absolute difference x 1000."""
     return 1000 * _mean(np.abs(pred - true), region)
-
-
-def mse(pred: Alpha, true: Alpha, region: Region | None = None) -> float:
-    """Mean squared difference x 1000."""
-    return 1000 * _mean(np.square(pred - true), region)
-
-
-def sad(pred: Alpha, true: Alpha, region: Region | None = None) -> float:
-    """Sum of absolute differences / 1000."""
-    return _sum(np.abs(pred - true), region) / 1000
 
 
 def gradient_errors(pred: Alpha, true: Alpha) -> Alpha:
@@ -71,14 +61,14 @@ def connectivity_errors(pred: Alpha, true: Alpha) -> Alpha:
     return errors
 
 
-def dtssd(pred: Sequence[Alpha], true: Sequence[Alpha], region: Region | None = None) -> float:
+def dtssd(pred: Sequence[Alpha], true: Sequence[Alpha]) -> float:
     """Root mean squared difference of the change between two frames x 100 (Erofeev et al. 2015).
 
     Args:
         pred, true: the frame before and the frame.
     """
     change = np.square((pred[1] - pred[0]) - (true[1] - true[0]))
-    return 100 * float(np.sqrt(_mean(change, region)))
+    return 100 * float(np.sqrt(_mean(change)))
 
 
 def foreground_mse(pred_fgr: NDArray[np.float32], true_fgr: NDArray[np.float32], true_pha: Alpha) -> float | None:
@@ -149,7 +139,7 @@ def mean_scores(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: float(np.mean([frame[name] for frame in scores if name in frame])) for name in names}
 
 
-def _mean(values: NDArray[np.float32], region: Region | None) -> float:
+def _mean(values: NDArray[np.float32], region: Region | None = None) -> float:
     return float(np.mean(values if region is None else values[region], dtype=np.float64))
 
 
