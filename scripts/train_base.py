@@ -52,8 +52,7 @@ def main(args: argparse.Namespace) -> dict[str, float]:
     model = MattingBase(args.backbone)
     if args.pretrained_model != paper.NO_WEIGHTS:
         initialise_model(model, args.pretrained_model)
-    rates = {part: getattr(args, f"{part}_learning_rate") for part in ("backbone", "aspp", "decoder")}
-    return paper.train(args, model, lambda net, batch: compute_losses(net, paper.random_crop(batch, *args.crop)), rates)
+    return paper.train(args, model, compute_losses, ("backbone", "aspp", "decoder"))
 
 
 if __name__ == "__main__":

@@ -22,8 +22,6 @@ from core.training import losses, paper
 from core.training.loop import Batch
 from core.training.options import parse_with_config
 
-PARTS = ("backbone", "aspp", "decoder", "refiner")
-
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line, and the YAML file that --config names."""
@@ -75,8 +73,7 @@ def main(args: argparse.Namespace) -> dict[str, float]:
                 missing=fresh,
             )
     model.refiner.prevent_oversampling = False  # in training; every process refines as many patches as the others
-    rates = {part: getattr(args, f"{part}_learning_rate") for part in PARTS}
-    return paper.train(args, model, lambda net, batch: compute_losses(net, paper.random_crop(batch, *args.crop)), rates)
+    return paper.train(args, model, compute_losses, ("backbone", "aspp", "decoder", "refiner"))
 
 
 if __name__ == "__main__":

@@ -399,8 +399,8 @@ atexit.unregister(dist.destroy_process_group)
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--epochs", type=int, required=True)
-    parser.add_argument("--checkpoint_path", default="c")
-    parser.add_argument("--logging_path", default="l")
+    parser.add_argument("--checkpoint_path", type=Path, default="c")
+    parser.add_argument("--logging_path", type=Path, default="l")
     add_loop_arguments(parser)
     return parser
 

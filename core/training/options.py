@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,24 +54,9 @@ def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str] | Non
 
 
 def loop_options(args: argparse.Namespace, steps: int) -> LoopOptions:
-    """The loop's options out of parsed flags."""
-    return LoopOptions(
-        steps=steps,
-        checkpoint_path=Path(args.checkpoint_path),
-        logging_path=Path(args.logging_path),
-        device=args.device,
-        precision=args.precision,
-        warmup=args.warmup,
-        schedule=args.schedule,
-        clip=args.clip,
-        ema=args.ema,
-        save_every=args.save_every,
-        valid_every=args.valid_every,
-        log_every=args.log_every,
-        seed=args.seed,
-        resume=args.resume,
-        dry_run=args.dry_run,
-    )
+    """The loop's options out of the parsed flags of the same names."""
+    flags = vars(args) | {"steps": steps}
+    return LoopOptions(**{field.name: flags[field.name] for field in dataclasses.fields(LoopOptions)})
 
 
 def _apply_config(parser: argparse.ArgumentParser, path: Path) -> None:

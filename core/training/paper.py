@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -50,13 +50,12 @@ def add_paper_arguments(parser: argparse.ArgumentParser, stage: str, size: int, 
     add_loop_arguments(parser)
 
 
-def train(
-    args: argparse.Namespace, model: MattingBase, step: Step, learning_rates: Mapping[str, float]
-) -> dict[str, float]:
+def train(args: argparse.Namespace, model: MattingBase, compute_losses: Step, parts: Sequence[str]) -> dict[str, float]:
     """Train a network of the paper with Adam; a model file is kept per epoch, as `checkpoint_epochN.pth`.
 
     Args:
-        learning_rates: by the name of the model's part.
+        compute_losses: of a batch that `random_crop` has made smaller.
+        parts: the model's parts, each of which has a flag PART_learning_rate.
     """
     process = join_processes()
     dataset = ImagePairDataset(
@@ -71,8 +70,8 @@ def train(
 
     trainer = Trainer(
         model,
-        [{"params": list(getattr(model, part).parameters()), "lr": rate} for part, rate in learning_rates.items()],
-        step,
+        [{"params": getattr(model, part).parameters(), "lr": getattr(args, f"{part}_learning_rate")} for part in parts],
+        lambda net, batch: compute_losses(net, random_crop(batch, *args.crop)),
         lambda start: sample_batches(dataset, start, args, process),
         make_validation(args),
         lambda net, path: save_model(net, path, metadata),
