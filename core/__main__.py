@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The engine's command line: `python -m core matte|plate|info|worker`. No bpy.
+"""The engine's command line: `python -m core matte|deliver|plate|doctor|info|worker`. No bpy.
 
 Exit status: 0 done; 2 a wrong job or argument; 3 footage or plate, or a plate that the doctor finds red; 4 model;
 5 output; 6 device; 1 other failures; 130 cancelled.
@@ -293,20 +293,16 @@ class _Bar:
             self.step(progress.done, progress.total)
 
     def step(self, done: int, total: int) -> None:
-        bar = self._started(total, done)
-        bar.update(done - bar.n)
+        from tqdm import tqdm
+
+        if self._bar is None:
+            self._bar = tqdm(total=total, initial=done, unit=self._unit, desc=self._name, dynamic_ncols=True)
+        self._bar.update(done - self._bar.n)
 
     def warn(self, message: str) -> None:
         from tqdm import tqdm
 
         tqdm.write(f"warning: {message}", file=sys.stderr)
-
-    def _started(self, total: int | None = None, done: int = 0) -> Any:
-        from tqdm import tqdm
-
-        if self._bar is None:
-            self._bar = tqdm(total=total, initial=done, unit=self._unit, desc=self._name, dynamic_ncols=True)
-        return self._bar
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -413,7 +413,7 @@ def _indexed_times(container: Any, stream: Any) -> list[int] | None:
     if not entries or len(entries) != stream.frames or any(e.is_discard or not e.size for e in entries):
         return None
     times = sorted(entry.timestamp for entry in entries)
-    steps = {after - before for before, after in zip(times, times[1:], strict=False)}
+    steps = {after - before for before, after in pairwise(times)}
     if stream.codec_context.has_b_frames and len(steps) > 1:
         return None
     try:

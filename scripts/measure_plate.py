@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -210,8 +211,7 @@ def clip_mad(pred: Sequence[Plane], true: Sequence[Plane], regions: Sequence[Mas
 
 
 def clip_dtssd(pred: Sequence[Plane], true: Sequence[Plane]) -> float:
-    pairs = zip(zip(pred, pred[1:], strict=False), zip(true, true[1:], strict=False), strict=True)
-    return float(np.mean([evaluation.dtssd(p, t) for p, t in pairs]))
+    return float(np.mean([evaluation.dtssd(p, t) for p, t in zip(pairwise(pred), pairwise(true), strict=True)]))
 
 
 def pairs_of(material: Material, count: int, size: tuple[int, int]) -> Iterator[tuple[int, World, Image]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -422,7 +423,7 @@ def add_strands(strands: Array, radius: float, material: Any, name: str = "Hair"
     tree.interface.new_socket("Geometry", in_out="OUTPUT", socket_type="NodeSocketGeometry")
     kinds = ("GeometryNodeMeshToCurve", "GeometryNodeSetCurveRadius", "GeometryNodeSetMaterial", "NodeGroupOutput")
     chain = [tree.nodes.new(kind) for kind in kinds]
-    for before, after in zip(chain, chain[1:], strict=False):
+    for before, after in pairwise(chain):
         tree.links.new(before.outputs[0], after.inputs[0])
     points_of = tree.nodes.new("GeometryNodeObjectInfo")
     points_of.inputs["Object"].default_value = carrier

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 _WIDTH = 256
+_RATES = (3, 6, 9)  # dilation of each 3x3 branch
 
 
 def _conv_bn_relu(in_channels: int, kernel: int, dilation: int) -> list[nn.Module]:
@@ -23,13 +24,12 @@ class ASPP(nn.Module):
 
     Args:
         in_channels: channels of the coarsest features.
-        rates: dilation of each 3x3 branch.
     """
 
-    def __init__(self, in_channels: int, rates: tuple[int, ...] = (3, 6, 9)) -> None:
+    def __init__(self, in_channels: int) -> None:
         super().__init__()
         branches = [nn.Sequential(*_conv_bn_relu(in_channels, kernel=1, dilation=1))]
-        branches += [nn.Sequential(*_conv_bn_relu(in_channels, kernel=3, dilation=rate)) for rate in rates]
+        branches += [nn.Sequential(*_conv_bn_relu(in_channels, kernel=3, dilation=rate)) for rate in _RATES]
         branches += [nn.Sequential(nn.AdaptiveAvgPool2d(1), *_conv_bn_relu(in_channels, kernel=1, dilation=1))]
         self.convs = nn.ModuleList(branches)
         self.project = nn.Sequential(*_conv_bn_relu(_WIDTH * len(branches), kernel=1, dilation=1), nn.Dropout(0.5))

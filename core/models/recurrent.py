@@ -86,10 +86,8 @@ class PlateConv2d(nn.Conv2d):
         plate_channels: channels of the plate's input; the other arguments are those of `nn.Conv2d`.
     """
 
-    def __init__(
-        self, in_channels: int, plate_channels: int, out_channels: int, kernel_size: int, stride: int = 1
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2)
+    def __init__(self, in_channels: int, plate_channels: int, out_channels: int, kernel_size: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
         self.plate_weight = nn.Parameter(torch.zeros(out_channels, plate_channels, kernel_size, kernel_size))
         self.plate_bias = nn.Parameter(torch.zeros(out_channels))
 
@@ -103,7 +101,7 @@ class PlateConv2d(nn.Conv2d):
             weight = torch.cat([weight, self.plate_weight], dim=1)
             bias = self.plate_bias if bias is None else bias + self.plate_bias
         joined = torch.cat([x.to(inputs[0].dtype) for x in (*inputs, *plate)], dim=1)
-        return F.conv2d(joined, weight, bias, self.stride, self.padding)
+        return F.conv2d(joined, weight, bias, padding=self.padding)
 
 
 class _LiteAspp(nn.Module):

@@ -47,7 +47,7 @@ class ResNetEncoder(nn.Module):
 
     channels = (2048, 512, 256, 64)  # of the features at 1/16, 1/8, 1/4, 1/2
 
-    def __init__(self, in_channels: int, variant: str = "resnet50") -> None:
+    def __init__(self, in_channels: int, variant: str) -> None:
         super().__init__()
         depths = _DEPTHS[variant]
         self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
