@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from core.checkpoints import load_model
 from core.errors import JobError, ending_in_words
+from core.frame_io import write_whole
 from core.matting import COARSE_PIXELS, coarse_ratio
 from core.models import MattingRefine, RecurrentMatting
 from core.models.fusing import fused
@@ -104,9 +105,8 @@ def main(args: argparse.Namespace) -> None:
 def write(model: nn.Module, path: Path, inputs: list[Tensor], names: list[str], outputs: tuple[str, ...]) -> None:
     """Record the network on these inputs, with sizes left open; the file appears when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # recording warns of every check on shapes; torch of newer exporters
+
+    def record(partial: Path) -> None:
         if path.suffix == ".onnx":
             torch.onnx.export(
                 model,
@@ -121,7 +121,10 @@ def write(model: nn.Module, path: Path, inputs: list[Tensor], names: list[str], 
         else:
             traced = torch.jit.trace(model, tuple(inputs), check_trace=False)  # type: ignore[no-untyped-call]
             torch.jit.save(torch.jit.freeze(traced), str(partial))
-    partial.replace(path)
+
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # recording warns of every check on shapes; torch of newer exporters
+        write_whole(path, record)
 
 
 if __name__ == "__main__":
