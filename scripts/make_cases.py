@@ -29,6 +29,7 @@ from core.data.augmentation import Floats, Matrix, add_noise, affine, blur, cast
 from core.data.compositing import Layer, compose, over, place
 from core.data.pool import Bytes, Pool
 from core.errors import ending_in_words
+from core.frame_io import write_image
 
 MARGIN = 32  # pixels of background around the frame, so that a plate that is off has something to show
 
@@ -75,10 +76,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _size(text: str) -> tuple[int, int]:
-    width, height = map(int, text.split("x"))
-    if width < 1 or height < 1:
-        raise ValueError
-    return width, height
+    try:
+        width, height = map(int, text.split("x"))
+        if width < 1 or height < 1:
+            raise ValueError
+        return width, height
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT, such as 1280x720; got {text!r}") from None
 
 
 def _dice(name: str) -> np.random.Generator:
@@ -111,18 +115,18 @@ class Stage:
         found = self.figures(kind)
         return found[:: -(-len(found) // count) or 1]
 
-    def standing(self, image: Bytes, name: str, height: float, upscale: float = 1.1) -> Matrix:
+    def standing(self, image: Bytes, name: str, height: float) -> Matrix:
         """Down to the frame's lower edge, `height` of the frame tall as far as its pixels reach, left to right."""
         dice = _dice(name)
-        scale = min(height * self.size[1] / image.shape[0], upscale, 0.9 * self.size[0] / image.shape[1])
+        scale = min(height * self.size[1] / image.shape[0], 1.1, 0.9 * self.size[0] / image.shape[1])
         x = dice.uniform(0.3, 0.7) * self.size[0]
         y = self.size[1] + 2 - image.shape[0] * scale / 2
         return self._put(image, scale, x, y, dice.random() < 0.5)
 
-    def hanging(self, image: Bytes, name: str, height: float, upscale: float = 1.6) -> Matrix:
+    def hanging(self, image: Bytes, name: str, height: float) -> Matrix:
         """Somewhere inside the frame, turned a little."""
         dice = _dice(name)
-        scale = min(height * self.size[1] / max(image.shape[:2]), upscale)
+        scale = min(height * self.size[1] / max(image.shape[:2]), 1.6)
         x, y = dice.uniform(0.3, 0.7) * self.size[0], dice.uniform(0.4, 0.6) * self.size[1]
         return self._put(image, scale, x, y, dice.random() < 0.5, float(dice.normal(0, 8)))
 
@@ -182,7 +186,7 @@ def objects(stage: Stage) -> Iterable[Take]:
     for path in stage.figures("animals"):
         image = stage.pool.subject(path, 4096)
         yield stage.still(path.stem, (image, stage.standing(image, path.stem, 0.8)))
-        rendered = [*stage.spread("rendered_things", 8), *stage.spread("rendered_fur", 3)]
+    rendered = [*stage.spread("rendered_things", 8), *stage.spread("rendered_fur", 3)]
     for path in [*stage.figures("stamps", prefix=PHOTOGRAPHED), *stage.spread("objects", 4), *rendered]:
         image = stage.pool.subject(path, 4096)
         yield stage.still(path.stem, (image, stage.hanging(image, path.stem, 0.75)))
@@ -309,13 +313,6 @@ def shoot(take: Take, room: Floats, size: tuple[int, int], level: Level) -> Iter
         }
 
 
-def write(path: Path, image: NDArray[Any]) -> None:
-    """Write an RGB or grey PNG, 8 or 16 bit."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    encoded = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)[1]
-    path.write_bytes(encoded.data)  # fails on a full disk, where imwrite returns False
-
-
 def main(args: argparse.Namespace) -> dict[str, int]:
     """Write all sets at all levels; return the number of frames by set."""
     pool = Pool(args.pool, "test")
@@ -326,13 +323,13 @@ def main(args: argparse.Namespace) -> dict[str, int]:
             room = photograph(pool, take.background, args.size)
             for level, values in LEVELS.items():
                 folder = args.output / f"{kind}-{level}"
-                # a clip's plate is one still for all its frames
                 for t, frame in enumerate(shoot(take, room, args.size, values)):
                     for part, image in frame.items():
-                        if take.frames and part != "bgr":
-                            write(folder / part / take.name / f"{t + 1:04d}.png", image)
-                        elif t == 0:
-                            write(folder / part / f"{take.name}.png", image)
+                        moves = take.frames and part != "bgr"  # a clip's plate is one still for all its frames
+                        path = folder / part / (f"{take.name}/{t + 1:04d}.png" if moves else f"{take.name}.png")
+                        if moves or t == 0:
+                            path.parent.mkdir(parents=True, exist_ok=True)
+                            write_image(path, image)
                 counts[f"{kind}-{level}"] = counts.get(f"{kind}-{level}", 0) + max(1, take.frames)
     for kind, count in counts.items():
         print(f"{count:5d} {kind}")
