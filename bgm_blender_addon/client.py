@@ -182,7 +182,7 @@ class EngineClient:
 
     def _fail(self, sentence: str) -> list[tuple[str, protocol.Message]]:
         tail = self.log_tail()
-        words = f"Its last words:\n{tail}" if tail else f"It said nothing; its log is {self.log_path}."
+        words = f"Its last words:\n{tail}" if tail else f"It gave no reason; its log is {self.log_path}."
         text = self._describe_missing(tail) or f"{sentence} {words}"
         answers: list[tuple[str, protocol.Message]] = []
         for id in self._pending:

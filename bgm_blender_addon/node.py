@@ -40,16 +40,16 @@ _NODES = {CLIP, FOREGROUND_SOURCE, ALPHA_SOURCE, GARBAGE, CORE, INVERT_GARBAGE, 
 
 # The Matte panel's inputs: kind, default, least and most, and the tooltip
 _CONTROLS: dict[str, tuple[str, float, float, float, str]] = {
-    BLACK: ("Float", 0.0, 0.0, 1.0, "Alpha at or below it becomes 0"),
-    WHITE: ("Float", 1.0, 0.0, 1.0, "Alpha at or above it becomes 1"),
+    BLACK: ("Float", 0.0, 0.0, 1.0, "Alpha at or below this becomes 0"),
+    WHITE: ("Float", 1.0, 0.0, 1.0, "Alpha at or above this becomes 1"),
     DILATE: (
         "Int",
         0,
         -32,
         32,
-        "Grow the subject by so many pixels, shrink it where negative. From 8 pixels on the clip's own colours come in",
+        "Grow the subject by this many pixels, or shrink it if negative. Beyond 8 pixels the clip's own colours show",
     ),
-    BLUR: ("Float", 0.0, 0.0, 128.0, "Soften the edge over so many pixels to either side"),
+    BLUR: ("Float", 0.0, 0.0, 128.0, "Soften the edge over this many pixels on either side"),
 }
 
 # One colour space by Blender's name for it and by those of other OpenColorIO configurations
@@ -193,8 +193,8 @@ def check_inside(tree: bpy.types.NodeTree) -> None:
     """Raise UserError where a node that results and masks are linked to has been deleted or renamed."""
     if missing := ", ".join(sorted(_NODES - set(tree.nodes.keys()))):
         raise UserError(
-            f"Inside the group {tree.name} the nodes {missing} are missing: deleted, or of another name. Bring them "
-            "back, or add a new matting node."
+            f"Inside the group {tree.name} the nodes {missing} are missing: they were deleted or renamed. Restore "
+            "them, or add a new matting node."
         )
 
 

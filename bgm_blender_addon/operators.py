@@ -78,7 +78,7 @@ def report_task(operator: bpy.types.Operator, begin: Callable[[], None]) -> set[
 def is_free(operator: Any) -> bool:
     """Whether no job runs; else the greyed button says that one does."""
     if runner.busy():
-        operator.poll_message_set("A job is running. Wait for its end, or cancel it")
+        operator.poll_message_set("A job is running. Wait for it to end, or cancel it")
     return not runner.busy()
 
 
@@ -174,7 +174,7 @@ class BGM_OT_add_node(bpy.types.Operator):
 
 
 class BGM_OT_matte_clip(GroupOperator, bpy.types.Operator):
-    """Pull the matte of the chosen frames; those that are up to date are not done again"""
+    """Matte the chosen frames; those that are up to date are skipped"""
 
     bl_idname = "bgm.matte_clip"
     bl_label = "Matte Clip"
@@ -204,7 +204,7 @@ class BGM_OT_make_plate(GroupOperator, bpy.types.Operator):
 
 
 class BGM_OT_check_plate(GroupOperator, bpy.types.Operator):
-    """Look for what makes bad mattes: a plate that is shifted, of another exposure, or of another place"""
+    """Look for what spoils a matte: a plate that is shifted, exposed differently, or of another place"""
 
     bl_idname = "bgm.check_plate"
     bl_label = "Check Plate"
@@ -214,7 +214,7 @@ class BGM_OT_check_plate(GroupOperator, bpy.types.Operator):
 
 
 class BGM_OT_deliver(GroupOperator, bpy.types.Operator):
-    """Make the chosen deliveries of the frames that are in the output folder, without matting again"""
+    """Make the chosen deliveries from the frames in the output folder, without matting again"""
 
     bl_idname = "bgm.deliver"
     bl_label = "Deliver Now"
@@ -224,7 +224,7 @@ class BGM_OT_deliver(GroupOperator, bpy.types.Operator):
 
 
 class BGM_OT_use_results(GroupOperator, bpy.types.Operator):
-    """Show what lies in the output folder: made on a farm, say, or by another Blender"""
+    """Show the results in the output folder, such as those of a farm or of another Blender"""
 
     bl_idname = "bgm.use_results"
     bl_label = "Load Results"
@@ -261,7 +261,7 @@ class BGM_OT_fit_scene(GroupOperator, bpy.types.Operator):
 
 
 class BGM_OT_cancel(bpy.types.Operator):
-    """End the running job after its current frame; what is done stays done"""
+    """Stop the running job after its current frame; finished frames are kept"""
 
     bl_idname = "bgm.cancel"
     bl_label = "Cancel"
@@ -290,7 +290,7 @@ class BGM_OT_check_engine(bpy.types.Operator):
 
 
 class BGM_OT_make_environment(bpy.types.Operator):
-    """Download PyTorch and what else the engine needs, into an environment of this extension's own"""
+    """Download PyTorch and whatever else the engine needs into an environment of this extension's own"""
 
     bl_idname = "bgm.make_environment"
     bl_label = "Make Engine Environment"
@@ -355,7 +355,7 @@ class BGM_OT_open_folder(GroupOperator, bpy.types.Operator):
 
 
 class BGM_OT_add_strip(GroupOperator, bpy.types.Operator):
-    """Lay the cut-out into the sequencer: over the strip that shows its clip, in sync, or on a channel of its own"""
+    """Put the cut-out in the sequencer: over the strip that shows its clip, in sync, or on a channel of its own"""
 
     bl_idname = "bgm.add_strip"
     bl_label = "Add to Sequencer"
@@ -393,7 +393,7 @@ class StripOperator:
 
 
 class BGM_OT_set_up_strip(StripOperator, bpy.types.Operator):
-    """Give the active strip's footage matting settings: its clean plate, its output folder"""
+    """Add matting settings for the active strip's footage: its clean plate, its output folder"""
 
     bl_idname = "bgm.set_up_strip"
     bl_label = "Set Up Matting"
@@ -413,7 +413,7 @@ class BGM_OT_set_up_strip(StripOperator, bpy.types.Operator):
 
 
 class BGM_OT_matte_strip(StripOperator, bpy.types.Operator):
-    """Matte the active strip's footage and lay the cut-out over it, in sync; the strip itself is muted"""
+    """Matte the active strip's footage and put the cut-out over it, in sync; the strip itself is muted"""
 
     bl_idname = "bgm.matte_strip"
     bl_label = "Matte Strip"

@@ -13,6 +13,14 @@ from . import environment
 # The extension's own name: its top package, "bl_ext.<repository>.<id>"; in a checkout this package itself
 PACKAGE = __package__.rpartition(".")[0] or __package__
 
+DEVICES = [
+    ("auto", "Automatic", "The fastest device there is"),
+    ("cpu", "CPU", "The processor"),
+    ("cuda", "CUDA", "The first NVIDIA graphics card"),
+    ("all", "All CUDA Cards", "Every NVIDIA graphics card, each on a part of the frames"),
+    ("mps", "Metal", "An Apple graphics processor"),
+]
+
 
 class BGM_AP_preferences(bpy.types.AddonPreferences):
     bl_idname = PACKAGE
@@ -33,18 +41,12 @@ class BGM_AP_preferences(bpy.types.AddonPreferences):
     torch_index: bpy.props.StringProperty(
         name="PyTorch From",
         description="Package index for PyTorch's build, such as https://download.pytorch.org/whl/cpu. "
-        "Empty: chosen for this machine, without CUDA on Linux that has no NVIDIA card",
+        "Empty: chosen for this machine; on Linux without an NVIDIA card, the one without CUDA",
     )
     device: bpy.props.EnumProperty(
         name="Device",
         description="What to compute on, unless a node says otherwise",
-        items=[
-            ("auto", "Automatic", "The fastest device there is"),
-            ("cpu", "CPU", "The processor"),
-            ("cuda", "CUDA", "The first NVIDIA graphics card"),
-            ("all", "All CUDA Cards", "Every NVIDIA graphics card, each on a part of the frames"),
-            ("mps", "Metal", "An Apple graphics processor"),
-        ],
+        items=DEVICES,
     )
 
     def draw(self, context: bpy.types.Context) -> None:

@@ -78,7 +78,7 @@ def start(new_task: Task) -> None:
     """
     global task
     if busy():
-        raise UserError("Another job is running. Wait for its end, or cancel it.")
+        raise UserError("Another job is running. Wait for it to end, or cancel it.")
     client = _running_client()
     task = new_task
     _send_next(client, new_task)
@@ -103,7 +103,7 @@ def make_environment() -> None:
     """
     global maker
     if busy():
-        raise UserError("Another job is running. Wait for its end, or cancel it.")
+        raise UserError("Another job is running. Wait for it to end, or cancel it.")
     stop_engine()
     maker = environment.EnvironmentMaker(
         preferences.environment_folder(), preferences.log_path(), torch_index=preferences.torch_index()
@@ -225,7 +225,7 @@ def _end(task: Task, outcome: str) -> None:
     elif outcome == "cancelled":
         task.message = "Cancelled"
     else:
-        task.message = task._error or "The engine failed without a word; see its log."
+        task.message = task._error or "The engine failed without giving a reason; see its log."
     if outcome != "finished":
         try:
             task.on_stop()

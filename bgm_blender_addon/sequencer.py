@@ -180,8 +180,8 @@ def missing_words(tree: bpy.types.NodeTree, source: bpy.types.Strip) -> list[str
     if not missing:
         return []
     return [
-        f"Of {len(missing)} of the {len(frames)} frames of the strip {source.name}, from {missing[0]} on, there is no "
-        "cut-out yet: nothing is seen there. Matte the strip."
+        f"There is no cut-out yet for {len(missing)} of the {len(frames)} frames of the strip {source.name}, from "
+        f"{missing[0]} on: they show nothing. Matte the strip."
     ]
 
 
@@ -237,14 +237,14 @@ def uncopied_words(scene: bpy.types.Scene, source: bpy.types.Strip, strip: bpy.t
     if parts:
         words.append(
             f"The strip {source.name} has {' and '.join(parts)}, which its cut-out {strip.name} does not have. Copy "
-            "them to it where you want them."
+            "them over if you want them."
         )
     if effects := ", ".join(
         other.name for other in _effects_of(_around(scene, source).strips, source) if not other.mute
     ):
         words.append(
             f"Effect strips still show the strip {source.name} whole, with its background: {effects}. Mute them, and "
-            f"make them anew of its cut-out {strip.name} where you want them."
+            f"make them again from its cut-out {strip.name} if you want them."
         )
     return words
 

@@ -14,6 +14,7 @@ import bpy
 
 from . import footage, tracks
 from .errors import UserError
+from .preferences import DEVICES
 
 FLOAT_FILES = (".exr", ".hdr", ".tif", ".tiff")  # may hold floats, in whatever colour space
 _UNKNOWN_SIZE = (256, 256)  # what Blender makes of a clip's size, see clip_size
@@ -75,7 +76,11 @@ class BGM_PG_matting(bpy.types.PropertyGroup):
         items=[
             ("IMAGE", "Image", "A still of the empty background"),
             ("CLIP", "Movie Clip", "A movie or image sequence of the empty background"),
-            ("FROM_CLIP", "From the Clip", "Estimate the empty background from the clip, where its subject moves"),
+            (
+                "FROM_CLIP",
+                "From the Clip",
+                "Estimate the empty background from the clip itself, whose subject has to move",
+            ),
             ("NONE", "No Plate", "No picture of the background: people are found, objects they hold are not"),
         ],
         update=_plate_changed,
@@ -122,9 +127,9 @@ class BGM_PG_matting(bpy.types.PropertyGroup):
 
     plate_motion: bpy.props.EnumProperty(
         name="Follow",
-        description="What says how the plate lies under each frame",
+        description="What the plate follows to line up with each frame",
         items=[
-            ("PICTURE", "The Picture", "The plate is found in each frame"),
+            ("PICTURE", "The Picture", "The background that each frame shows"),
             ("PLANE", "Plane Track", "The corners of a plane track on the background"),
             ("STABILIZATION", "2D Stabilization", "The tracks that stabilize the clip"),
             ("CAMERA", "Solved Camera", "The solution of a camera that turns on a tripod"),
@@ -132,7 +137,7 @@ class BGM_PG_matting(bpy.types.PropertyGroup):
     )
     plate_plane_track: bpy.props.StringProperty(name="Track", description="A plane track of the clip's background")
     plate_frame: bpy.props.IntProperty(
-        name="Plate Shows", description="Scene frame in which the camera stood as it did for the plate", default=1
+        name="Plate Shows", description="Scene frame at which the camera was where it was for the plate", default=1
     )
 
     frame_range: bpy.props.EnumProperty(
@@ -166,18 +171,14 @@ class BGM_PG_matting(bpy.types.PropertyGroup):
         description="What to compute on",
         items=[
             ("PREFERENCES", "As in Preferences", "The device chosen in this extension's preferences"),
-            ("auto", "Automatic", "The fastest device there is"),
-            ("cpu", "CPU", "The processor"),
-            ("cuda", "CUDA", "The first NVIDIA graphics card"),
-            ("all", "All CUDA Cards", "Every NVIDIA graphics card, each on a part of the frames"),
-            ("mps", "Metal", "An Apple graphics processor"),
+            *DEVICES,
         ],
     )
     precision: bpy.props.EnumProperty(
         name="Precision",
         description="Number format of the network's arithmetic",
         items=[
-            ("auto", "Automatic", "Half where the device is faster with it"),
+            ("auto", "Automatic", "Half precision where the device is faster with it"),
             ("fp32", "Full", "32 bits"),
             ("fp16", "Half", "16 bits"),
             ("bf16", "Brain Float", "16 bits with the range of 32"),
@@ -185,8 +186,8 @@ class BGM_PG_matting(bpy.types.PropertyGroup):
     )
     detail: bpy.props.FloatProperty(
         name="Coarse Size",
-        description="Size of the network's first look, as a share of the frame's. "
-        "0.00 = automatic: by what differs from the plate",
+        description="Size at which the network first looks at a frame, as a share of the frame's own. "
+        "0.00 = automatic: by how much differs from the plate",
         min=0.0,
         max=1.0,
     )
@@ -220,21 +221,21 @@ class BGM_PG_matting(bpy.types.PropertyGroup):
 
     deliver: bpy.props.EnumProperty(
         name="Deliver",
-        description="Files made of the finished frames, for others. Like all files on disk they hold the matte as the "
-        "engine wrote it, without the node's Matte controls and masks",
+        description="Files to hand on, made from the finished frames. Like all files on disk, they hold the matte as "
+        "the engine wrote it, without the node's Matte controls and masks",
         items=[
             ("rgba", "RGBA EXR", "Premultiplied linear colour with alpha, one file a frame"),
             ("multilayer", "Multilayer EXR", "Colour, alpha, foreground, error and plate in one file a frame"),
             ("prores", "ProRes 4444", "A movie with alpha, for editing"),
             ("webm", "WebM", "A movie with alpha, for the web"),
-            ("preview", "Preview", "A small movie over grey, to look at"),
+            ("preview", "Preview", "A small movie over grey, for viewing"),
         ],
         options={"ENUM_FLAG"},
         default=set(),
     )
 
     result_clip: bpy.props.PointerProperty(
-        name="Clip of the Results", description="Whose matte the group shows", type=bpy.types.MovieClip
+        name="Clip of the Results", description="The clip whose matte the group shows", type=bpy.types.MovieClip
     )
     result_first: bpy.props.IntProperty(name="First Result", description="In the footage's own numbers")
     result_last: bpy.props.IntProperty(name="Last Result", description="In the footage's own numbers")
@@ -356,7 +357,8 @@ def missing_words(settings: BGM_PG_matting) -> list[str]:
     if settings.frame_range != "CUSTOM" or (first <= wanted[0] and wanted[1] <= last):
         return []
     return [
-        f"The clip lasts from scene frame {first} to {last}; of {wanted[0]} to {wanted[1]} the others are left out."
+        f"The clip lasts from scene frame {first} to {last}; the other frames of {wanted[0]} to {wanted[1]} are left "
+        "out."
     ]
 
 
@@ -438,7 +440,8 @@ def _check_job(folder: Path) -> None:
         _read_job(folder)
     except ValueError:
         raise UserError(
-            f"{folder} holds a job.yaml that Blender did not write. Choose another folder under Output, or move that."
+            f"{folder} holds a job.yaml that Blender did not write. Choose another folder under Output, or move that "
+            "file."
         ) from None
     except OSError:
         pass  # no job
@@ -452,7 +455,9 @@ def check_folder(folder: Path, clip_path: Path) -> None:
         return  # no job of Blender's
     has_frames = any(any(folder.glob(files)) for files in ("records/*.jsonl", "alpha/*"))
     if has_frames and other != clip_path and other.is_file() and not _is_copy(clip_path, other):
-        raise UserError(f"{folder} holds the matte of {other}. Choose another folder under Output, or delete that one.")
+        raise UserError(
+            f"{folder} holds the matte of {other}. Choose another folder under Output, or delete that matte."
+        )
 
 
 def _is_copy(path: Path, other: Path) -> bool:
@@ -478,7 +483,7 @@ def check_clip(clip: bpy.types.MovieClip | None) -> Path:
         raise UserError("There is no clip. Choose the footage to pull a matte from.")
     path = file_path(clip)
     if (shown := footage.readable(path)) != str(path):
-        raise UserError(f"The clip's path is in another encoding than UTF-8: {shown}. Rename the file or its folder.")
+        raise UserError(f"The clip's path is not in UTF-8: {shown}. Rename the file or its folder.")
     if not path.is_file():
         raise UserError(f"The clip's file is missing: {path}. Find it with File > External Data.")
     return path
@@ -552,12 +557,12 @@ def _plate(settings: BGM_PG_matting, folder: Path) -> tuple[dict[str, Any], Path
         return plate, None if path.is_file() and path.stat().st_mtime >= shot else path
     datablock = settings.plate_image if source == "IMAGE" else settings.plate_clip
     if datablock is None:
-        raise UserError("There is no clean plate. Choose one, or say under Clean Plate that there is none.")
+        raise UserError("There is no clean plate. Choose one, or set Clean Plate to No Plate.")
     path = (
         _packed_image_file(datablock, folder) if source == "IMAGE" and datablock.packed_file else file_path(datablock)
     )
     if source == "IMAGE" and (datablock.source not in {"FILE", "SEQUENCE", "MOVIE"} or datablock.is_dirty):
-        raise UserError(f"The plate {datablock.name} is not on disk as it is now. Save the image first.")
+        raise UserError(f"The plate {datablock.name} has changes that are not on disk. Save the image first.")
     if not path.is_file():
         raise UserError(f"The plate's file is missing: {path}. Find it with File > External Data.")
     plate |= {"path": str(path), "color_space": color_space(datablock)}

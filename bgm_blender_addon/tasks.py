@@ -296,7 +296,7 @@ def describe_engine() -> str:
     """What works, in a sentence; the panel lists the details."""
     engine = runner.engine
     if engine is None:
-        raise UserError("The engine said nothing of itself. See its log.")
+        raise UserError("The engine did not say what it is. See its log.")
     if engine.protocol != protocol.VERSION:
         raise UserError(
             f"The engine speaks version {engine.protocol} of the protocol, this extension {protocol.VERSION}. "
@@ -335,7 +335,7 @@ def _task(
             return f"{made}, but its node is no longer in this file."
         return (
             f"{made}, but the node {group.name} no longer has this clip and stays as it is. Choose the clip again and "
-            "start this anew: finished frames are not done twice."
+            "start again: finished frames are not done twice."
         )
 
     def on_stop() -> None:

@@ -44,7 +44,7 @@ def homography(
                 return matrix
     except np.linalg.LinAlgError:
         pass
-    raise UserError(f"The track's points lie on one line at frame {frame} or {reference} of the clip. Mend it there.")
+    raise UserError(f"The track's points lie on one line at frame {frame} or {reference} of the clip. Fix it there.")
 
 
 def _homography(
@@ -89,7 +89,7 @@ def _from_points(clip: bpy.types.MovieClip, size: Size, frame: int, reference: i
             pairs.append([list(marker.co) for marker in markers])
     if not pairs:
         raise UserError(
-            f"No track of the 2D stabilization is seen at both frame {frame} and frame {reference} of the clip. "
+            f"No track of the 2D stabilization is visible at both frame {frame} and frame {reference} of the clip. "
             "Add tracks to the stabilization in the clip editor."
         )
     here, there = (_pixels(size, np.array(points)) for points in zip(*pairs, strict=True))

@@ -123,8 +123,8 @@ def in_words(numbers: Sequence[int]) -> str:
 
 def older_words(numbers: Sequence[int]) -> str:
     """The warning of `Finished.older`."""
-    which = f"Frame {numbers[0]} is" if len(numbers) == 1 else f"Frames {in_words(numbers)} are"
-    return f"{which} of older settings or footage: run the job for all frames, or delete them."
+    which = f"Frame {numbers[0]} was" if len(numbers) == 1 else f"Frames {in_words(numbers)} were"
+    return f"{which} made with older settings or footage: run the job for all frames, or delete them."
 
 
 def deliver(

@@ -149,8 +149,8 @@ def _deliver(job: Job, numbers: list[int], results: OutputFolder, rate: _Rate, l
     if missing := sorted(set(numbers) - results.up_to_date(numbers)):
         names = ",".join(job.output.deliver)
         listener.on_warning(
-            f"No delivery yet: it is made once the frames {delivery.in_words(missing)} are there, too. "
-            f"For one of what is there now: python -m core deliver {results.folder} --deliver {names}"
+            f"No delivery yet: it is made once frames {delivery.in_words(missing)} are there, too. "
+            f"To deliver what is there now: python -m core deliver {results.folder} --deliver {names}"
         )
         return {}
     try:
@@ -505,7 +505,8 @@ def _missing_words(footage: Footage, frames: tuple[int, int] | None) -> list[str
     if frames is None or (first <= frames[0] and frames[1] <= last):
         return []
     return [
-        f"{footage.path.name} has the frames {first} to {last}; of {frames[0]} to {frames[1]} the others are left out."
+        f"{footage.path.name} has frames {first} to {last}; the other frames of {frames[0]} to {frames[1]} are left "
+        "out."
     ]
 
 

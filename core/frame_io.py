@@ -242,15 +242,15 @@ class MovieFootage:
             raise self._error(_what_it_is(error)) from None
         if self._order:
             self.warnings.append(
-                f"{path.name} does not say when its pictures are shown, so each look at it starts at its first. "
+                f"{path.name} does not say when its pictures are shown, so every preview reads it from the start. "
                 "Convert it to MP4 or MOV for speed."
             )
         if curve and color_space == "auto":
             self.warnings.append(f"{path.name} is tagged {curve}, but read as sRGB. Name its colour space.")
         if first is not None and first.interlaced_frame:
             self.warnings.append(
-                f"{path.name} is tagged interlaced. Where its lines show two moments, the matte has their combs: "
-                "deinterlace it first."
+                f"{path.name} is tagged interlaced. Where something moves, the matte will show combing: deinterlace it "
+                "first."
             )
         self.numbers = list(range(1, len(self._pts) + 1))
         self._size = (context.width, context.height)

@@ -125,7 +125,7 @@ class _Track:
         if not _is_mask(first.pixels):
             self.warnings.append(
                 f"{self._footage.path.name} does not look like a mask: it has colours, or is hardly black or white "
-                "anywhere. Its values are taken as they are."
+                "anywhere. Its values are used as they are."
             )
         elif color.to_float(first.pixels).min() >= 1:
             self.warnings.append(

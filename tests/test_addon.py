@@ -167,7 +167,7 @@ SENTENCES = {
     "no such clip": "There is no clip of that name in this file.",
     "no clip": "There is no clip. Choose the footage to pull a matte from.",
     "no plate": "There is no clean plate. Choose one",
-    "plate not on disk": "The plate drawn is not on disk as it is now. Save the image first.",
+    "plate not on disk": "The plate drawn has changes that are not on disk. Save the image first.",
     "plate gone": "The plate's file is missing",
     "empty range": "Frames 1 to 50 show nothing of the clip, which lasts from scene frame 101 to 112.",
     "backwards": "The first frame, 105, comes after the last, 102. Swap them.",
@@ -195,7 +195,7 @@ SENTENCES = {
     "named python gone": "or choose Own Environment and press Make Environment.",
     "engine again": "",
     "no strip": "No strip is active. Select a movie or image strip in the sequencer",
-    "another job": "A job is running. Wait for its end, or cancel it",
+    "another job": "A job is running. Wait for it to end, or cancel it",
     "offline": "Blender is offline.",
 }
 
@@ -243,7 +243,7 @@ def test_strips_are_in_sync(
         "no source": [1, 60, 61, 60],
     }
     assert result["numbers"] == {"movie": [4, 9], "images": [1005, 1009]}
-    missing = "Of 2 of the 8 frames of the strip movie, from 21 on, there is no cut-out yet: nothing is seen there."
+    missing = "There is no cut-out yet for 2 of the 8 frames of the strip movie, from 21 on: they show nothing."
     assert result["stdout"].count(f"Warning: {missing} Matte the strip.") == 1
     assert result["in a meta strip"] == {"flip": True, "crop": 5, "origin": 0.25, "beside": True}
     assert "is reversed or strobed" in result["reversed"]
@@ -307,7 +307,7 @@ def test_strips_keep_their_look(
     assert "images is read as sRGB, but its clip shot_v2.1001.png as Non-Color" in words
     assert f"Warning: {words}" in result["stdout"]  # of Set Up Matting
     assert all(result["copied"].values()), result["copied"]
-    end = "which its cut-out Matting take Matte.002 does not have. Copy them to it where you want them."
+    end = "which its cut-out Matting take Matte.002 does not have. Copy them over if you want them."
     assert result["told"] == [
         [f"The strip graded has keyframes or drivers and modifiers, {end}"],
         [f"The strip graded has keyframes or drivers, {end}"],
@@ -319,7 +319,7 @@ def test_strips_keep_their_look(
     assert result["renamed"] == [3, 600, 612, 600]
     assert result["deleted"] == ["The matte is made, but its strip deleted is gone.", True]
     (words,) = result["longer"]
-    assert words.startswith("Of 2 of the 6 frames of the strip longer, from 804 on, there is no cut-out yet")
+    assert words.startswith("There is no cut-out yet for 2 of the 6 frames of the strip longer, from 804 on")
     assert result["no footage"] == [[], ["Select a movie or image strip."]]
 
 
@@ -344,7 +344,7 @@ def test_the_other_operators(version: str, archive: Path, fake_engine: Path, seq
     assert result["from clip"]["footage"]["color_space"] == "srgb"
     assert result["findings"] == [["amber", "The plate is 9 pixels off. Turn alignment on.", "align"]]
     assert result["warnings"] == [
-        "The clip lasts from scene frame 8 to 19; of 18 to 60 the others are left out.",
+        "The clip lasts from scene frame 8 to 19; the other frames of 18 to 60 are left out.",
         "The plate is 134 x 90; it is scaled to the footage's 67 x 45.",
     ]
     found = "The plate is 9 pixels off. Turn alignment on."

@@ -284,7 +284,7 @@ def test_command_line(shot, tmp_path, capsys):
     report = json.loads((out / "report.json").read_text())
     (out / "report.json").write_text(json.dumps(report | {"of_older_settings": [2, 9]}))
     assert command_line.main(["deliver", str(out), "--deliver", "rgba"]) == 0
-    assert "warning: Frame 2 is of older settings" in capsys.readouterr().err
+    assert "warning: Frame 2 was made with older settings" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

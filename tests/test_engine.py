@@ -266,12 +266,14 @@ def test_frames_of_older_settings_are_told(job, tmp_path):
     assert warnings == [] and delivery.read_finished(folder).older == []
     other = replace(job, detail=0.5)
     engine.run_job(other, frames=(2, 3), on_warning=warnings.append)
-    assert warnings == ["Frames 1, 4-5 are of older settings or footage: run the job for all frames, or delete them."]
+    assert warnings == [
+        "Frames 1, 4-5 were made with older settings or footage: run the job for all frames, or delete them."
+    ]
     assert delivery.read_finished(folder).older == [1, 4, 5]
     engine.run_job(other, on_warning=warnings.append)
     assert len(warnings) == 1 and delivery.read_finished(folder).older == []
     engine.run_job(job, on_progress=seen.append, on_warning=warnings.append, cancelled=lambda: len(seen) > 2)
-    assert len(warnings) == 2 and "5 are of older settings" in warnings[1]
+    assert len(warnings) == 2 and "5 were made with older settings" in warnings[1]
 
 
 def test_frames_that_the_footage_no_longer_has_are_told(shot, tmp_path):
@@ -281,7 +283,7 @@ def test_frames_that_the_footage_no_longer_has_are_told(shot, tmp_path):
     for number in (4, 5):
         (tmp_path / f"in/shot.{number:04}.png").unlink()
     engine.run_job(job, on_warning=warnings.append)
-    assert "Frames 4-5 are of older settings or footage" in warnings[0]
+    assert "Frames 4-5 were made with older settings or footage" in warnings[0]
     assert delivery.read_finished(tmp_path / "out").older == [4, 5]
 
 

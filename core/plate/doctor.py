@@ -321,7 +321,7 @@ def _of_position(looks: list[_Look], scale: float, follows: bool) -> list[Findin
                 "misaligned",
                 "amber",
                 f"{what} {shifts[worst] * scale:.0f} pixels ({detail}). Left alone, edges of the background would "
-                "stand in the matte.",
+                "show in the matte.",
                 "Turn alignment on: it follows the plate frame by frame",
                 "align",
                 None,
@@ -340,8 +340,8 @@ def _of_position(looks: list[_Look], scale: float, follows: bool) -> list[Findin
                     "parallax",
                     "amber",
                     f"Near and far parts of the background shift against each other by up to {value * scale:.1f} "
-                    "pixels: the plate was shot from a slightly other place, or the lens breathes. Alignment follows a "
-                    "few pixels of that; what is left shows at edges.",
+                    "pixels: the plate was shot from a slightly different place, or the lens breathes. Alignment "
+                    "follows a few pixels of that; what is left shows at edges.",
                     "Turn alignment on, or make a plate from the clip itself",
                     "align",
                     _bounds(strongest > 0.5 * value, scale),
@@ -370,7 +370,7 @@ def _of_light(looks: list[_Look]) -> list[Finding]:
                 "exposure",
                 severity,
                 f"The plate is {abs(middle):.2f} stops too {'dark' if middle > 0 else 'bright'}. Left alone, the whole "
-                "background looks changed, and veils of it stay in the matte.",
+                "background looks changed, and a veil of it stays in the matte.",
                 "Turn matching on: it brings the plate to each frame's light",
                 "match",
                 None,
@@ -383,8 +383,8 @@ def _of_light(looks: list[_Look]) -> list[Finding]:
             Finding(
                 "exposure_drift",
                 "amber",
-                f"The shot's exposure changes by {drift:.2f} stops while the plate has one. Left alone, the matte "
-                "would breathe with it.",
+                f"The shot's exposure changes by {drift:.2f} stops; the plate's does not. Left alone, the matte "
+                "would pulse with it.",
                 "Turn matching on: it follows the light frame by frame",
                 "match",
                 None,
@@ -414,7 +414,7 @@ def _of_light(looks: list[_Look]) -> list[Finding]:
                 "vignetting",
                 "amber",
                 f"Towards the corners the plate is {abs(corner):.2f} stops too {'dark' if corner > 0 else 'bright'}: "
-                "another aperture or lens. Left alone, the corners grey over in the matte.",
+                "another aperture or lens. Left alone, the corners turn grey in the matte.",
                 "Turn matching on: it fits the falloff",
                 "match",
                 None,
@@ -433,7 +433,7 @@ def _of_noise(frames: list[Image], plate: Image, looks: list[_Look]) -> list[Fin
                 "noise",
                 "amber",
                 f"The plate is noisier than the footage ({plate_sigma * 255:.1f} against {frame_sigma * 255:.1f} of "
-                "255). Its grain would print into the matte.",
+                "255). Its grain would show in the matte.",
                 "Average several frames of the empty set into the plate, or make one from the clip",
                 "plate_from_clip",
                 None,
@@ -489,7 +489,7 @@ def _of_blur(src: Image, plate: Image, look: _Look) -> list[Finding]:
         Finding(
             "blur",
             "amber",
-            f"The {'plate' if value > 1 else 'footage'} is softer (out of focus, or of another focal distance): it "
+            f"The {'plate' if value > 1 else 'footage'} is softer (out of focus, or focused elsewhere): it "
             f"holds {100 * min(value, 1 / value):.0f} % of the other's fine detail. Edges of the background show in "
             "the matte.",
             "Shoot the plate with the shot's focus and aperture, or make one from the clip",
@@ -521,8 +521,8 @@ def _of_coverage(looks: list[_Look], scale: float) -> list[Finding]:
         Finding(
             "uncovered",
             "red" if share > 0.25 else "amber",
-            f"{100 * share:.0f} % of the picture has no plate in some frame. There the network judges without one, "
-            "which knows people better than things they hold.",
+            f"{100 * share:.0f} % of the picture has no plate in some frame. There the network does without one: it "
+            "finds people, but hardly the things that they hold.",
             "Shoot a wider plate, make one from the clip, or mask what is surely background",
             "plate_from_clip",
             _bounds(missing, scale),
@@ -602,8 +602,8 @@ def _of_moved_objects(comparison: _Comparison, scale: float) -> list[Finding]:
             Finding(
                 "moved_object",
                 "red" if share > 0.02 else "amber",
-                f"Something at ({region[0]}, {region[1]}), {region[2]} x {region[3]} pixels, is not as in the plate in "
-                "any frame: it was moved, added or taken away. It would stand in the matte as a piece of the subject.",
+                f"Something at ({region[0]}, {region[1]}), {region[2]} x {region[3]} pixels, differs from the plate in "
+                "every frame: it was moved, added or taken away. It would be matted as part of the subject.",
                 "Mask it out with a garbage mask, or make a plate from the clip",
                 "garbage_mask",
                 region,
