@@ -287,7 +287,7 @@ def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 def _mapping(data: Any, where: str) -> dict[str, Any]:
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
-        raise JobError(f"{where} as a mapping of fields", type(data).__name__, "See the job chapter of the README")
+        raise JobError(f"{where} as a mapping of fields", type(data).__name__, "See core/README.md, A job")
     return dict(data)
 
 
