@@ -33,10 +33,15 @@ def bpy_python(version: str) -> Path | None:
     """A Python with Blender `version` (of BPY) as a module, made on the first call; None without that Python here."""
     wheel, python_version = BPY[version]
     python = find_python(python_version)
-    return (
-        None
-        if python is None
-        else _install(ROOT / f".envs/bpy-{version}", python, [f"bpy=={wheel}"], f"Blender {wheel} as a module")
+    if python is None:
+        return None
+    return _install(ROOT / f".envs/bpy-{version}", python, [f"bpy=={wheel}"], f"Blender {wheel} as a module")
+
+
+def rendering_python() -> Path:
+    """The Python that scripts render in; ends the program where there is none."""
+    return bpy_python("5.2") or sys.exit(
+        "Rendering needs Python 3.13 for the Blender module; install it and call again."
     )
 
 

@@ -18,14 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts.environments import ROOT, bpy_python  # noqa: E402
-from scripts.rendered_pixels import develop, straighten  # noqa: E402
-
-Array = NDArray[np.float32]
+from scripts.environments import ROOT, rendering_python  # noqa: E402
+from scripts.rendered_pixels import Array, develop, straighten  # noqa: E402
 
 WIDTH, HEIGHT, FRAMES, FPS = 640, 360, 24, 24
 NOISE = 0.010  # standard deviation of the sensor's noise in mid grey, sRGB-encoded
@@ -36,12 +33,9 @@ def main(args: argparse.Namespace) -> None:
     if args.render_to:
         render_subject(args)
         return
-    python = bpy_python("5.2")
-    if python is None:
-        sys.exit("Rendering needs Python 3.13 for the Blender module; install it and call again.")
     with tempfile.TemporaryDirectory() as folder:
         target = args.keep or Path(folder)
-        command = [python, __file__, "--render_to", target, "--people", args.people, "--hdri", args.hdri]
+        command = [rendering_python(), __file__, "--render_to", target, "--people", args.people, "--hdri", args.hdri]
         subprocess.run([*map(str, command), "--threads", str(args.threads)], check=True)
         encode(args, target)
 

@@ -25,14 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts.environments import bpy_python  # noqa: E402
-from scripts.rendered_pixels import develop, straighten  # noqa: E402
-
-Array = NDArray[np.float32]
+from scripts.environments import rendering_python  # noqa: E402
+from scripts.rendered_pixels import Array, develop, straighten  # noqa: E402
 
 CATALOGUES = ("Reallusion", "BlendSwap-CC-0", "BlendSwap-CC-BY", "KatorLegaz", "Scopia")
 
@@ -173,10 +170,7 @@ def find_models(packages: Path) -> dict[str, Path]:
 def main(args: argparse.Namespace) -> None:
     """Plan, then render shot by shot in Blender's Python."""
     if importlib.util.find_spec("bpy") is None:
-        python = bpy_python("5.2")
-        if python is None:
-            sys.exit("Rendering needs Python 3.13 for the Blender module; install it and call again.")
-        sys.exit(subprocess.run([python, __file__, *sys.argv[1:]]).returncode)
+        sys.exit(subprocess.run([rendering_python(), __file__, *sys.argv[1:]]).returncode)
     models = find_models(args.packages)
     hdris = sorted(args.hdri.glob("*.hdr"))
     if not hdris:

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from ..color import to_dtype, to_float, to_srgb
 from ..errors import FootageError
-from ..frame_io import IMAGE_EXTENSIONS, open_file
+from ..frame_io import IMAGE_EXTENSIONS, MOVIE_EXTENSIONS, open_file
 from .augmentation import (
     Floats,
     Matrix,
@@ -36,8 +36,6 @@ from .augmentation import (
 )
 from .compositing import Layer, compose, place
 from .pool import Bytes
-
-MOVIE_EXTENSIONS = {".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mxf"}
 
 
 class Picture(NamedTuple):

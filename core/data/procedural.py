@@ -13,10 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .augmentation import blur, smooth_noise
-
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
+from .augmentation import Floats, blur, smooth_noise
+from .pool import Bytes
 
 FINER = 3  # thin things are drawn this many times larger and averaged, so that their alpha is their coverage
 HAIR_COLORS = np.array([[25, 20, 18], [70, 45, 30], [150, 105, 60], [215, 180, 130], [140, 70, 35], [190, 190, 195]])
