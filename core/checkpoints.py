@@ -83,8 +83,6 @@ def load_model(name_or_path: str | Path = "default", *, initialise: bool = False
             f"{path} ({weights.origin}) with {len(missing)} missing ({list_names(missing)}) "
             f"and {len(misfits)} unexpected ({list_names(misfits.values())})",
             "Choose a file of this network" if weights.is_whole else "Use it to initialise a training",
-            missing=missing,
-            unexpected=misfits,
         )
     model.load_state_dict(state)  # in the model's own precision
     return model.eval()
@@ -135,8 +133,6 @@ def _initialise(model: nn.Module, weights: Weights, path: Path) -> list[str]:
             f"weights that {type(model).__name__} can start from",
             f"{path} ({weights.origin}), of which none fits",
             "Choose weights of the same backbone",
-            missing=expected,
-            unexpected=misfits,
         )
     model.load_state_dict(fitting, strict=False)
     fresh = sorted(expected.keys() - fitting.keys())

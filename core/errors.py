@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,19 +53,6 @@ class CheckpointError(MattingError):
     """A file that is no model, or a model whose weights do not match its network."""
 
     exit_code = 4
-
-    def __init__(
-        self,
-        expected: str,
-        actual: str,
-        remedy: str,
-        *,
-        missing: Iterable[str] = (),
-        unexpected: Iterable[str] = (),
-    ) -> None:
-        self.missing = tuple(missing)
-        self.unexpected = tuple(unexpected)
-        super().__init__(expected, actual, remedy)
 
 
 class OutputError(MattingError):

@@ -87,7 +87,7 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
         raise CheckpointError("a file of named weights", f"{path} with a {type(content).__name__}", _REMEDY)
     others = [key for key, value in content.items() if not _is_plain(value)]
     if others:
-        raise CheckpointError("nothing but weights", f"{path} with {list_names(others)}", _REMEDY, unexpected=others)
+        raise CheckpointError("nothing but weights", f"{path} with {list_names(others)}", _REMEDY)
     return dict(content)
 
 
@@ -175,7 +175,6 @@ def recognise(state: Mapping[str, Tensor], path: Path) -> Weights:
             "the weights of MattingBase, MattingRefine, RecurrentMatting, or a DeepLabV3, ResNet or MobileNetV2",
             f"{path} with {list_names(state)}",
             _REMEDY,
-            unexpected=state,
         )
     arguments: dict[str, Any] = {"backbone": _name_backbone(state, path)}
     refiner = state.get("refiner.conv1.weight")

@@ -70,7 +70,6 @@ def main(args: argparse.Namespace) -> dict[str, float]:
                 f"a checkpoint of the first stage with backbone {args.backbone}",
                 f"{args.pretrained_model}, which lacks {len(fresh)} weights ({', '.join(fresh[:4])}, ...)",
                 "Train it with scripts/train_base.py, or pass the --backbone it was trained with",
-                missing=fresh,
             )
     model.refiner.prevent_oversampling = False  # in training; every process refines as many patches as the others
     return paper.train(args, model, compute_losses, ("backbone", "aspp", "decoder", "refiner"))

@@ -115,9 +115,8 @@ def test_initialisations_load_only_as_such(tmp_path, name):
     shapes, backbone, with_aspp = INITIALISATIONS[name]
     state = formats.fill(shapes())
     path = save({"model_state": state} if name.startswith("vainf") else state, tmp_path / "init.pth")
-    with pytest.raises(CheckpointError, match="initialise") as error:
+    with pytest.raises(CheckpointError, match=r"missing \(.*initialise"):
         load_model(path)
-    assert "decoder.conv1.weight" in error.value.missing
 
     model = load_model(path, initialise=True)
     assert type(model) is MattingBase and model.arguments["backbone"] == backbone
@@ -155,9 +154,10 @@ def test_what_does_not_match_is_listed_and_refused(tmp_path):
     state["refiner.conv1.weight"] = torch.zeros(24, 41, 3, 3)
     with pytest.raises(CheckpointError) as error:
         load_model(save(state, tmp_path / "odd.pth"))
-    assert error.value.missing == ("decoder.conv2.weight",)
-    assert set(error.value.unexpected) == {"decoder.extra.weight", "refiner.conv1.weight"}
-    assert "refiner.conv1.weight of [24, 41, 3, 3] instead of [24, 42, 3, 3]" in str(error.value)
+    assert (
+        "with 1 missing (decoder.conv2.weight) and 2 unexpected (decoder.extra.weight, "
+        "refiner.conv1.weight of [24, 41, 3, 3] instead of [24, 42, 3, 3])" in str(error.value)
+    )
 
 
 def test_counters_of_batch_norms_may_be_absent(tmp_path):

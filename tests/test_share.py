@@ -193,7 +193,7 @@ def test_an_error_keeps_its_kind_on_its_way():
 
 def test_an_error_comes_out_of_a_pool_of_processes():
     """The benchmark measures each line in one; an error that cannot be unpickled breaks the pool."""
-    error = pickle.loads(pickle.dumps(CheckpointError("a model", "a cat", "Choose another", missing=["x"])))
+    error = pickle.loads(pickle.dumps(CheckpointError("a model", "a cat", "Choose another")))
     assert isinstance(error, CheckpointError) and str(error) == "Expected a model; got a cat. Choose another."
 
 

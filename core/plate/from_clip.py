@@ -38,8 +38,8 @@ class ClipPlate:
 
     Attributes:
         plate: (H, W, 3), the footage's own dtype and encoding.
-        coverage: (H, W) float32, 0 to 1, share of the samples in which the pixel was seen empty.
-        filled: (H, W), True where no sample showed the background and the colour is a guess.
+        coverage: (H, W) float32, 0 to 1, share of the samples in which the pixel was seen empty; where it is 0
+            the colour is a guess.
         sigma: temporal noise of one frame, sRGB-encoded units (1 is full scale).
         reference_index: the frame whose view and light it has.
         motions: index of each frame it was made from: frame pixel -> plate pixel.
@@ -48,7 +48,6 @@ class ClipPlate:
 
     plate: Image
     coverage: Plane
-    filled: Mask
     sigma: float
     reference_index: int
     motions: dict[int, Matrix]
@@ -133,11 +132,9 @@ def plate_from_clip(
             samples_ = _Samples(stack, again, motions, canvas)
             plate, coverage = consensus(samples_, view, sigma, lambda share: report(0.75 + 0.25 * share, "estimating"))
         del stack, samples_  # closes the mapping before its file goes
-    filled = coverage == 0
     return ClipPlate(
-        fill(plate, filled),
+        fill(plate, coverage == 0),
         coverage,
-        filled,
         sigma,
         indices[reference],
         dict(zip(indices, motions, strict=True)),
