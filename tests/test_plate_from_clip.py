@@ -60,7 +60,7 @@ def test_walker_leaves_no_ghost() -> None:
     assert result.sigma == pytest.approx(0.01, rel=0.3)
 
 
-@pytest.mark.parametrize("across", [0.0, 66.0])
+@pytest.mark.parametrize("across", [0.0, pytest.param(66.0, marks=pytest.mark.slow)])
 def test_half_floats_of_a_still_and_of_a_moving_camera(across: float) -> None:
     world = scene(margin=250)
     frames = [shoot(world, motion(across * (i - 2)), i) for i in range(5)]
@@ -202,6 +202,7 @@ def test_pan_is_laid_out_as_one_picture() -> None:
     assert psnr(made.plate[y:][rows] / np.float32(255), true[rows]) > 34
 
 
+@pytest.mark.slow
 def test_a_pan_past_people_who_stay_in_the_frame_is_followed() -> None:
     world = scene(margin=240)
     frames = [with_statue(shoot(world, motion(40 * (i - 5)), i), 150 + 20 * (i % 3)) for i in range(11)]
@@ -212,7 +213,7 @@ def test_a_pan_past_people_who_stay_in_the_frame_is_followed() -> None:
     assert made.sigma == pytest.approx(0.005, rel=0.3)
 
 
-@pytest.mark.parametrize("step", [0, 40])
+@pytest.mark.parametrize("step", [0, pytest.param(40, marks=pytest.mark.slow)])
 def test_drifting_exposure_is_matched_before_the_estimate(step: int) -> None:
     world = scene(margin=240)
     lights = [PhotometricFit((2 ** (math.sin(i) / 3),) * 3) for i in range(11)]
