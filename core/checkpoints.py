@@ -68,7 +68,7 @@ def load_model(name_or_path: str | Path = "default", *, initialise: bool = False
         raise CheckpointError(
             f"one of {', '.join(_ARCHITECTURES)} with its settings",
             f"{weights.architecture!r} with {weights.arguments} in {path}",
-            "Choose a file of this version",
+            "Choose a file that was made for this version",
         ) from error
     if initialise:
         _initialise(model, weights, path)
@@ -131,7 +131,7 @@ def _initialise(model: nn.Module, weights: Weights, path: Path) -> list[str]:
     if not any(value.dim() > 1 for value in fitting.values()):
         raise CheckpointError(
             f"weights that {type(model).__name__} can start from",
-            f"{path} ({weights.origin}), of which none fits",
+            f"{path} ({weights.origin}), none of which fits",
             "Choose weights of the same backbone",
         )
     model.load_state_dict(fitting, strict=False)

@@ -163,7 +163,9 @@ def _config() -> oiio.ColorConfig:
     config = oiio.ColorConfig()
     problem = config.geterror()
     if problem:
-        raise JobError("an OpenColorIO configuration where OCIO says", problem, "Correct or remove that variable")
+        raise JobError(
+            "an OpenColorIO configuration where the variable OCIO points", problem, "Correct or remove that variable"
+        )
     return config
 
 

@@ -160,7 +160,9 @@ def deliver(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError("a folder that can be written", f"{folder}: {error.strerror}", "Move what is there") from None
+        raise OutputError(
+            "a folder that can be written", f"{folder}: {error.strerror}", "Move the file that is in its place"
+        ) from None
     with suppress(OSError):  # another engine may have taken one away; the rest is for the next delivery
         for part in folder.glob(".*.part.*"):
             if time.time() - part.stat().st_mtime > ABANDONED:
@@ -288,7 +290,7 @@ def _write_movie(path: Path, kind: str, finished: Finished, rate: Fraction, step
         raise JobError(
             f"frames of one shot for {path.suffix} movies, which run from the first to the last",
             f"the numbers {numbers[0]} to {numbers[-1]}",
-            "Matte into a folder of its own what is another shot's",
+            "Matte each shot into a folder of its own",
         )
     height, width = finished.read(numbers[0])[1].shape
     with av.open(str(path), "w") as container:

@@ -516,7 +516,7 @@ def _select(footage: Footage, frames: tuple[int, int] | None) -> list[int]:
     if not numbers and footage.numbers[0] < first and last < footage.numbers[-1]:
         gone = f"frame {first}" if first == last else f"frames {first} to {last}"
         raise JobError(
-            f"footage with {gone}", f"{footage.path.parent}, where no such file is", "Put it there, or choose others"
+            f"footage with {gone}", f"no such file in {footage.path.parent}", "Put it back, or choose other frames"
         )
     if not numbers:
         raise JobError(

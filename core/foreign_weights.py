@@ -72,12 +72,12 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)|global:? (\S+)", str(error))
         name = next(filter(None, found.groups()), "") if found else ""
-        actual = f"{path}, which holds code or objects ({name})" if name else f"{path}, which is none"
+        actual = f"{path}, which holds code or objects ({name})" if name else f"{path}, which is not one"
         raise CheckpointError("a file of weights", actual, _REMEDY) from error
     except CheckpointError:
         raise
     except Exception as error:  # what a parser says to bytes that were made to confuse it has no end
-        raise CheckpointError("a file of weights", f"{path}, which is none", _REMEDY) from error
+        raise CheckpointError("a file of weights", f"{path}, which is not one", _REMEDY) from error
     if isinstance(content, _Inert):
         content = dict(_walk(content, "", 0))
     for name in _CONTAINERS:

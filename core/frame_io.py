@@ -529,7 +529,7 @@ def file_identity(path: Path) -> str:
     try:
         stat = path.stat()
     except OSError as error:
-        raise FootageError(f"the file {path}", error.strerror or str(error), "Put it there, or choose others") from None
+        raise FootageError(f"the file {path}", error.strerror or str(error), "Put it back, or choose another") from None
     return f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}"
 
 
@@ -542,7 +542,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any, tuple[int, int, int]]]:
     try:
         if not _is_unicode(path):
             raise FootageError(
-                "names in UTF-8, to be found by the library that reads images", str(path), "Rename files and folders"
+                "file and folder names in UTF-8, which reading images needs", str(path), "Rename files and folders"
             )
         image = oiio.ImageInput.open(str(path), hints)
         if image is None:

@@ -60,8 +60,8 @@ class JobPlate:
             missing = next((number for number in numbers if number not in self._track), None)
             if missing is not None:
                 raise JobError(
-                    f"a track of the frames {numbers[0]} to {numbers[-1]}",
-                    f"none of frame {missing} in {job.plate.track}",
+                    f"a track for frames {numbers[0]} to {numbers[-1]}",
+                    f"none for frame {missing} in {job.plate.track}",
                     "Export the track again, numbered as the footage is",
                 )
         self._align = job.plate.align != "off" or self._motion is not None

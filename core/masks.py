@@ -118,8 +118,8 @@ class _Track:
                 f"a mask for each of the footage's frames {numbers[0]} to {numbers[-1]}",
                 f"{source.path}, which has {self._footage.numbers[0]} to {self._footage.numbers[-1]}"
                 f" and lacks {len(missing)} of them, {missing[0]} first",
-                "Render the missing frames; a still that serves all frames needs a name without siblings that differ "
-                "by a number",
+                "Render the missing frames. To use a still for all frames, move it away from files whose names differ "
+                "only in the number",
             )
         ((_, first),) = self._footage.frames([self._footage.numbers[0] if self._still else numbers[0]])
         if not _is_mask(first.pixels):

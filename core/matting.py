@@ -466,7 +466,9 @@ class Matter:
     def _matte_by_paper(self, source: Tensor, bgr: Pixels | None) -> Tensors:
         """The paper's networks want a plate and sizes that `PATCH` divides."""
         if bgr is None:
-            raise ShapeError("a clean plate, which this network cannot do without", "none", "Give one, or use default")
+            raise ShapeError(
+                "a clean plate, which this network cannot do without", "none", "Choose a plate, or the default model"
+            )
         height, width = source.shape[2:]
         kept = self._kept_plate(bgr)
         if kept.tensor is None:

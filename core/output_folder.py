@@ -108,7 +108,7 @@ class OutputFolder:
             if kind and path.name in ours(kind):
                 raise OutputError(
                     "a folder whose files the job does not read",
-                    f"{self.folder}, where {path.name} would be written over",
+                    f"{self.folder}, where {path.name} would be overwritten",
                     "Choose another output folder",
                 )
 

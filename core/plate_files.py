@@ -80,9 +80,9 @@ def read_motion(plate: Path) -> PlateMotion | None:
         return motion
     except (OSError, ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
         raise PlateError(
-            "where the frames lie in the plate, as making it from the clip writes it",
+            "the frames' places in the plate, as they are written when it is made from the clip",
             f"{path}: {error}",
-            "Make the plate again, or delete that file if the plate has a frame's view",
+            "Make the plate again, or delete that file if the plate shows no more than a frame does",
         ) from None
 
 

@@ -143,7 +143,7 @@ def test_base_checkpoint_starts_the_whole_network(tmp_path):
 
 def test_weights_of_another_backbone_start_nothing(tmp_path):
     path = save(formats.fill(formats.torchvision_mobilenet()), tmp_path / "mobilenet.pth")
-    with pytest.raises(CheckpointError, match="none fits"):
+    with pytest.raises(CheckpointError, match="none of which fits"):
         initialise_model(MattingBase("resnet50"), path)
 
 

@@ -92,7 +92,7 @@ def test_the_network_s_view_of_light_is_exact_to_11_bits():
 
 
 @pytest.mark.parametrize(
-    ("config", "words"), [("/none/config.ocio", "where OCIO says"), ("ocio://cg-config-latest", "known")]
+    ("config", "words"), [("/none/config.ocio", "where the variable OCIO points"), ("ocio://cg-config-latest", "known")]
 )
 def test_the_environment_names_the_configuration(config, words):
     code = "from core import color; color.check_color_space('ACEScg'); print('known')"

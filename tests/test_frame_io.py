@@ -262,7 +262,7 @@ def test_an_image_s_name_in_another_encoding(shot, tmp_path):
     image.parent.mkdir()
     os.rename(shot.write_sequence(tmp_path, count=1), image)
     for path in (image, image.parent):
-        with pytest.raises(FootageError, match="names in UTF-8"):
+        with pytest.raises(FootageError, match="file and folder names in UTF-8"):
             frame_io.open_footage(path)
 
 

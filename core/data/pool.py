@@ -110,7 +110,7 @@ def read_pixels(path: Path) -> Bytes:
     """
     image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if image is None or image.ndim != 3:
-        raise FootageError("a colour image", f"{path}, which is none", "Remove the file from the pool")
+        raise FootageError("a colour image", f"{path}, which is not one", "Remove the file from the pool")
     if image.dtype == np.uint16:
         image = (image / 257).round().astype(np.uint8)
     swap = cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB

@@ -107,7 +107,7 @@ def plate_from_clip(
                 raise FootageError(
                     f"frames of {first.shape[1]} x {first.shape[0]}",
                     f"{frame.shape[1]} x {frame.shape[0]} at frame {index}",
-                    "Give footage of one size",
+                    "Use footage of one size",
                 )
             stack[i] = frame if frame.dtype.kind == "u" else np.nan_to_num(frame, nan=0, posinf=1, neginf=0)
             small.append(_reduced(frame, view))
