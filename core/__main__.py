@@ -71,14 +71,16 @@ def _parser() -> argparse.ArgumentParser:
         "job",
         nargs="?",
         metavar="JOB.yaml",
-        help="a job file; of the options below, only --frames and --output go with it",
+        help="a job file; of the options below, only --frames and --output may be given with it",
     )
     matte.add_argument("--footage", help="movie, one file of an image sequence, its folder, or shot.####.png")
-    matte.add_argument("--plate", help="clean plate; without one the network judges alone")
+    matte.add_argument("--plate", help="clean plate; left out: matte without a plate")
     matte.add_argument("--output", help="folder for alpha/, foreground/, error/ and report.json")
-    matte.add_argument("--frames", default="", metavar="A-B", help="inclusive, the footage's numbers; default all")
+    matte.add_argument(
+        "--frames", default="", metavar="A-B", help="first and last, in the footage's numbers; default: all"
+    )
     matte.add_argument("--model", default="default", help="default, or a checkpoint file")
-    matte.add_argument("--device", default="auto", help="auto, cpu, mps, cuda, cuda:1; cuda:0,cuda:1 or all: together")
+    matte.add_argument("--device", default="auto", help="auto, cpu, mps, cuda or cuda:1; several: cuda:0,cuda:1 or all")
     matte.add_argument("--precision", default="auto", choices=PRECISIONS)
     matte.add_argument("--format", default="auto", choices=FORMATS, help="auto: PNG for integer footage, EXR for float")
     matte.add_argument("--color-space", default="auto", help="of the footage: auto, srgb, linear, or an OCIO name")
@@ -88,14 +90,16 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=0,
         metavar="N",
-        help="MattingRefine: pixels to refine; 0 by the frame's size",
+        help="MattingRefine: pixels to refine; 0: by the frame's size",
     )
     matte.add_argument("--garbage", default="", help="mask of what is certainly background: still, sequence or movie")
     matte.add_argument("--core", default="", help="mask of what is certainly the subject")
     matte.add_argument(
         "--deliver", type=_deliveries, default=(), metavar="KINDS", help=f"some of {','.join(DELIVERIES)}"
     )
-    matte.add_argument("--fps", type=float, default=0.0, help="of delivered movies; default the footage's, or 24")
+    matte.add_argument(
+        "--fps", type=float, default=0.0, help="frame rate of delivered movies; default: the footage's, or 24"
+    )
     matte.add_argument("--matte", action="store_true", help="also write RGBA, premultiplied in EXR, straight in PNG")
     matte.set_defaults(command=_matte)
 
@@ -104,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     deliver.add_argument(
         "--deliver", type=_deliveries, required=True, metavar="KINDS", help=f"some of {','.join(DELIVERIES)}"
     )
-    deliver.add_argument("--fps", type=float, default=0.0, help="of movies; default the footage's, or 24")
+    deliver.add_argument("--fps", type=float, default=0.0, help="frame rate of movies; default: the footage's, or 24")
     deliver.set_defaults(command=_deliver)
 
     plate = commands.add_parser("plate", help="estimate a clean plate from the clip", description=_plate.__doc__)

@@ -6,7 +6,7 @@ YAML or JSON (which is YAML). Relative paths are relative to the job file's fold
     version: 1
     footage: {path: ../shot.mov, color_space: auto}   # movie, one file of an image sequence, shot.####.png
     frames: [1, 100]                                  # inclusive, the footage's numbers; absent: all
-    plate: {path: ../plate.png, color_space: auto}    # absent path: no plate, the network judges alone
+    plate: {path: ../plate.png, color_space: auto}    # absent path: matte without a plate
     model: default
     device: auto                                      # cpu, mps, cuda, cuda:1; "cuda:0,cuda:1" or all: several at once
     precision: auto

@@ -363,9 +363,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--runs", type=int, default=5, help="counted runs of each network")
     parser.add_argument("--frames", type=int, default=24, help="length of the jobs; 0 leaves them out")
-    parser.add_argument("--no-baselines", action="store_true", help="neither the published networks nor rvm")
-    parser.add_argument("--growth", action="store_true", help="with frame size, patches and clip length")
-    parser.add_argument("--start", action="store_true", help="a worker's start and its previews")
+    parser.add_argument("--no-baselines", action="store_true", help="leave out the published networks and rvm")
+    parser.add_argument(
+        "--growth", action="store_true", help="also measure growth with frame size, patches and clip length"
+    )
+    parser.add_argument("--start", action="store_true", help="also measure a worker's start and its previews")
     args = parser.parse_args(argv)
     if args.runs < 1:
         parser.error(f"--runs: expected 1 or more; got {args.runs}")

@@ -70,7 +70,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pool", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--size", type=_size, default=(1280, 720), help="WIDTHxHEIGHT of every case")
-    parser.add_argument("--frames", type=int, default=12, help="of every clip")
+    parser.add_argument("--frames", type=int, default=12, help="length of every clip")
     parser.add_argument("--sets", nargs="+", choices=tuple(SETS), default=list(SETS))
     return parser.parse_args(argv)
 

@@ -107,9 +107,11 @@ class World:
         return np.asarray(np.rint(np.clip(noisy, 0, 1) * 255), np.uint8)
 
     def plate(self, take: Take = Take()) -> Image:  # noqa: B008
+        """The empty place: (H, W, 3) uint8, with sensor noise."""
         return self.expose(self.clean(take), take.noise)
 
     def frame(self, subject: tuple[Image, Plane], take: Take = Take()) -> Image:  # noqa: B008
+        """The same with a subject in front, fgr (H, W, 3) and pha (H, W) as `place` makes them."""
         fgr, pha = subject
         lit = relight(fgr, take.light)
         return self.expose(self.clean(take) * (1 - pha[..., None]) + lit * pha[..., None], take.noise)
@@ -182,6 +184,11 @@ class Material:
 
 
 def read_folder(folder: Path, flag: int) -> list[Image]:
+    """All JPEGs and PNGs of a folder by name, as uint8 RGB, or RGBA where `flag` is cv2.IMREAD_UNCHANGED.
+
+    Raises:
+        JobError: no such folder.
+    """
     if not folder.is_dir():
         raise JobError("a folder of pictures", f"{folder}", "Correct --photos or --cutouts")
     files = sorted(f for f in folder.iterdir() if f.suffix.lower() in {".jpg", ".jpeg", ".png"})
@@ -193,8 +200,11 @@ def read_folder(folder: Path, flag: int) -> list[Image]:
 def matte_clip(
     material: Material, frames: Sequence[Image], shot: ShotPlate, laid: list[FittedPlate] | None = None
 ) -> list[Plane]:
-    """Matte a shot, the plate brought under each frame as the engine does, by the matte of two frames before; notes how
-    it was laid."""
+    """Matte a shot; its plate is laid under each frame as in the engine, by the matte of two frames before.
+
+    Args:
+        laid: gets the plate of each frame, if given.
+    """
     material.network.reset()
     phas: list[Plane] = []
     for src in frames:
@@ -206,11 +216,13 @@ def matte_clip(
 
 
 def clip_mad(pred: Sequence[Plane], true: Sequence[Plane], regions: Sequence[Mask] | None = None) -> float:
+    """Mean MAD x 1000 of a clip's frames, each in its region if there are any."""
     wheres: Sequence[Mask | None] = regions or [None] * len(pred)
     return float(np.mean([evaluation.mad(p, t, r) for p, t, r in zip(pred, true, wheres, strict=True)]))
 
 
 def clip_dtssd(pred: Sequence[Plane], true: Sequence[Plane]) -> float:
+    """Mean dtSSD x 100 of a clip's frames from the second on."""
     return float(np.mean([evaluation.dtssd(p, t) for p, t in zip(pairwise(pred), pairwise(true), strict=True)]))
 
 
@@ -287,6 +299,7 @@ def measure_light(material: Material) -> dict[str, float]:
 
 
 def compare_plates(material: Material, takes: Sequence[Take], shots: int = 5, frames: int = 4) -> dict[str, float]:
+    """Matte MAD with an exact plate, and with one of these takes fitted as in the engine, or left alone."""
     size = (1280, 720)
     results: dict[str, list[float]] = {}
     for i, world, cutout in pairs_of(material, shots, size):

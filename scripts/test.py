@@ -70,5 +70,5 @@ def blender_application() -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="neither Blender nor anything slow")
+    parser.add_argument("--quick", action="store_true", help="leave out Blender and everything slow")
     sys.exit(main(*parser.parse_known_args()))

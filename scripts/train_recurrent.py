@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Train the default network: its coarse part on clips, or but for the encoder on the engine's looks; its refiner."""
+"""Train the default network in stages: the coarse part on clips, what follows its encoder on looks, the refiner."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--stages", type=yaml.safe_load, help="YAML list of {steps, size, frames, batch, downsample_ratio, part, mix}"
     )
-    parser.add_argument("--steps", type=int, help="total; the last stage goes on, or the run ends, there")
+    parser.add_argument("--steps", type=int, help="steps in all; cuts the stages, or lengthens the last one")
     parser.add_argument("--checkpoint_path", type=Path, default=Path("../result/checkpoint/recurrent"))
     parser.add_argument("--logging_path", type=Path, default=Path("../logs/recurrent"))
     parser.add_argument("--encoder_learning_rate", type=float, default=1.5e-4)

@@ -39,7 +39,7 @@ def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str] | Non
     """Parse flags; those not given come from the `--config` file, then from the parser's defaults.
 
     Raises:
-        JobError: the file is no mapping of flags, one of its values is not a flag's, or there are none of something.
+        JobError: the file is no mapping of flags, one of its values is not a flag's, or a count is below 1.
     """
     early = argparse.ArgumentParser(add_help=False)
     early.add_argument("--config", type=Path)
