@@ -23,10 +23,9 @@ from .color import Floats, Pixels
 from .errors import DeviceError, ShapeError
 from .models.fusing import cast_convolutions, fused
 from .models.matting_refine import MattingRefine
-from .models.patches import upsampled
 from .models.recurrent import Look, PlateFeatures, RecurrentMatting, State
 from .models.refiner import PATCH
-from .models.scales import average, divisible
+from .models.scales import average, divisible, upsampled
 from .region import GRID, SUBJECT, Box, ReducedPlate, bounds, choose_box, is_cut, moved
 from .transfer import Coming, transfer_for
 

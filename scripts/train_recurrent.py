@@ -27,7 +27,8 @@ from core.evaluation import mean_scores, score_clip
 from core.matting import Matter
 from core.memory import reused_memory
 from core.models import RecurrentMatting
-from core.models.recurrent import Look, clamp_unit
+from core.models.clamping import clamp_unit
+from core.models.recurrent import Look
 from core.models.refiner import PATCH, SolvingRefiner
 from core.models.scales import average
 from core.training import looks, losses, windows

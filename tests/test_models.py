@@ -14,10 +14,10 @@ from core.models.patches import (
     cut_windows,
     put_tiles,
     take_tiles,
-    upsampled,
     upsampling_taps,
 )
 from core.models.refiner import Refiner
+from core.models.scales import upsampled
 from tests.reference import published
 
 torch.set_num_threads(1)

@@ -18,8 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from core.checkpoints import half_weights, load_model
 from core.errors import CheckpointError, ShapeError
 from core.models import recurrent
+from core.models.clamping import clamp_unit
 from core.models.mobilenetv3 import MobileNetV3Encoder
-from core.models.recurrent import Look, RecurrentMatting, clamp_unit
+from core.models.recurrent import Look, RecurrentMatting
 from core.models.refiner import SolvingRefiner, fuse_foreground, solve_alpha
 from core.models.review import SeeThrough, broadly_see_through, clear_foreground, plate_moments, relate
 from scripts.convert_rvm import find_onnx, load_onnx_weights

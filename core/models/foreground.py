@@ -6,8 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from core.models.patches import upsampled
-from core.models.scales import blurred, halved
+from core.models.scales import blurred, halved, upsampled
 
 _REACH = {3: 1.0, 9: 0.05, 31: 0.002}  # quarter pixels of neighbourhoods: the wide ones count where the near are empty
 _NOTHING = 3e-4  # the weight of a pixel's own colour: it stays where nothing is covered around

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from core.errors import ShapeError
 from core.models.aspp import ASPP
+from core.models.clamping import clamp_unit
 from core.models.decoder import Decoder
 from core.models.mobilenetv2 import MobileNetV2Encoder
-from core.models.recurrent import clamp_unit
 from core.models.resnet import ResNetEncoder
 
 BACKBONES = ("resnet50", "resnet101", "mobilenetv2")

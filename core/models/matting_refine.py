@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.errors import ShapeError
+from core.models.clamping import clamp_unit
 from core.models.matting_base import MattingBase, check_source_and_plate
-from core.models.recurrent import clamp_unit
 from core.models.refiner import PATCH, Refiner
 
 LARGEST_SCALE = 1 / 2  # of the base network's frame

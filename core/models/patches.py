@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from cv2 import resize
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -45,25 +44,6 @@ def cut_padded_windows(image: Tensor, b: Tensor, y: Tensor, x: Tensor, size: int
     if not replicate:
         windows = windows * inside[..., None]
     return windows.permute(0, 3, 1, 2)
-
-
-def upsampled(x: Tensor, height: int, width: int, multiple: int = 1, traceable: bool = False) -> Tensor:
-    """Upsample bilinearly, corners not aligned, into a frame whose sides `multiple` divides.
-
-    Args:
-        x: (B, C, h, w).
-        traceable: use operators that every runtime has.
-
-    Returns:
-        (B, H, W, C), contiguous, H and W from `height` and `width` on; what lies behind those is undefined.
-    """
-    if traceable or x.device.type != "cpu" or x.requires_grad:
-        full = F.interpolate(x, (height, width), mode="bilinear", align_corners=False)
-        return F.pad(full, (0, -width % multiple, 0, -height % multiple)).permute(0, 2, 3, 1).contiguous()
-    frame = x.new_empty(x.shape[0], height + -height % multiple, width + -width % multiple, x.shape[1])
-    for image, target in zip(x.permute(0, 2, 3, 1).contiguous().numpy(), frame.numpy(), strict=True):
-        resize(image, (width, height), dst=target[:height, :width])  # torch takes five times as long
-    return frame
 
 
 def take_tiles(frame: Tensor, b: Tensor, i: Tensor, j: Tensor, size: int) -> Tensor:

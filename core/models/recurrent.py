@@ -9,19 +9,19 @@ quality until training moves them; without a plate those layers are left out.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import ShapeError
+from core.models.clamping import clamp_unit
 from core.models.foreground import extend_foreground
 from core.models.mobilenetv3 import MobileNetV3Encoder
-from core.models.patches import upsampled
 from core.models.refiner import PATCH, SolvingRefiner
 from core.models.review import Review, broadly_see_through, clear_foreground, plate_moments, relate
-from core.models.scales import average, divisible, doubled, halved, pyramid, shrunk
+from core.models.scales import average, divisible, doubled, halved, pyramid, shrunk, upsampled
 
 State: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -466,29 +466,6 @@ class RecurrentMatting(nn.Module):
         """(B, 3, h, w) -> features of 16, 24, 40 and 128 channels at 1/2, 1/4, 1/8 and 1/16."""
         f1, f2, f3, f4 = self.encoder(image)
         return f1, f2, f3, self.aspp(f4)
-
-
-class _ClampUnit(torch.autograd.Function):
-    LEAK = 0.1  # of the gradient, outside: the whole of it pulls what is rightly saturated back inside
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward((x < 0) | (x > 1))
-        return x.clamp(0, 1)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (outside,) = ctx.saved_tensors
-        return torch.where(outside, _ClampUnit.LEAK * gradient, gradient)
-
-
-def clamp_unit(x: Tensor) -> Tensor:
-    """Clamp to 0..1 with a small gradient outside.
-
-    Clamping's own gradient is zero there, and what is wrong would stay wrong: an alpha that is negative everywhere
-    could never be trained away.
-    """
-    return _ClampUnit.apply(x) if x.requires_grad else x.clamp(0, 1)  # type: ignore[no-untyped-call]
 
 
 def _clear(src: Tensor, bgr: Tensor, pha: Tensor, fgr: Tensor, judged: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:

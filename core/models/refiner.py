@@ -22,9 +22,9 @@ from core.models.patches import (
     cut_windows,
     put_tiles,
     take_tiles,
-    upsampled,
     upsampling_taps,
 )
+from core.models.scales import upsampled
 
 Cut: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
 

@@ -85,6 +85,25 @@ def resized(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
 
 
+def upsampled(x: Tensor, height: int, width: int, multiple: int = 1, traceable: bool = False) -> Tensor:
+    """Upsample bilinearly, corners not aligned, into a frame whose sides `multiple` divides.
+
+    Args:
+        x: (B, C, h, w).
+        traceable: use operators that every runtime has.
+
+    Returns:
+        (B, H, W, C), contiguous, H and W from `height` and `width` on; what lies behind those is undefined.
+    """
+    if traceable or x.device.type != "cpu" or x.requires_grad:
+        full = F.interpolate(x, (height, width), mode="bilinear", align_corners=False)
+        return F.pad(full, (0, -width % multiple, 0, -height % multiple)).permute(0, 2, 3, 1).contiguous()
+    frame = x.new_empty(x.shape[0], height + -height % multiple, width + -width % multiple, x.shape[1])
+    for image, target in zip(x.permute(0, 2, 3, 1).contiguous().numpy(), frame.numpy(), strict=True):
+        resize(image, (width, height), dst=target[:height, :width])  # torch takes five times as long
+    return frame
+
+
 def blurred(x: Tensor, size: int) -> Tensor:
     """The mean of `size` x `size` pixels around each, the edge repeated; `size` is odd."""
     if _suits_opencv(x):
