@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from core.checkpoints import initialise_model
 from core.errors import ending_in_words
 from core.models import MattingBase
-from core.models.matting_base import BACKBONES
 from core.training import losses, paper
 from core.training.loop import Batch
 from core.training.options import parse_with_config
@@ -26,16 +25,13 @@ from core.training.options import parse_with_config
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line, and the YAML file that --config names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    paper.add_paper_arguments(parser, "basenet", size=512, crop=(256, 512))
+    rates = {"backbone": 1e-4, "aspp": 5e-4, "decoder": 5e-4}
+    paper.add_paper_arguments(parser, "basenet", size=512, crop=(256, 512), learning_rates=rates)
     parser.add_argument(
         "--pretrained_model",
         default="../data/pretrained/best_deeplabv3_resnet50_voc_os16.pth",
         help="DeepLabV3, an ImageNet backbone, or a checkpoint to start from; none for random weights",
     )
-    parser.add_argument("--backbone", default="resnet50", choices=BACKBONES)
-    parser.add_argument("--backbone_learning_rate", type=float, default=1e-4)
-    parser.add_argument("--aspp_learning_rate", type=float, default=5e-4)
-    parser.add_argument("--decoder_learning_rate", type=float, default=5e-4)
     return parse_with_config(parser, argv)
 
 
@@ -52,7 +48,7 @@ def main(args: argparse.Namespace) -> dict[str, float]:
     model = MattingBase(args.backbone)
     if args.pretrained_model != paper.NO_WEIGHTS:
         initialise_model(model, args.pretrained_model)
-    return paper.train(args, model, compute_losses, ("backbone", "aspp", "decoder"))
+    return paper.train(args, model, compute_losses)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from core.checkpoints import initialise_model
 from core.errors import CheckpointError, ending_in_words
 from core.models import MattingRefine
-from core.models.matting_base import BACKBONES
 from core.training import losses, paper
 from core.training.loop import Batch
 from core.training.options import parse_with_config
@@ -26,21 +25,17 @@ from core.training.options import parse_with_config
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line, and the YAML file that --config names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    paper.add_paper_arguments(parser, "refinenet", size=2048, crop=(1024, 2048))
+    rates = {"backbone": 5e-5, "aspp": 5e-5, "decoder": 1e-4, "refiner": 3e-4}
+    paper.add_paper_arguments(parser, "refinenet", size=2048, crop=(1024, 2048), learning_rates=rates)
     parser.add_argument(
         "--pretrained_model",
         default="../result/checkpoint/basenet/checkpoint_epoch0.pth",
         help="checkpoint of the first stage to start from; none for random weights",
     )
-    parser.add_argument("--backbone", default="resnet50", choices=BACKBONES)
     parser.add_argument("--backbone_scale", type=float, default=1 / 4)
     parser.add_argument("--refine_mode", default="sampling", choices=("sampling", "full"))
     parser.add_argument("--refine_sample_pixels", type=int, default=80_000)
     parser.add_argument("--refine_kernel_size", type=int, default=3, choices=(1, 3))
-    parser.add_argument("--backbone_learning_rate", type=float, default=5e-5)
-    parser.add_argument("--aspp_learning_rate", type=float, default=5e-5)
-    parser.add_argument("--decoder_learning_rate", type=float, default=1e-4)
-    parser.add_argument("--refiner_learning_rate", type=float, default=3e-4)
     return parse_with_config(parser, argv)
 
 
@@ -72,7 +67,7 @@ def main(args: argparse.Namespace) -> dict[str, float]:
                 "Train it with scripts/train_base.py, or pass the --backbone it was trained with",
             )
     model.refiner.prevent_oversampling = False  # in training; every process refines as many patches as the others
-    return paper.train(args, model, compute_losses, ("backbone", "aspp", "decoder", "refiner"))
+    return paper.train(args, model, compute_losses)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from core.checkpoints import save_model
 from core.data import ImagePairDataset
 from core.evaluation import mean_scores, score_clip
 from core.models import MattingBase
+from core.models.matting_base import BACKBONES
 from core.training.loop import Batch, Process, Step, Trainer, Validation, join_processes, sample_order, write_state
 from core.training.options import add_loop_arguments, loop_options
 
@@ -26,13 +27,16 @@ NO_WEIGHTS = "none"  # what --pretrained_model says for a random start
 IMAGES = ("src", "bgr", "pha", "fgr")
 
 
-def add_paper_arguments(parser: argparse.ArgumentParser, stage: str, size: int, crop: tuple[int, int]) -> None:
+def add_paper_arguments(
+    parser: argparse.ArgumentParser, stage: str, size: int, crop: tuple[int, int], learning_rates: Mapping[str, float]
+) -> None:
     """Add the flags of both stages.
 
     Args:
         stage: names the default folders of checkpoints and logs.
         size: pixels, side of a sample.
         crop: smallest and largest side of a step's random crop.
+        learning_rates: of the network's parts, by the names of its modules.
     """
     parser.add_argument("--train_rgb_path", type=Path, default=VIDEOMATTE / "train/fgr", help="foregrounds")
     parser.add_argument("--train_alp_path", type=Path, default=VIDEOMATTE / "train/pha", help="their alpha mattes")
@@ -47,15 +51,18 @@ def add_paper_arguments(parser: argparse.ArgumentParser, stage: str, size: int, 
     parser.add_argument("--size", type=int, default=size, help="side of a sample, pixels")
     parser.add_argument("--crop", type=int, nargs=2, default=crop, help="smallest and largest side of a random crop")
     parser.add_argument("--valid_samples", type=int, default=50)
+    parser.add_argument("--backbone", default="resnet50", choices=BACKBONES)
+    for part, rate in learning_rates.items():
+        parser.add_argument(f"--{part}_learning_rate", type=float, default=rate)
     add_loop_arguments(parser)
 
 
-def train(args: argparse.Namespace, model: MattingBase, compute_losses: Step, parts: Sequence[str]) -> dict[str, float]:
+def train(args: argparse.Namespace, model: MattingBase, compute_losses: Step) -> dict[str, float]:
     """Train a network of the paper with Adam; a model file is kept per epoch, as `checkpoint_epochN.pth`.
 
     Args:
+        args: the flags of `add_paper_arguments`, with a learning rate for each of the model's parts.
         compute_losses: of a batch that `random_crop` has made smaller.
-        parts: the model's parts, each of which has a flag PART_learning_rate.
     """
     process = join_processes()
     dataset = ImagePairDataset(
@@ -70,7 +77,10 @@ def train(args: argparse.Namespace, model: MattingBase, compute_losses: Step, pa
 
     trainer = Trainer(
         model,
-        [{"params": getattr(model, part).parameters(), "lr": getattr(args, f"{part}_learning_rate")} for part in parts],
+        [
+            {"params": x.parameters(), "lr": getattr(args, f"{part}_learning_rate")}
+            for part, x in model.named_children()
+        ],
         lambda net, batch: compute_losses(net, random_crop(batch, *args.crop)),
         lambda start: sample_batches(dataset, start, args, process),
         make_validation(args),
