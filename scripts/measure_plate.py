@@ -301,7 +301,7 @@ def measure_light(material: Material) -> dict[str, float]:
 def compare_plates(material: Material, takes: Sequence[Take], shots: int = 5, frames: int = 4) -> dict[str, float]:
     """Matte MAD with an exact plate, and with one of these takes fitted as in the engine, or left alone."""
     size = (1280, 720)
-    results: dict[str, list[float]] = {}
+    results = []
     for i, world, cutout in pairs_of(material, shots, size):
         subjects = [place(cutout, size, 0.8, 0.4 + 0.01 * t) for t in range(frames)]
         srcs, phas = [world.frame(subject) for subject in subjects], [subject[1] for subject in subjects]
@@ -319,9 +319,8 @@ def compare_plates(material: Material, takes: Sequence[Take], shots: int = 5, fr
             "fitted_where_covered": clip_mad(by_fitted, phas, covered),
         }
         print("  shot", i, {name: round(value, 2) for name, value in mads.items()}, flush=True)
-        for name, value in mads.items():
-            results.setdefault(name, []).append(value)
-    means = {f"{name}_mad": float(np.mean(values)) for name, values in results.items()}
+        results.append({f"{name}_mad": value for name, value in mads.items()})
+    means = evaluation.mean_scores(results)
     return means | {
         "fitted_over_exact": means["fitted_mad"] / means["exact_mad"],
         "fitted_over_exact_where_covered": means["fitted_where_covered_mad"] / means["exact_where_covered_mad"],
@@ -331,8 +330,9 @@ def compare_plates(material: Material, takes: Sequence[Take], shots: int = 5, fr
 def measure_handheld(material: Material, shots: int = 3, frames: int = 10) -> dict[str, float]:
     """A shaken camera with parallax against one plate, and the same shot locked off."""
     size = (1280, 720)
-    results: dict[str, list[float]] = {}
+    results = []
     for i, world, cutout in pairs_of(material, shots, size):
+        values: dict[str, float] = {}
         phase = world.random.uniform(0, 6, 6)
 
         def shake(t: int, phase: NDArray[np.float64] = phase) -> Take:
@@ -348,15 +348,15 @@ def measure_handheld(material: Material, shots: int = 3, frames: int = 10) -> di
             srcs = [world.frame(subject, take) for subject, take in zip(subjects, takes, strict=True)]
             pred = matte_clip(material, srcs, ShotPlate(plate))
             alone = matte_clip(material, srcs, ShotPlate(plate, align=False, match=False))
-            for key, value in (
-                (f"{name}_mad", clip_mad(pred, phas)),
-                (f"{name}_dtssd", clip_dtssd(pred, phas)),
-                (f"{name}_left_alone_mad", clip_mad(alone, phas)),
-                (f"{name}_left_alone_dtssd", clip_dtssd(alone, phas)),
-            ):
-                results.setdefault(key, []).append(value)
-        print("  shot", i, {key: round(values[-1], 2) for key, values in results.items()}, flush=True)
-    means = {key: float(np.mean(values)) for key, values in results.items()}
+            values |= {
+                f"{name}_mad": clip_mad(pred, phas),
+                f"{name}_dtssd": clip_dtssd(pred, phas),
+                f"{name}_left_alone_mad": clip_mad(alone, phas),
+                f"{name}_left_alone_dtssd": clip_dtssd(alone, phas),
+            }
+        results.append(values)
+        print("  shot", i, {key: round(value, 2) for key, value in values.items()}, flush=True)
+    means = evaluation.mean_scores(results)
     return means | {
         "mad_over_locked_off": means["handheld_mad"] / means["locked_off_mad"],
         "dtssd_over_locked_off": means["handheld_dtssd"] / means["locked_off_dtssd"],
@@ -406,7 +406,7 @@ def measure_pan(material: Material, shots: int = 3, frames: int = 36) -> dict[st
     """A camera that turns by 38 degrees, more than a frame's width, over a person: the plate from the clip, laid under
     each frame, and the mattes with it, with an exact plate for each frame, and without any."""
     size = (640, 360)
-    results: dict[str, list[float]] = {}
+    results = []
     people = material.cutouts[-11:]
     for i in range(shots):
         world = World(material.photos[(3 + 9 * i) % len(material.photos)], size, seed=i, margin=0.75)
@@ -440,12 +440,11 @@ def measure_pan(material: Material, shots: int = 3, frames: int = 36) -> dict[st
             "exact_dtssd": clip_dtssd(by_exact, phas),
             "clip_dtssd": clip_dtssd(by_clip, phas),
         }
-        for key, value in values.items():
-            results.setdefault(key, []).append(value)
+        results.append(values)
         height, width = made.plate.shape[:2]
         print(f"  pan {i}, plate {width} x {height} in {seconds:.0f} s:", end=" ")
         print({key: round(value, 3) for key, value in values.items()}, f"worst {min(psnrs):.1f} dB", flush=True)
-    means = {key: float(np.mean(values)) for key, values in results.items()}
+    means = evaluation.mean_scores(results)
     return means | {"clip_over_exact": means["clip_mad"] / means["exact_mad"]}
 
 
