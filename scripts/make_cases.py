@@ -85,7 +85,7 @@ def _size(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT, such as 1280x720; got {text!r}") from None
 
 
-def _dice(name: str) -> np.random.Generator:
+def _seeded_by(name: str) -> np.random.Generator:
     """A generator that depends on the case's name alone, so that a new case changes no other."""
     return np.random.default_rng(list(hashlib.sha256(name.encode()).digest()[:16]))
 
@@ -117,24 +117,24 @@ class Stage:
 
     def standing(self, image: Bytes, name: str, height: float) -> Matrix:
         """Down to the frame's lower edge, `height` of the frame tall as far as its pixels reach, left to right."""
-        dice = _dice(name)
+        rng = _seeded_by(name)
         scale = min(height * self.size[1] / image.shape[0], 1.1, 0.9 * self.size[0] / image.shape[1])
-        x = dice.uniform(0.3, 0.7) * self.size[0]
+        x = rng.uniform(0.3, 0.7) * self.size[0]
         y = self.size[1] + 2 - image.shape[0] * scale / 2
-        return self._put(image, scale, x, y, dice.random() < 0.5)
+        return self._put(image, scale, x, y, rng.random() < 0.5)
 
     def hanging(self, image: Bytes, name: str, height: float) -> Matrix:
         """Somewhere inside the frame, turned a little."""
-        dice = _dice(name)
+        rng = _seeded_by(name)
         scale = min(height * self.size[1] / max(image.shape[:2]), 1.6)
-        x, y = dice.uniform(0.3, 0.7) * self.size[0], dice.uniform(0.4, 0.6) * self.size[1]
-        return self._put(image, scale, x, y, dice.random() < 0.5, float(dice.normal(0, 8)))
+        x, y = rng.uniform(0.3, 0.7) * self.size[0], rng.uniform(0.4, 0.6) * self.size[1]
+        return self._put(image, scale, x, y, rng.random() < 0.5, float(rng.normal(0, 8)))
 
     def close(self, image: Bytes, name: str) -> Matrix:
         """So large that its pixels are the frame's, its upper end a little below the frame's."""
         scale = max(1.0, 0.95 * self.size[1] / image.shape[0])
         y = 0.06 * self.size[1] + image.shape[0] * scale / 2
-        return self._put(image, scale, _dice(name).uniform(0.4, 0.6) * self.size[0], y, False)
+        return self._put(image, scale, _seeded_by(name).uniform(0.4, 0.6) * self.size[0], y, False)
 
     def _put(self, image: Bytes, scale: float, x: float, y: float, mirror: bool, angle: float = 0.0) -> Matrix:
         middle = ((image.shape[1] - 1) / 2, (image.shape[0] - 1) / 2)
@@ -210,10 +210,10 @@ def glass(stage: Stage) -> Iterable[Take]:
     """Things that let the background through: rendered with their true transmission, and drawn veils and panes."""
     for name, draw in [("veil", procedural.veil), ("pane", procedural.glass)]:
         for number in range(3):
-            dice = _dice(f"{name}{number}")
+            rng = _seeded_by(f"{name}{number}")
             texture = stage.pool.background(stage.backdrop(), 700)[:700, :700]
             side = min(texture.shape[:2])
-            image = draw(np.ascontiguousarray(texture[:side, :side]), dice)
+            image = draw(np.ascontiguousarray(texture[:side, :side]), rng)
             yield stage.still(f"{name}-{number}", (image, stage.hanging(image, f"{name}{number}", 0.9)))
     for path in stage.spread("rendered_glass", 8):
         image = stage.pool.subject(path, 4096)
@@ -279,17 +279,17 @@ def photograph(pool: Pool, path: Path, size: tuple[int, int]) -> Floats:
 
 def shoot(take: Take, room: Floats, size: tuple[int, int], level: Level) -> Iterable[dict[str, NDArray[Any]]]:
     """The frames of a take: src, bgr, fgr (H, W, 3) uint8 and pha (H, W) uint16."""
-    dice = _dice(take.name)
-    direction, gains = dice.uniform(0, 2 * np.pi), dice.choice([-1, 1]) * dice.uniform(0.6, 1, 3)
-    lean, reach = float(dice.normal(0, 0.3)), float(dice.normal(0, 0.06))
-    turn = level.turn * dice.choice([-1, 1])
+    rng = _seeded_by(take.name)
+    direction, gains = rng.uniform(0, 2 * np.pi), rng.choice([-1, 1]) * rng.uniform(0.6, 1, 3)
+    lean, reach = float(rng.normal(0, 0.3)), float(rng.normal(0, 0.06))
+    turn = level.turn * rng.choice([-1, 1])
     move = (level.offset * float(np.cos(direction)), level.offset * float(np.sin(direction)))
     own = room[MARGIN:-MARGIN, MARGIN:-MARGIN]
     off = affine(turn, 1, 0, move, (size[0] / 2, size[1] / 2)) @ affine(move=(-MARGIN, -MARGIN))
     plate = warp(room, off, size, cv2.BORDER_REFLECT_101) * (1 + level.drift * gains).astype(np.float32)
 
     def develop(image: Floats) -> Bytes:
-        pixels = to_bytes(add_noise(image, level.noise, 0, dice) if level.noise else image)
+        pixels = to_bytes(add_noise(image, level.noise, 0, rng) if level.noise else image)
         return compress(pixels, level.jpeg) if level.jpeg else pixels
 
     bgr = develop(plate)

@@ -164,7 +164,7 @@ def _to_tensor(frames: list[NDArray[Any]]) -> Tensor:
 
 
 class _Scene:
-    """One clip's dice, thrown in a fixed order, and the frames that follow from them."""
+    """One clip: its random draws, in a fixed order, and the frames that follow from them."""
 
     def __init__(self, pool: Pool, mix: Mix, size: int, frames: int, rng: np.random.Generator) -> None:
         self.pool, self.mix, self.size, self.frames, self.rng = pool, mix, size, frames, rng
@@ -408,10 +408,10 @@ class _Scene:
 
     def _actors(self, room: Floats) -> list[Actor]:
         mix, rng, size = self.mix, self.rng, self.size
-        throw = rng.random()
-        count = 0 if throw < mix.no_subject else 1
-        if count and throw > 1 - mix.two_subjects - mix.three_subjects:
-            count = 3 if throw > 1 - mix.three_subjects else 2
+        draw = rng.random()
+        count = 0 if draw < mix.no_subject else 1
+        if count and draw > 1 - mix.two_subjects - mix.three_subjects:
+            count = 3 if draw > 1 - mix.three_subjects else 2
         actors: list[Actor] = []
         for number in range(count):
             if self.people_only:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from .augmentation import Floats, blur, smooth_noise
 from .pool import Bytes
 
-FINER = 3  # thin things are drawn this many times larger and averaged, so that their alpha is their coverage
+SUPERSAMPLING = 3  # thin things are drawn this many times larger and averaged, so that their alpha is their coverage
 HAIR_COLORS = np.array([[25, 20, 18], [70, 45, 30], [150, 105, 60], [215, 180, 130], [140, 70, 35], [190, 190, 195]])
 
 
@@ -31,7 +31,7 @@ def _tint(shape: tuple[int, int], rng: np.random.Generator, contrast: float = 12
 
 
 def _canvas(size: int) -> NDArray[np.uint8]:
-    return np.zeros((FINER * size, FINER * size), np.uint8)
+    return np.zeros((SUPERSAMPLING * size, SUPERSAMPLING * size), np.uint8)
 
 
 def _coverage(drawn: NDArray[np.uint8], size: int) -> Floats:
@@ -56,7 +56,7 @@ def strands(texture: Bytes, rng: np.random.Generator) -> Bytes:
     """A head of hair or a tuft: a core and hundreds of curved strands of a fraction of a pixel to a few pixels."""
     size = texture.shape[0]
     drawn = _canvas(size)
-    full = FINER * size
+    full = SUPERSAMPLING * size
     centre = np.array([0.5, 0.5]) * full + rng.normal(0, 0.05 * full, 2)
     radius = rng.uniform(0.08, 0.3) * full
     cv2.ellipse(drawn, (centre.astype(int).tolist(), (2 * radius, 2.4 * radius), float(rng.uniform(0, 180))), 255, -1)
@@ -87,7 +87,7 @@ def fur(texture: Bytes, rng: np.random.Generator) -> Bytes:
     Where strands lie close, alpha is high and not 1: neither a solid nor single strands teach that.
     """
     size = texture.shape[0]
-    full = FINER * size
+    full = SUPERSAMPLING * size
     y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
     bumps = smooth_noise((size, size), size / rng.uniform(2, 6), rng)[..., 0]
     shape = np.hypot(x * rng.uniform(1, 1.6), y) + 0.3 * bumps
@@ -95,7 +95,7 @@ def fur(texture: Bytes, rng: np.random.Generator) -> Bytes:
     outlines = cv2.findContours(body.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
     if not outlines:
         return strands(texture, rng)
-    outline = max(outlines, key=len)[:, 0].astype(np.float64) * FINER
+    outline = max(outlines, key=len)[:, 0].astype(np.float64) * SUPERSAMPLING
     smooth = np.stack([np.convolve(np.r_[c[-10:], c, c[:10]], np.full(21, 1 / 21), "valid") for c in outline.T], 1)
     normals = np.roll(smooth, -5, 0) - np.roll(smooth, 5, 0)
     normals = np.stack([normals[:, 1], -normals[:, 0]], 1) / (np.linalg.norm(normals, axis=1, keepdims=True) + 1e-6)
@@ -144,13 +144,13 @@ def wires(texture: Bytes, rng: np.random.Generator) -> Bytes:
     """A few wires, cables, sticks or stems, straight or curved, some with round things on them."""
     size = texture.shape[0]
     drawn = _canvas(size)
-    full = FINER * size
+    full = SUPERSAMPLING * size
     for _ in range(int(rng.integers(1, 9))):
         ends = rng.uniform(0.02, 0.98, (2, 2)) * full
         steps = np.linspace(0, 1, 24)[:, None]
         sag = np.array([0, rng.normal(0, 0.15) * full]) + rng.normal(0, 0.05 * full, 2)
         points = ends[0] + (ends[1] - ends[0]) * steps + 4 * steps * (1 - steps) * sag
-        thickness = int(np.exp(rng.uniform(0, np.log(6 * FINER))))
+        thickness = int(np.exp(rng.uniform(0, np.log(6 * SUPERSAMPLING))))
         _curve(drawn, points, max(1, thickness))
         if rng.random() < 0.4:
             cv2.circle(
@@ -163,8 +163,8 @@ def mesh(texture: Bytes, rng: np.random.Generator) -> Bytes:
     """A fence, net, lattice or wheel with spokes, in a frame."""
     size = texture.shape[0]
     drawn = _canvas(size)
-    full = FINER * size
-    thickness = int(rng.integers(1, 3 * FINER))
+    full = SUPERSAMPLING * size
+    thickness = int(rng.integers(1, 3 * SUPERSAMPLING))
     if rng.random() < 0.35:
         hub, radius = (full // 2, full // 2), int(rng.uniform(0.3, 0.48) * full)
         for angle in np.linspace(0, 2 * np.pi, int(rng.integers(8, 40)), endpoint=False):
@@ -194,7 +194,7 @@ def grass(texture: Bytes, rng: np.random.Generator) -> Bytes:
     """Blades, leaves and stems growing from below, tapering to nothing."""
     size = texture.shape[0]
     drawn = _canvas(size)
-    full = FINER * size
+    full = SUPERSAMPLING * size
     steps = np.linspace(0, 1, 10)[:, None]
     shades = np.zeros((full, full), np.uint8)
     spread = rng.uniform(0.05, 0.5)
@@ -219,7 +219,7 @@ def foliage(texture: Bytes, rng: np.random.Generator) -> Bytes:
     From far away leaves and the gaps between them are smaller than a pixel, and alpha is a density.
     """
     size = texture.shape[0]
-    full = FINER * size
+    full = SUPERSAMPLING * size
     drawn, shades = _canvas(size), np.full((full, full), 128, np.uint8)
     forks, spread, droop = int(rng.integers(3, 6)), rng.uniform(0.25, 0.9), rng.normal(0.05, 0.15)
     crookedness, shrinking = rng.uniform(0.02, 0.2), rng.uniform(0.6, 0.85)
@@ -320,7 +320,7 @@ def sheet(texture: Bytes, rng: np.random.Generator) -> Bytes:
     opaque one is as flat: what lets light through shows the background's texture.
     """
     size = texture.shape[0]
-    full = FINER * size
+    full = SUPERSAMPLING * size
     y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
     if rng.random() < 0.3:
         axes = tuple((rng.uniform(0.2, 0.48, 2) * full).astype(int).tolist())
