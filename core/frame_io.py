@@ -18,7 +18,7 @@ import threading
 import unicodedata
 import uuid
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -747,6 +747,11 @@ def write_exr(path: Path, channels: dict[str, Pixels]) -> None:
     file = io.BytesIO()  # its own files do not notice a full disk at their end
     OpenEXR.File(header, contiguous).write(file)
     path.write_bytes(file.getbuffer())
+
+
+def same_shape(size: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two sizes, height and width first, have the same proportions, so that scaling brings one to the other."""
+    return abs(size[1] / size[0] * other[0] / other[1] - 1) <= 0.01
 
 
 def resize(pixels: Pixels, width: int, height: int) -> Pixels:

@@ -78,7 +78,7 @@ class JobPlate:
         else:
             self.identity += frame_io.file_identity(plate_files.motion_path(Path(job.plate.path)))
             width, height = self._motion.width, self._motion.height
-        if abs(width / height * footage.height / footage.width - 1) > 0.01:
+        if not frame_io.same_shape((height, width), (footage.height, footage.width)):
             raise PlateError(
                 f"a plate of the footage's shape, {footage.width} x {footage.height}",
                 f"{source.path.name} of {width} x {height}",

@@ -98,8 +98,7 @@ class _Track:
         self._size, self._invert = size, source.invert
         self._frames: Iterator[tuple[int, Frame]] = iter(())
         self._next = -1  # index of the number that `_frames` gives next
-        theirs = self._footage.width / self._footage.height
-        if abs(theirs * size[1] / size[0] - 1) > 0.01:
+        if not frame_io.same_shape((self._footage.height, self._footage.width), size[::-1]):
             raise FootageError(
                 f"a mask of the footage's shape, {size[0]} x {size[1]}",
                 f"{source.path} of {self._footage.width} x {self._footage.height}",
