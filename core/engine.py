@@ -187,6 +187,7 @@ def preview_frame(
         matter = _warm_matter(job)
         masks = MaskReader(job.masks, footage, numbers)
         results = OutputFolder(job, footage, plate, masks, folder)
+        results.check_inputs((*footage.files, *plate.files, *masks.files), numbers)
         results.make_folders()
         frame = coming.result()
     laid = plate.under(frame_number, frame, None)
