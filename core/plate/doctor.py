@@ -181,7 +181,7 @@ def find_wrong_place(src: Image, bgr: Image, known: Mask | None, matte: Matte | 
     where = np.ones(size[::-1], np.bool_)
     if known is not None:
         where = cv2.resize(known.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-    if _likeness(src, bgr, where) >= UNLIKE:
+    if likeness(src, bgr, where) >= UNLIKE:
         return None
     look = _look(as_srgb(src), as_srgb(bgr), where, None, matte)
     return _of_wrong_place([look]) if look.likeness < UNLIKE else None
@@ -210,7 +210,7 @@ def _look(src: Image, plate: Image, known: Mask | None, start: Matrix | None, ma
     background = aligned.valid & ~subject
     fit = match_plate(aligned.bgr, src, background)
     bgr = fit.apply(aligned.bgr)
-    return _Look(src, bgr, background, subject, aligned, fit, _likeness(src, bgr, background))
+    return _Look(src, bgr, background, subject, aligned, fit, likeness(src, bgr, background))
 
 
 def _matte_at(matte: Matte, src: Image) -> Plane:
@@ -220,7 +220,7 @@ def _matte_at(matte: Matte, src: Image) -> Plane:
     return cv2.resize(np.asarray(matte(half, None), np.float32), (w, h), interpolation=cv2.INTER_LINEAR)
 
 
-def _likeness(src: Image, bgr: Image, background: Mask) -> float:
+def likeness(src: Image, bgr: Image, background: Mask) -> float:
     """Correlation of local structure over the background, its most different half left out: what stands in front of
     the plate unmasked is no evidence of another place. 1 where too little is to be seen."""
     size = (src.shape[1] // 2, src.shape[0] // 2)
