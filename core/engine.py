@@ -39,7 +39,15 @@ from .matting import Matte, Matter, choose_devices
 from .memory import reused_memory
 from .output_folder import OutputFolder, hash_file, make_folders
 from .plate import plate_from_clip
-from .plate.doctor import diagnose, find_hidden_place, find_wrong_place
+from .plate.doctor import (
+    Finding,
+    diagnose,
+    find_black,
+    find_hidden_place,
+    find_subject_of_shot,
+    find_wrong_place,
+    is_same_picture,
+)
 from .plate.from_clip import Relight
 from .plate.photometric import PhotometricFit
 from .queues import ReadAhead, WriteBehind
@@ -192,6 +200,8 @@ def preview_frame(
         frame = coming.result()
     laid = plate.under(frame_number, frame, None)
     _check_place(laid, matter, on_warning)
+    if laid.bgr is not None and not masks:
+        _warn(find_black(frame_number, laid.src, laid.bgr, laid.valid), on_warning)
     matte, notes = _matte_frame(matter, laid, masks, frame_number)
     results.write(frame_number, frame, matte, notes)
     return {**results.paths(frame_number), "frame_number": frame_number}
@@ -381,6 +391,7 @@ class _Run:
         needs_all = self.matter.is_recurrent or self.plate.settles
         wanted = set(missing)
         lies = False  # the plate did under the frame before
+        black, own = not starts or bool(self.masks), False  # a frame was, unmasked; one was the plate itself
         numbers = [n for n in segment if n <= missing[-1]] if needs_all else missing
         with (
             ReadAhead(self.footage, before + numbers) as frames,
@@ -395,6 +406,12 @@ class _Run:
                 if starts:
                     _check_place(laid, self.matter, self.listener.on_warning)
                     starts = False
+                if laid.bgr is not None and number in wanted:
+                    if not black:
+                        black = _warn(find_black(number, laid.src, laid.bgr, laid.valid), self.listener.on_warning)
+                    if not own and is_same_picture(laid.src, laid.bgr):
+                        own = True
+                        _check_own_plate(number, laid, self.matter, self.listener.on_warning)
                 astray = laid.notes.get("plate_residual", 0.0) > ASTRAY
                 if lies and astray and number in wanted:
                     _check_cut(number, laid, self.plate.subject, self.listener.on_warning)
@@ -447,16 +464,30 @@ def _check_place(laid: LaidPlate, matter: Matter, on_warning: Callable[[str], No
         return
     finding = find_wrong_place(laid.src, laid.bgr, laid.valid, _lone_matte(matter))
     matter.reset()
+    _warn(finding, on_warning)
+
+
+def _check_own_plate(number: int, laid: LaidPlate, matter: Matter, on_warning: Callable[[str], None]) -> None:
+    """Warn when someone is in a frame that is its plate; between two frames of a shot."""
+    if matte := _lone_matte(matter):
+        memory = matter.memory()
+        finding = find_subject_of_shot(number, laid.src, matte)
+        matter.remember(memory)
+        _warn(finding, on_warning)
+
+
+def _warn(finding: Finding | None, on_warning: Callable[[str], None]) -> bool:
+    """Whether there was one."""
     if finding:
         on_warning(f"{finding.message} {finding.remedy}.")
+    return finding is not None
 
 
 def _check_cut(number: int, laid: LaidPlate, subject: Matte | None, on_warning: Callable[[str], None]) -> None:
     """Warn when a frame shows nothing of the plate that lay under the frames before; `subject` is where one was."""
     assert laid.bgr is not None and laid.valid is not None
     known = laid.valid if subject is None else laid.valid & (subject.pha < SUBJECT)
-    if finding := find_hidden_place(number, laid.src, laid.bgr, known):
-        on_warning(f"{finding.message} {finding.remedy}.")
+    _warn(find_hidden_place(number, laid.src, laid.bgr, known), on_warning)
 
 
 def _matte_frame(matter: Matter, laid: LaidPlate, masks: MaskReader, number: int) -> tuple[Matte, dict[str, Any]]:

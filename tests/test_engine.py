@@ -22,7 +22,7 @@ from core import __main__ as command_line
 from core import claims, color, delivery, engine, frame_io, output_folder, plate_files
 from core.claims import EXPIRY, Claims, process_name
 from core.errors import CheckpointError, FootageError, JobError, OutputError, PlateError
-from core.job import Job, Output, PlateSource, Source, read_job
+from core.job import Job, Masks, MaskSource, Output, PlateSource, Source, read_job
 from core.matting import Matter
 from tests.plate_scenes import motion, scene, shoot
 
@@ -436,7 +436,7 @@ def test_a_plate_of_another_place_is_told_once(job, tmp_path, monkeypatch):
     right, there = [], []
     engine.run_job(job, on_warning=right.append)
     engine.preview_frame(job, 2, tmp_path / "preview", on_warning=right.append)
-    blank = frame_io.write_image(tmp_path / "blank.png", np.full((64, 96, 3), 3, np.uint8)) and tmp_path / "blank.png"
+    blank = frame_io.write_image(tmp_path / "blank.png", np.full((64, 96, 3), 60, np.uint8)) and tmp_path / "blank.png"
     engine.run_job(
         replace(job, footage=Source(str(blank)), output=Output(str(tmp_path / "b"))), on_warning=right.append
     )
@@ -456,6 +456,48 @@ def test_a_cut_to_another_place_is_told_where_it_is(job, shot, tmp_path):
     told = []
     engine.run_job(replace(job, footage=Source(str(first))), on_warning=told.append)
     assert len(told) == 1 and told[0].startswith("Frame 4 shows nothing of the plate") and "job of its own" in told[0]
+
+
+def test_bars_that_the_plate_has_not_are_told_once(job, shot, tmp_path, monkeypatch):
+    """By a run and by a preview; not where the artist has masks."""
+    monkeypatch.setattr(engine, "SEGMENT", 2)
+    first = shot.write_sequence(tmp_path / "in")
+    for number in range(1, 6):
+        pixels = shot.frame(number)
+        pixels[:, :6] = 2
+        frame_io.write_image(first.with_name(f"shot.{number:04d}.png"), pixels)
+    job, told = replace(job, footage=Source(str(first))), []
+    engine.run_job(job, on_warning=told.append)
+    engine.preview_frame(job, 1, tmp_path / "preview", on_warning=told.append)
+    bars = np.where((pixels == 2).all(axis=(0, 2), keepdims=True), np.uint8(255), np.uint8(0) * pixels)
+    frame_io.write_image(tmp_path / "bars.png", bars)
+    masks = Masks(garbage=MaskSource(str(tmp_path / "bars.png")))
+    engine.run_job(replace(job, masks=masks), on_warning=told.append)
+    assert len(told) == 2 and told[0] == told[1] and told[0].startswith("Frame 1 is black") and "Crop" in told[0]
+
+
+def test_a_plate_that_is_a_frame_with_somebody_is_told_and_changes_nothing(job, shot, tmp_path, monkeypatch):
+    frame_io.write_image(Path(job.plate.path), shot.frame(2))
+    found, told = [0.0], []
+
+    def lone_matte(matter):
+        def matte(src, bgr):
+            matter.reset()
+            matter.matte(src, None)
+            return np.full(src.shape[:2], found[0], np.float32)
+
+        return matte
+
+    monkeypatch.setattr(engine, "_lone_matte", lone_matte)
+    engine.run_job(job, on_warning=told.append)
+    assert told == []
+    before, found[0] = files_of(Path(job.output.folder)), 1.0
+    engine.run_job(replace(job, output=Output(str(tmp_path / "other"))), on_warning=told.append)
+    assert len(told) == 1 and told[0].startswith("The plate is frame 3 of the shot, and someone")
+    monkeypatch.setattr(engine, "is_same_picture", lambda src, bgr: False)
+    engine.run_job(replace(job, output=Output(str(tmp_path / "unseen"))), on_warning=told.append)
+    assert len(told) == 1
+    assert before == files_of(tmp_path / "other") == files_of(tmp_path / "unseen")
 
 
 def test_preview_is_one_frame_in_its_own_folder(job, tmp_path):
