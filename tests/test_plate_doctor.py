@@ -77,6 +77,16 @@ def test_other_light_names_matching(world: NDArray[np.float32], kind: str, light
     assert diagnosis.findings[0].value == pytest.approx(value, abs=0.12)
 
 
+def test_what_a_brighter_plate_clips_is_neither_parallax_nor_blur(world: NDArray[np.float32]) -> None:
+    """Lamps that end elsewhere in it, and a bright wall that is one white."""
+    y, x = np.mgrid[: world.shape[0], : world.shape[1]] % 100 - 50
+    lamps = (scene(1) + np.exp(-(x**2 + y**2) / 1250)[..., None]) / 2
+    for bright, gain in ((lamps, 4.0), (np.minimum(scene(3) + 0.2, 1), 2.8)):
+        plate = relit(shoot(bright.astype(np.float32), motion(), 0), PhotometricFit(gain=(gain,) * 3))
+        assert (plate > 250).mean() > 0.05
+        assert kinds(diagnose(takes(bright.astype(np.float32)), plate, matte=find_actor)) == {"exposure"}
+
+
 def test_noisy_and_soft_plates(world: NDArray[np.float32]) -> None:
     noisy = shoot(world, motion(), 0, noise=0.04)
     assert kinds(diagnose(takes(world), noisy, matte=find_actor)) == {"noise"}

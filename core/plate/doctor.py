@@ -102,6 +102,12 @@ class _Look:
     fit: PhotometricFit
     likeness: float  # correlation of local structure, -1 to 1
 
+    @property
+    def exposed(self) -> Mask:
+        """The background but for what is clipped in one of the two: that ends elsewhere in the other exposure."""
+        clipped = (np.maximum(self.src, self.aligned.bgr).max(axis=2) > CLIPPED).astype(np.uint8)
+        return np.asarray(self.background & (cv2.dilate(clipped, np.ones((21, 21), np.uint8)) == 0))
+
 
 def diagnose(
     frames: Sequence[tuple[int, Image]],
@@ -415,7 +421,7 @@ def _flow_strength(look: _Look) -> Plane:
     """Length of the local flow where the background is seen, pixels of the look."""
     flow = look.aligned.flow
     assert flow is not None
-    seen = cv2.resize(look.background.astype(np.float32), flow.shape[1::-1], interpolation=cv2.INTER_AREA)
+    seen = cv2.resize(look.exposed.astype(np.float32), flow.shape[1::-1], interpolation=cv2.INTER_AREA)
     return np.asarray(np.linalg.norm(flow, axis=2) * seen, np.float32)
 
 
@@ -525,7 +531,7 @@ def _of_blur(src: Image, plate: Image, look: _Look) -> list[Finding]:
     up_plate = np.diag([plate.shape[1] / plate_w, plate.shape[0] / plate_h, 1.0])
     homography = up_plate @ look.aligned.homography @ np.linalg.inv(up)
     laid = look.fit.apply(lay_plate(plate, None, homography, None, (H, W))[0])
-    background = cv2.resize(look.background.astype(np.uint8), (W, H), interpolation=cv2.INTER_NEAREST)
+    background = cv2.resize(look.exposed.astype(np.uint8), (W, H), interpolation=cv2.INTER_NEAREST)
     energies, floors, means = [], [], []
     blocks = (max(1, W // 32), max(1, H // 32))
     for image in (src, laid):
