@@ -126,8 +126,8 @@ def check_fps(fps: float) -> None:
     Raises:
         JobError: none that a movie can have.
     """
-    if not 0 <= fps <= 1000:
-        raise JobError("fps from 0 to 1000", str(fps), "Use 0 for the footage's own")
+    if fps and not 0.01 <= fps <= 1000:
+        raise JobError("fps from 0.01 to 1000", str(fps), "Use 0 for the footage's own")
 
 
 def checked_path(text: str) -> Path:
