@@ -289,7 +289,7 @@ def _matte_at(matte: Matte, src: Image) -> Plane:
 def likeness(src: Image, bgr: Image, background: Mask) -> float:
     """Correlation of local structure over the background, its most different half left out: what stands in front of
     the plate unmasked is no evidence of another place. 1 where too little is to be seen."""
-    size = (src.shape[1] // 2, src.shape[0] // 2)
+    size = (max(1, src.shape[1] // 2), max(1, src.shape[0] // 2))
     weight = (cv2.resize(background.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.9).astype(np.uint8)
     greys = np.dstack([small_grey(image, size) for image in (src, bgr)])
     a, b = (even_out(greys[..., i], weight) - 128 for i in (0, 1))
