@@ -106,7 +106,7 @@ def open_footage(path: str | Path, color_space: str = "auto") -> Footage:
         if not files:
             raise FootageError(f"numbered files like {path.name}", f"none in {path.parent}", "Name one of the files")
         path = files[min(files)]
-    _check_exists(path, "footage")
+    _check_exists(path)
     if path.suffix.lower() in IMAGE_EXTENSIONS:
         return SequenceFootage(path, _sequence_files(path), color_space)
     return MovieFootage(path, color_space)
@@ -119,8 +119,8 @@ def open_plate(path: str | Path, color_space: str = "auto", moving: bool = False
         FootageError: as `open_footage`.
     """
     path = Path(path)
-    _check_exists(path, "a plate")
-    with as_plate():
+    with named("plate"):
+        _check_exists(path)
         if moving and path.suffix.lower() in IMAGE_EXTENSIONS:
             return SequenceFootage(path, _sequence_files(path), color_space)
         return open_file(path, color_space)
@@ -138,17 +138,17 @@ def open_file(path: Path, color_space: str = "auto") -> Footage:
 
 
 @contextmanager
-def as_plate() -> Iterator[None]:
-    """Errors within say that they are of the plate, not of the footage."""
+def named(role: str) -> Iterator[None]:
+    """Errors within say what they are of, as the plate: not of the footage."""
     try:
         yield
     except FootageError as error:
-        raise FootageError(f"for the plate {error.expected}", error.actual, error.remedy) from None
+        raise FootageError(f"for the {role} {error.expected}", error.actual, error.remedy) from None
 
 
-def _check_exists(path: Path, role: str) -> None:
+def _check_exists(path: Path) -> None:
     if not os.path.isfile(path):
-        raise FootageError(f"{role} that exists", f"no file {path}", "Check the path")
+        raise FootageError("a file that exists", f"no file {path}", "Check the path")
 
 
 class SequenceFootage:

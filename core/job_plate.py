@@ -161,7 +161,7 @@ def read_plate_early(job: Job) -> None:
 def _read_plate(path: Path, color_space: str, size: tuple[int, int], identity: str) -> color.Pixels:
     """A still plate, sRGB-encoded. The next preview gets the same array, which the network then knows already."""
     source = frame_io.open_plate(path, color_space)
-    with frame_io.as_plate():
+    with frame_io.named("plate"):
         return FootageReader(source, source.numbers[:1], size).read(0)
 
 

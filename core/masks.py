@@ -93,7 +93,8 @@ class _Track:
     """One mask: a still for all frames, or a sequence or movie with a picture for each."""
 
     def __init__(self, source: MaskSource, size: tuple[int, int], numbers: list[int]) -> None:
-        self._footage = frame_io.open_footage(source.path)
+        with frame_io.named("mask"):
+            self._footage = frame_io.open_footage(source.path)
         self.files = self._footage.files
         self._size, self._invert = size, source.invert
         self._frames: Iterator[tuple[int, Frame]] = iter(())

@@ -367,7 +367,7 @@ def test_guessed_parts_of_a_plate_are_not_trusted(shot, job, tmp_path):
 
 
 def test_bad_input(shot, job, tmp_path):
-    with pytest.raises(FootageError, match="plate that exists"):
+    with pytest.raises(FootageError, match="for the plate a file that exists"):
         engine.run_job(replace(job, plate=PlateSource(str(tmp_path / "none.png"))))
     with pytest.raises(JobError, match="1-5"):
         engine.run_job(job, frames=(50, 60))
