@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -260,24 +261,29 @@ def make_plate(
             f"{doubtful:.0%} of the plate was seen empty in less than {SELDOM:.0%} of the pictures (dark in "
             f"{plate_files.coverage_path(path).name}): look at it there. A longer range of frames may show more."
         )
-    # A plate without companions is whole, too, so none may be there while they change: it goes first and comes last
-    try:
-        path.unlink(missing_ok=True)
-        plate_files.motion_path(path).unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"to replace {path}", error.strerror or str(error), "Close what uses it, or choose another name"
-        ) from None
-    frame_io.write_image(plate_files.coverage_path(path), color.to_dtype(plate.coverage, np.dtype(np.uint8)))
-    if not plate.locked_off:
-        motions = {reader.numbers[index]: motion for index, motion in plate.motions.items()}
-        plate_files.write_motion(path, plate_files.PlateMotion(footage.width, footage.height, motions))
     pixels = plate.plate
     if path.suffix.lower() == ".exr" and not footage.is_float:
         # A float file of no named space is read as scene-linear, one of a named space as the footage is
         space = "linear" if source.color_space == "auto" else footage.color_space
         pixels = color.convert(pixels, footage.color_space, space)
-    frame_io.write_image(path, pixels)
+    try:
+        with TemporaryDirectory(prefix=".plate.", dir=path.parent, ignore_cleanup_errors=True) as folder:
+            new = Path(folder) / path.name
+            frame_io.write_image(plate_files.coverage_path(new), color.to_dtype(plate.coverage, np.dtype(np.uint8)))
+            if not plate.locked_off:
+                motions = {reader.numbers[index]: motion for index, motion in plate.motions.items()}
+                plate_files.write_motion(new, plate_files.PlateMotion(footage.width, footage.height, motions))
+            frame_io.write_image(new, pixels)
+            # All is on disk, and the old one still whole. A plate without companions is whole, too, so none may be
+            # there while they change: it goes first and comes last
+            path.unlink(missing_ok=True)
+            plate_files.motion_path(path).unlink(missing_ok=True)
+            for file in sorted(Path(folder).iterdir(), key=lambda file: file == new):
+                file.replace(path.with_name(file.name))
+    except OSError as error:
+        raise OutputError(
+            f"to replace {path}", error.strerror or str(error), "Close what uses it, or choose another name"
+        ) from None
     return {"plate": str(path), "coverage": round(float(plate.coverage.mean()), 4), "cancelled": False}
 
 

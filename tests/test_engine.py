@@ -566,7 +566,8 @@ def test_a_plate_that_is_cancelled_leaves_the_old_one(shot, tmp_path, moment):
 
 @pytest.mark.parametrize("moving", [False, True])
 def test_a_new_plate_never_lies_beside_the_old_one_s_files(shot, tmp_path, monkeypatch, moving):
-    """Stopped before any of its files, or after the last: either all are of one plate, or there is no plate."""
+    """Stopped before any of its files, or after the last: either all are of one plate, or there is no plate; and while
+    the new one is being written, as to a disk that fills up, the old one is whole."""
     made, names = engine.plate_from_clip, ["plate.png", "plate.coverage.png", "plate.motion.json"]
     monkeypatch.setattr(engine, "plate_from_clip", lambda *a, **k: replace(made(*a, **k), locked_off=not moving))
     source = Source(str(shot.write_movie(tmp_path / "a.mkv", 6)))
@@ -579,7 +580,8 @@ def test_a_new_plate_never_lies_beside_the_old_one_s_files(shot, tmp_path, monke
             raise KeyboardInterrupt
         return replace_file(self, target)
 
-    for writes in range(4):
+    written = 3 if moving else 2
+    for writes in range(2 * written + 1):
         for name in names:
             (tmp_path / name).write_bytes(b"old")
         left = writes
@@ -588,8 +590,12 @@ def test_a_new_plate_never_lies_beside_the_old_one_s_files(shot, tmp_path, monke
             try:
                 engine.make_plate(source, tmp_path / "plate.png")
             except KeyboardInterrupt:
-                assert not (tmp_path / "plate.png").exists()
+                if writes < written:
+                    assert all((tmp_path / name).read_bytes() == b"old" for name in names)
+                else:
+                    assert not (tmp_path / "plate.png").exists()
             else:
+                assert writes == 2 * written and not [*tmp_path.glob(".*")]
                 there = names if moving else names[:2]
                 assert [name for name in names if (tmp_path / name).exists()] == there
                 assert all((tmp_path / name).read_bytes() != b"old" for name in there)
