@@ -184,8 +184,10 @@ def preview_frame(
         The `Result` of core.protocol.Preview.
 
     Raises:
-        MattingError: any member.
+        MattingError: any member; JobError where `folder` is the job's, which would take the frame for finished.
     """
+    if os.path.realpath(folder) == os.path.realpath(job.output.folder):
+        raise JobError("a folder of the preview's own", f"{folder}, which is the job's", "Choose another")
     with ThreadPoolExecutor(2) as readers:
         plate_read = readers.submit(read_plate_early, job)
         footage = _open_footage(job.footage)

@@ -501,6 +501,8 @@ def test_a_plate_that_is_a_frame_with_somebody_is_told_and_changes_nothing(job, 
 
 
 def test_preview_is_one_frame_in_its_own_folder(job, tmp_path):
+    with pytest.raises(JobError, match="of the preview's own; got .*out, which is the job's"):
+        engine.preview_frame(job, 3, tmp_path / "preview/../out")  # whose matte the job would keep
     result = engine.preview_frame(job, 3, tmp_path / "preview")
     assert Path(result["alpha"]) == tmp_path / "preview/alpha/alpha.0003.png" and Path(result["alpha"]).is_file()
     assert not Path(job.output.folder).exists()

@@ -141,7 +141,7 @@ def test_inputs_are_not_written_over(shot, job, tmp_path):
             with pytest.raises(OutputError, match="Choose another"):
                 engine.run_job(replace(other, detail=0.5))
             with pytest.raises(OutputError, match="Choose another"):
-                engine.preview_frame(other, 1001, folder)
+                engine.preview_frame(replace(other, output=Output(str(tmp_path))), 1001, folder)
     assert np.array_equal(alpha(job, 1002), before)
     elsewhere = replace(job.output, folder=str(tmp_path / "other"))
     assert engine.run_job(replace(with_masks(job, core=str(path)), output=elsewhere))["frames"] == 3
