@@ -94,6 +94,7 @@ def open_footage(path: str | Path, color_space: str = "auto") -> Footage:
         FootageError: absent, of an unknown kind, empty, or damaged beyond reading its header.
     """
     path = Path(path)
+    images: list[Path] = []
     if os.path.isdir(path):  # pathlib raises an OSError at names that are too long
         names = _names(path)
         images = sorted(path / n for n in names if Path(n).suffix.lower() in IMAGE_EXTENSIONS and n[0] != ".")
@@ -107,9 +108,15 @@ def open_footage(path: str | Path, color_space: str = "auto") -> Footage:
             raise FootageError(f"numbered files like {path.name}", f"none in {path.parent}", "Name one of the files")
         path = files[min(files)]
     _check_exists(path)
-    if path.suffix.lower() in IMAGE_EXTENSIONS:
-        return SequenceFootage(path, _sequence_files(path), color_space)
-    return MovieFootage(path, color_space)
+    if path.suffix.lower() not in IMAGE_EXTENSIONS:
+        return MovieFootage(path, color_space)
+    footage = SequenceFootage(path, _sequence_files(path), color_space)
+    if others := sorted(set(images) - set(footage.files)):
+        footage.warnings.append(
+            f"{path.parent} holds other images than {path.name} and those numbered like it, {others[0].name} first: "
+            f"{len(others)} left out. Name the one that is the footage."
+        )
+    return footage
 
 
 def open_plate(path: str | Path, color_space: str = "auto", moving: bool = False) -> Footage:
