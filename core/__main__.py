@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     if sys.stderr is None:  # a service's, which has nobody to read it; the progress bar asks for one
         sys.stderr = open(os.devnull, "w", encoding="utf-8")
-    parser = _parser()
-    args = parser.parse_args(argv)
+    args = _parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # Windows' pipes do not know all characters of a path
     logging.basicConfig(level=logging.DEBUG if args.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         "--fps", type=float, default=0.0, help="frame rate of delivered movies; default: the footage's, or 24"
     )
     matte.add_argument("--matte", action="store_true", help="also write RGBA, premultiplied in EXR, straight in PNG")
-    matte.set_defaults(command=_matte)
+    matte.set_defaults(command=partial(_matte, matte))
 
     deliver = commands.add_parser("deliver", help="movies and EXRs of finished frames", description=_deliver.__doc__)
     deliver.add_argument("folder", help="the output folder of a finished job")
@@ -135,14 +135,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _matte(args: argparse.Namespace) -> int:
+def _matte(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     """Run a job file, or the job that the options describe. Running it again does only what is missing or changed."""
     from . import engine
 
     if args.job:
         kept = {"job", "frames", "output", "verbose"}
-        defaults = vars(_parser().parse_args(["matte"]))
-        extra = [name for name, value in vars(args).items() if name not in kept and value != defaults[name]]
+        extra = [name for name, value in vars(args).items() if name not in kept and value != parser.get_default(name)]
         if extra:
             raise JobError(
                 "only --frames and --output beside a job file",

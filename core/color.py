@@ -133,7 +133,12 @@ def _linear_of_codes(dtype: np.dtype[Any], result: np.dtype[Any]) -> Pixels:
 
 
 def is_scene_linear(color_space: str) -> bool:
-    """Whether values are proportional to light: "linear", and linear spaces of other primaries such as ACEScg."""
+    """Whether values are proportional to light: "linear", and linear spaces of other primaries such as ACEScg.
+
+    Raises:
+        JobError: a colour space that the configuration does not know.
+    """
+    check_color_space(color_space)
     return color_space == "linear" or (color_space != "srgb" and _config().isColorSpaceLinear(color_space))
 
 
@@ -174,7 +179,11 @@ def check_color_space(name: str) -> None:
     if name in ("auto", "srgb", "linear"):
         return
     config = _config()
-    if config.getColorSpaceIndex(name) < 0:
+    try:
+        known = config.getColorSpaceIndex(name) >= 0
+    except TypeError:  # half a character
+        known = False
+    if not known:
         raise JobError(
             f"a colour space of {config.configname() or 'the built-in configuration'}",
             repr(name),

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +68,27 @@ class Finished:
         """Changes when a file of the frame does."""
         return " ".join(frame_io.file_identity(path) for path in self.files[number].values())
 
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the first frame, and so of all."""
+        height, width = frame_io.read_image(next(iter(self.files.values()))["alpha"]).shape[:2]
+        return height, width
+
     def read(self, number: int) -> tuple[Pixels, Floats]:
-        """A frame's straight foreground (H, W, 3) as stored, and its alpha (H, W)."""
-        files = self.files[number]
-        return frame_io.read_image(files["foreground"]), color.to_float(frame_io.read_image(files["alpha"])[..., 0])
+        """A frame's straight foreground (H, W, 3) as stored, and its alpha (H, W).
+
+        Raises:
+            JobError: it has another size than the first.
+        """
+        foreground, alpha = (frame_io.read_image(self.files[number][name]) for name in ("foreground", "alpha"))
+        for pixels in (foreground, alpha):
+            if pixels.shape[:2] != self.size:
+                raise JobError(
+                    f"frames of {self.size[1]} x {self.size[0]}, as the first is",
+                    f"frame {number} of {pixels.shape[1]} x {pixels.shape[0]}",
+                    "Matte all of them with the same footage",
+                )
+        return foreground, color.to_float(alpha[..., 0])
 
 
 def read_finished(folder: Path, numbers: Sequence[int] | None = None) -> Finished:
@@ -105,7 +122,9 @@ def read_finished(folder: Path, numbers: Sequence[int] | None = None) -> Finishe
                     )
         older = [int(number) for number in report.get("of_older_settings", []) if number in files]
         finished = Finished(folder, files, space, float(report["fps"]), older)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        if not 0 <= finished.fps < 1e6:
+            raise ValueError(f"{finished.fps} frames a second")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise JobError(
             "an output folder with a report.json", f"{folder}: {error!r}", "Matte the footage first"
         ) from None
@@ -274,13 +293,12 @@ def _read_plate(finished: Finished, plate: PlateSource) -> Floats:
     """The plate's (first) picture at the frames' size, scene-linear like the other layers; of a pan its middle view."""
     source = frame_io.open_plate(plate.path, plate.color_space)
     ((_, frame),) = source.frames(source.numbers[:1])
-    first = finished.read(next(iter(finished.files)))[1]
     space = finished.color_space if color.is_scene_linear(finished.color_space) else "linear"
-    size, motion = first.shape[::-1], plate_files.read_motion(Path(plate.path))
+    size, motion = finished.size[::-1], plate_files.read_motion(Path(plate.path))
     if motion is None:
         return color.convert(frame_io.resize(frame.pixels, *size), frame.color_space, space)
     middle = motion.at(sorted(motion.frames)[len(motion.frames) // 2], *size)
-    return lay_plate(color.convert(frame.pixels, frame.color_space, space), None, middle, None, first.shape)[0]
+    return lay_plate(color.convert(frame.pixels, frame.color_space, space), None, middle, None, finished.size)[0]
 
 
 def _write_movie(path: Path, kind: str, finished: Finished, rate: Fraction, step: Callable[[int], None]) -> None:
@@ -292,7 +310,7 @@ def _write_movie(path: Path, kind: str, finished: Finished, rate: Fraction, step
             f"the numbers {numbers[0]} to {numbers[-1]}",
             "Matte each shot into a folder of its own",
         )
-    height, width = finished.read(numbers[0])[1].shape
+    height, width = finished.size
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate=rate, options=options)
         even = 2 if kind == "preview" else 1  # H.264 has no odd sizes

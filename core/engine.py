@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,15 @@ from .matting import Matte, Matter, choose_devices
 from .memory import reused_memory
 from .output_folder import OutputFolder, hash_file, make_folders
 from .plate import plate_from_clip
-from .plate.doctor import diagnose, find_hidden_place, find_wrong_place
+from .plate.doctor import (
+    Finding,
+    diagnose,
+    find_black,
+    find_hidden_place,
+    find_subject_of_shot,
+    find_wrong_place,
+    is_same_picture,
+)
 from .plate.from_clip import Relight
 from .plate.photometric import PhotometricFit
 from .queues import ReadAhead, WriteBehind
@@ -175,8 +184,10 @@ def preview_frame(
         The `Result` of core.protocol.Preview.
 
     Raises:
-        MattingError: any member.
+        MattingError: any member; JobError where `folder` is the job's, which would take the frame for finished.
     """
+    if os.path.realpath(folder) == os.path.realpath(job.output.folder):
+        raise JobError("a folder of the preview's own", f"{folder}, which is the job's", "Choose another")
     with ThreadPoolExecutor(2) as readers:
         plate_read = readers.submit(read_plate_early, job)
         footage = _open_footage(job.footage)
@@ -187,10 +198,13 @@ def preview_frame(
         matter = _warm_matter(job)
         masks = MaskReader(job.masks, footage, numbers)
         results = OutputFolder(job, footage, plate, masks, folder)
+        results.check_inputs((*footage.files, *plate.files, *masks.files), numbers)
         results.make_folders()
         frame = coming.result()
     laid = plate.under(frame_number, frame, None)
     _check_place(laid, matter, on_warning)
+    if laid.bgr is not None and not masks:
+        _warn(find_black(frame_number, laid.src, laid.bgr, laid.valid), on_warning)
     matte, notes = _matte_frame(matter, laid, masks, frame_number)
     results.write(frame_number, frame, matte, notes)
     return {**results.paths(frame_number), "frame_number": frame_number}
@@ -249,24 +263,29 @@ def make_plate(
             f"{doubtful:.0%} of the plate was seen empty in less than {SELDOM:.0%} of the pictures (dark in "
             f"{plate_files.coverage_path(path).name}): look at it there. A longer range of frames may show more."
         )
-    # A plate without companions is whole, too, so none may be there while they change: it goes first and comes last
-    try:
-        path.unlink(missing_ok=True)
-        plate_files.motion_path(path).unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"to replace {path}", error.strerror or str(error), "Close what uses it, or choose another name"
-        ) from None
-    frame_io.write_image(plate_files.coverage_path(path), color.to_dtype(plate.coverage, np.dtype(np.uint8)))
-    if not plate.locked_off:
-        motions = {reader.numbers[index]: motion for index, motion in plate.motions.items()}
-        plate_files.write_motion(path, plate_files.PlateMotion(footage.width, footage.height, motions))
     pixels = plate.plate
     if path.suffix.lower() == ".exr" and not footage.is_float:
         # A float file of no named space is read as scene-linear, one of a named space as the footage is
         space = "linear" if source.color_space == "auto" else footage.color_space
         pixels = color.convert(pixels, footage.color_space, space)
-    frame_io.write_image(path, pixels)
+    try:
+        with TemporaryDirectory(prefix=".plate.", dir=path.parent, ignore_cleanup_errors=True) as folder:
+            new = Path(folder) / path.name
+            frame_io.write_image(plate_files.coverage_path(new), color.to_dtype(plate.coverage, np.dtype(np.uint8)))
+            if not plate.locked_off:
+                motions = {reader.numbers[index]: motion for index, motion in plate.motions.items()}
+                plate_files.write_motion(new, plate_files.PlateMotion(footage.width, footage.height, motions))
+            frame_io.write_image(new, pixels)
+            # All is on disk, and the old one still whole. A plate without companions is whole, too, so none may be
+            # there while they change: it goes first and comes last
+            path.unlink(missing_ok=True)
+            plate_files.motion_path(path).unlink(missing_ok=True)
+            for file in sorted(Path(folder).iterdir(), key=lambda file: file == new):
+                file.replace(path.with_name(file.name))
+    except OSError as error:
+        raise OutputError(
+            f"to replace {path}", error.strerror or str(error), "Close what uses it, or choose another name"
+        ) from None
     return {"plate": str(path), "coverage": round(float(plate.coverage.mean()), 4), "cancelled": False}
 
 
@@ -380,6 +399,7 @@ class _Run:
         needs_all = self.matter.is_recurrent or self.plate.settles
         wanted = set(missing)
         lies = False  # the plate did under the frame before
+        black, own = not starts or bool(self.masks), False  # a frame was, unmasked; one was the plate itself
         numbers = [n for n in segment if n <= missing[-1]] if needs_all else missing
         with (
             ReadAhead(self.footage, before + numbers) as frames,
@@ -394,6 +414,12 @@ class _Run:
                 if starts:
                     _check_place(laid, self.matter, self.listener.on_warning)
                     starts = False
+                if laid.bgr is not None and number in wanted:
+                    if not black:
+                        black = _warn(find_black(number, laid.src, laid.bgr, laid.valid), self.listener.on_warning)
+                    if not own and is_same_picture(laid.src, laid.bgr):
+                        own = True
+                        _check_own_plate(number, laid, self.matter, self.listener.on_warning)
                 astray = laid.notes.get("plate_residual", 0.0) > ASTRAY
                 if lies and astray and number in wanted:
                     _check_cut(number, laid, self.plate.subject, self.listener.on_warning)
@@ -446,16 +472,30 @@ def _check_place(laid: LaidPlate, matter: Matter, on_warning: Callable[[str], No
         return
     finding = find_wrong_place(laid.src, laid.bgr, laid.valid, _lone_matte(matter))
     matter.reset()
+    _warn(finding, on_warning)
+
+
+def _check_own_plate(number: int, laid: LaidPlate, matter: Matter, on_warning: Callable[[str], None]) -> None:
+    """Warn when someone is in a frame that is its plate; between two frames of a shot."""
+    if matte := _lone_matte(matter):
+        memory = matter.memory()
+        finding = find_subject_of_shot(number, laid.src, matte)
+        matter.remember(memory)
+        _warn(finding, on_warning)
+
+
+def _warn(finding: Finding | None, on_warning: Callable[[str], None]) -> bool:
+    """Whether there was one."""
     if finding:
         on_warning(f"{finding.message} {finding.remedy}.")
+    return finding is not None
 
 
 def _check_cut(number: int, laid: LaidPlate, subject: Matte | None, on_warning: Callable[[str], None]) -> None:
     """Warn when a frame shows nothing of the plate that lay under the frames before; `subject` is where one was."""
     assert laid.bgr is not None and laid.valid is not None
     known = laid.valid if subject is None else laid.valid & (subject.pha < SUBJECT)
-    if finding := find_hidden_place(number, laid.src, laid.bgr, known):
-        on_warning(f"{finding.message} {finding.remedy}.")
+    _warn(find_hidden_place(number, laid.src, laid.bgr, known), on_warning)
 
 
 def _matte_frame(matter: Matter, laid: LaidPlate, masks: MaskReader, number: int) -> tuple[Matte, dict[str, Any]]:

@@ -18,7 +18,7 @@ import threading
 import unicodedata
 import uuid
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -94,6 +94,7 @@ def open_footage(path: str | Path, color_space: str = "auto") -> Footage:
         FootageError: absent, of an unknown kind, empty, or damaged beyond reading its header.
     """
     path = Path(path)
+    images: list[Path] = []
     if os.path.isdir(path):  # pathlib raises an OSError at names that are too long
         names = _names(path)
         images = sorted(path / n for n in names if Path(n).suffix.lower() in IMAGE_EXTENSIONS and n[0] != ".")
@@ -106,10 +107,16 @@ def open_footage(path: str | Path, color_space: str = "auto") -> Footage:
         if not files:
             raise FootageError(f"numbered files like {path.name}", f"none in {path.parent}", "Name one of the files")
         path = files[min(files)]
-    _check_exists(path, "footage")
-    if path.suffix.lower() in IMAGE_EXTENSIONS:
-        return SequenceFootage(path, _sequence_files(path), color_space)
-    return MovieFootage(path, color_space)
+    _check_exists(path)
+    if path.suffix.lower() not in IMAGE_EXTENSIONS:
+        return MovieFootage(path, color_space)
+    footage = SequenceFootage(path, _sequence_files(path), color_space)
+    if others := sorted(set(images) - set(footage.files)):
+        footage.warnings.append(
+            f"{path.parent} holds other images than {path.name} and those numbered like it, {others[0].name} first: "
+            f"{len(others)} left out. Name the one that is the footage."
+        )
+    return footage
 
 
 def open_plate(path: str | Path, color_space: str = "auto", moving: bool = False) -> Footage:
@@ -119,8 +126,8 @@ def open_plate(path: str | Path, color_space: str = "auto", moving: bool = False
         FootageError: as `open_footage`.
     """
     path = Path(path)
-    _check_exists(path, "a plate")
-    with as_plate():
+    with named("plate"):
+        _check_exists(path)
         if moving and path.suffix.lower() in IMAGE_EXTENSIONS:
             return SequenceFootage(path, _sequence_files(path), color_space)
         return open_file(path, color_space)
@@ -138,17 +145,17 @@ def open_file(path: Path, color_space: str = "auto") -> Footage:
 
 
 @contextmanager
-def as_plate() -> Iterator[None]:
-    """Errors within say that they are of the plate, not of the footage."""
+def named(role: str) -> Iterator[None]:
+    """Errors within say what they are of, as the plate: not of the footage."""
     try:
         yield
     except FootageError as error:
-        raise FootageError(f"for the plate {error.expected}", error.actual, error.remedy) from None
+        raise FootageError(f"for the {role} {error.expected}", error.actual, error.remedy) from None
 
 
-def _check_exists(path: Path, role: str) -> None:
+def _check_exists(path: Path) -> None:
     if not os.path.isfile(path):
-        raise FootageError(f"{role} that exists", f"no file {path}", "Check the path")
+        raise FootageError("a file that exists", f"no file {path}", "Check the path")
 
 
 class SequenceFootage:
@@ -747,6 +754,11 @@ def write_exr(path: Path, channels: dict[str, Pixels]) -> None:
     file = io.BytesIO()  # its own files do not notice a full disk at their end
     OpenEXR.File(header, contiguous).write(file)
     path.write_bytes(file.getbuffer())
+
+
+def same_shape(size: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two sizes, height and width first, have the same proportions, so that scaling brings one to the other."""
+    return abs(size[1] / size[0] * other[0] / other[1] - 1) <= 0.01
 
 
 def resize(pixels: Pixels, width: int, height: int) -> Pixels:

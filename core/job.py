@@ -126,8 +126,22 @@ def check_fps(fps: float) -> None:
     Raises:
         JobError: none that a movie can have.
     """
-    if not 0 <= fps <= 1000:
-        raise JobError("fps from 0 to 1000", str(fps), "Use 0 for the footage's own")
+    if fps and not 0.01 <= fps <= 1000:
+        raise JobError("fps from 0.01 to 1000", str(fps), "Use 0 for the footage's own")
+
+
+def checked_path(text: str) -> Path:
+    """A path as a job or a message names it.
+
+    Raises:
+        JobError: none, or what no file system can hold.
+    """
+    try:
+        if text and b"\0" not in os.fsencode(text):
+            return Path(text)
+    except ValueError:  # half a character
+        pass
+    raise JobError("a path that a file system can hold", repr(text), "Correct it")
 
 
 def read_job(path: str | Path, output: str = "") -> Job:
@@ -234,12 +248,7 @@ def job_from_dict(data: Any, folder: Path) -> Job:
     check_fps(job.output.fps)
 
     def absolute(path: str) -> str:
-        try:
-            if b"\0" in os.fsencode(path):
-                raise ValueError
-        except ValueError:  # half a character, too
-            raise JobError("a path that a file system can hold", repr(path), "Correct it") from None
-        return str((folder / path).absolute()) if path else ""
+        return str((folder / checked_path(path)).absolute()) if path else ""
 
     return dataclasses.replace(
         job,

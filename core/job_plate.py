@@ -78,7 +78,7 @@ class JobPlate:
         else:
             self.identity += frame_io.file_identity(plate_files.motion_path(Path(job.plate.path)))
             width, height = self._motion.width, self._motion.height
-        if abs(width / height * footage.height / footage.width - 1) > 0.01:
+        if not frame_io.same_shape((height, width), (footage.height, footage.width)):
             raise PlateError(
                 f"a plate of the footage's shape, {footage.width} x {footage.height}",
                 f"{source.path.name} of {width} x {height}",
@@ -161,7 +161,7 @@ def read_plate_early(job: Job) -> None:
 def _read_plate(path: Path, color_space: str, size: tuple[int, int], identity: str) -> color.Pixels:
     """A still plate, sRGB-encoded. The next preview gets the same array, which the network then knows already."""
     source = frame_io.open_plate(path, color_space)
-    with frame_io.as_plate():
+    with frame_io.named("plate"):
         return FootageReader(source, source.numbers[:1], size).read(0)
 
 

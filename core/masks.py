@@ -93,13 +93,13 @@ class _Track:
     """One mask: a still for all frames, or a sequence or movie with a picture for each."""
 
     def __init__(self, source: MaskSource, size: tuple[int, int], numbers: list[int]) -> None:
-        self._footage = frame_io.open_footage(source.path)
+        with frame_io.named("mask"):
+            self._footage = frame_io.open_footage(source.path)
         self.files = self._footage.files
         self._size, self._invert = size, source.invert
         self._frames: Iterator[tuple[int, Frame]] = iter(())
         self._next = -1  # index of the number that `_frames` gives next
-        theirs = self._footage.width / self._footage.height
-        if abs(theirs * size[1] / size[0] - 1) > 0.01:
+        if not frame_io.same_shape((self._footage.height, self._footage.width), size[::-1]):
             raise FootageError(
                 f"a mask of the footage's shape, {size[0]} x {size[1]}",
                 f"{source.path} of {self._footage.width} x {self._footage.height}",

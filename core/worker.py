@@ -165,7 +165,7 @@ class Worker:
             engine.preview_frame(
                 job.read_job(message.job),
                 message.frame_number,
-                Path(message.output),
+                job.checked_path(message.output),
                 on_warning=lambda text: self._send(protocol.Warning(text), id),
             )
         )
@@ -175,7 +175,7 @@ class Worker:
 
         result = engine.make_plate(
             job.Source(message.footage, message.color_space),
-            Path(message.output),
+            job.checked_path(message.output),
             job.parse_frames(message.frames),
             on_progress=lambda p: self._send(protocol.Progress(p.done, p.total, stage="plate"), id),
             cancelled=lambda: self._is_cancelled(id),
@@ -209,7 +209,7 @@ class Worker:
         for done in range(1, message.frames + 1):
             if self._is_cancelled(id):
                 break
-            time.sleep(min(message.seconds, 10.0))
+            time.sleep(min(max(message.seconds, 0.0), 10.0))
             fps = done / max(time.perf_counter() - start, 1e-6)
             self._send(protocol.Progress(done, message.frames, done, fps, (message.frames - done) / fps), id)
         return protocol.Result({})

@@ -15,7 +15,7 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -30,7 +30,7 @@ from core.checkpoints import load_model
 from core.color import Floats, Pixels, to_dtype, to_float, to_srgb
 from core.errors import CheckpointError, FootageError, JobError, ShapeError, ending_in_words
 from core.evaluation import mad, mean_scores, score_frame
-from core.frame_io import IMAGE_EXTENSIONS, read_image, resize, write_image
+from core.frame_io import IMAGE_EXTENSIONS, read_image, resize, same_shape, write_image
 from core.masks import COLOUR
 from core.matting import Matter, coarse_ratio
 from core.plate.shot import ShotPlate
@@ -173,9 +173,8 @@ def find_cases(data: Path) -> list[Case]:
 
 def score_cases(
     cases: Sequence[Case], predictor: Predictor, output: Path, no_plate: bool
-) -> dict[str, dict[str, float]]:
-    """Matte every case, write the mattes below `output`, and score what was written; scores by case name."""
-    scores: dict[str, dict[str, float]] = {}
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """Matte every case, write the mattes below `output`, and score what was written; each case's name and scores."""
     before: tuple[str, Floats, Floats] | None = None  # clip, predicted and true alpha of its last frame
     bgr_path: Path | None = None
     bgr: Pixels | None = None
@@ -186,7 +185,12 @@ def score_cases(
             bgr = bgr_path = None
         elif bgr is None or case.bgr != bgr_path or bgr.shape != src.shape:
             bgr_path = case.bgr  # the same array again lets a network keep what it computed of it
-            bgr = resize(read_srgb(case.bgr), src.shape[1], src.shape[0])
+            plate = read_srgb(case.bgr)
+            if not same_shape(plate.shape, src.shape):
+                raise ShapeError(
+                    f"a plate of the shape of {src.shape[:2]}", f"{case.bgr} of {plate.shape[:2]}", "Crop it"
+                )
+            bgr = resize(plate, src.shape[1], src.shape[0])
         true_fgr = to_float(read_srgb(case.fgr)) if case.fgr else None
         for path, picture in ((case.pha, true_pha), (case.fgr, true_fgr)):
             if picture is not None and picture.shape[:2] != src.shape[:2]:
@@ -204,9 +208,11 @@ def score_cases(
             path.parent.mkdir(parents=True, exist_ok=True)
             write_image(path, pixels)
         pha = to_float(written_pha)
-        scores[case.name] = score_frame(pha, true_pha, to_float(written_fgr), true_fgr, before[1:] if before else None)
+        yield (
+            case.name,
+            score_frame(pha, true_pha, to_float(written_fgr), true_fgr, before[1:] if before else None),
+        )
         before = (case.clip, pha, true_pha) if case.clip else None
-    return scores
 
 
 def write_scores(scores: dict[str, dict[str, float]], output: Path) -> dict[str, float]:
@@ -255,16 +261,20 @@ def main(args: argparse.Namespace) -> dict[str, float]:
         raise JobError("--detail between 0 and 1", str(args.detail), "Use 0 to have it chosen by the frame size")
     cases = find_cases(args.data)
     args.output.mkdir(parents=True, exist_ok=True)
-    scores = score_cases(cases, make_predictor(args), args.output, args.no_plate)
-    total = write_scores(scores, args.output)
+    scores: dict[str, dict[str, float]] = {}
+    try:
+        scores.update(score_cases(cases, make_predictor(args), args.output, args.no_plate))
+    finally:  # those before a file that cannot be read are not lost
+        total = write_scores(scores, args.output) if scores else {}
     write_sheet(cases, scores, args.output)
     print(f"{len(cases)} frames: " + ", ".join(f"{name} {value:.3f}" for name, value in total.items()))
     return total
 
 
 def read_srgb(path: Path) -> Pixels:
-    """An image (H, W, 3), sRGB-encoded; EXR is taken for scene-linear."""
-    return to_srgb(read_image(path), "linear" if path.suffix.lower() == ".exr" else "srgb")
+    """An image (H, W, 3), sRGB-encoded; floats are taken for scene-linear, as the engine takes them."""
+    pixels = read_image(path)
+    return to_srgb(pixels, "linear" if pixels.dtype.kind == "f" else "srgb")
 
 
 def read_alpha(path: Path) -> Floats:
@@ -309,8 +319,13 @@ def _find_plate(name: str, bgr: dict[str, Path]) -> Path | None:
 def _images_by_name(folder: Path) -> dict[str, Path]:
     """Images in a folder and in its folders, by their path below it without extension."""
     found = itertools.chain(folder.glob("*.*"), folder.glob("*/*.*"))
-    images = (path for path in found if path.suffix.lower() in IMAGE_EXTENSIONS and path.name[0] != ".")
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in images}
+    images: dict[str, Path] = {}
+    for path in found:
+        if path.suffix.lower() in IMAGE_EXTENSIONS and path.name[0] != ".":
+            other = images.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
+            if other != path:
+                raise FootageError("one image of a name", f"{other} beside {path.name}", "Remove or rename one of them")
+    return images
 
 
 if __name__ == "__main__":

@@ -536,7 +536,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=8, help="of a clip")
     parser.add_argument("--kinds", nargs="+", choices=sorted(SHARES), help="only these")
     parser.add_argument("--threads", type=int, default=2)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for name in ("size", "samples", "alpha_samples", "frames", "threads"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name}: expected 1 or more; got {getattr(args, name)}")
+    return args
 
 
 if __name__ == "__main__":

@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from core.checkpoints import load_model
-from core.color import Floats, Pixels, to_dtype, to_float, to_srgb
+from core.color import Floats, to_dtype, to_float
 from core.errors import FootageError, JobError, ending_in_words
-from core.frame_io import IMAGE_EXTENSIONS, read_image, write_image
+from core.frame_io import IMAGE_EXTENSIONS, write_image
 from core.matting import Matter
 from core.models import MattingRefine
 from core.models.refiner import PATCH
+from scripts.evaluate import read_srgb
 
 OUTPUTS = ("com", "alp", "fgr", "err", "ref")
 
@@ -83,7 +84,7 @@ def find_pairs(src_path: Path, bck_path: Path) -> list[tuple[Path, Path, Path]]:
     """Source, background, and the source's name inside of its folder, without its ending.
 
     Raises:
-        FootageError: no images, or not as many backgrounds as sources.
+        FootageError: no images, two sources of one name, or not as many backgrounds as sources.
     """
     sources, backgrounds = find_images(src_path), find_images(bck_path)
     if len(backgrounds) == 1:
@@ -96,7 +97,10 @@ def find_pairs(src_path: Path, bck_path: Path) -> list[tuple[Path, Path, Path]]:
             "Add or remove images so that both folders pair up by name",
         )
     root = src_path if src_path.is_dir() else src_path.parent
-    return [(src, bck, src.relative_to(root).with_suffix("")) for src, bck in zip(sources, backgrounds, strict=True)]
+    names = [src.relative_to(root).with_suffix("") for src in sources]
+    if twice := {str(name) for name in names if names.count(name) > 1}:
+        raise FootageError("one image of a name", f"two of {', '.join(sorted(twice))} in {root}", "Rename one of them")
+    return list(zip(sources, backgrounds, names, strict=True))
 
 
 def find_images(path: Path) -> list[Path]:
@@ -107,15 +111,10 @@ def find_images(path: Path) -> list[Path]:
     """
     if path.is_file():
         return [path]
-    images = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_EXTENSIONS)
+    images = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_EXTENSIONS and file.name[0] != ".")
     if not images:
         raise FootageError("an image or a folder of images", str(path), "Check the path")
     return images
-
-
-def read_srgb(path: Path) -> Pixels:
-    """What the networks see of a file: (H, W, 3), sRGB-encoded; scene-linear formats are converted."""
-    return to_srgb(read_image(path), "linear" if path.suffix.lower() in (".exr", ".hdr") else "srgb")
 
 
 class RefinedWhere:

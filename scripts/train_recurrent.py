@@ -100,15 +100,17 @@ def make_stages(described: Sequence[dict[str, Any]] | None, steps: int | None) -
         JobError: a stage has a key that it cannot have, or none.
     """
     try:
-        stages = [Stage(**stage) for stage in described] if described else [PROTOTYPE]
+        stages = [PROTOTYPE] if described is None else [Stage(**stage) for stage in described]
         for stage in stages:
             Mix(**stage.mix)
     except TypeError as error:
         fields = ", ".join(field.name for field in dataclasses.fields(Stage))
         raise JobError(f"stages of {fields}", f"{described} ({error})", "Correct --stages") from error
+    if not stages:
+        raise JobError("at least one stage", str(described), "Correct --stages")
     for stage in stages:
         ratio = stage.downsample_ratio
-        ratios = ratio if isinstance(ratio, list | tuple) else (ratio,)
+        ratios = ratio if isinstance(ratio, list | tuple) and len(ratio) == 2 else (ratio,)
         counts = all(isinstance(n, int) and n > 0 for n in (stage.steps, stage.size, stage.frames, stage.batch))
         if not counts or not all(isinstance(r, int | float) and 0 < r <= 1 for r in ratios):
             expected = "stages of whole numbers from 1 on, and of a downsample_ratio above 0 and up to 1"

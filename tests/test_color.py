@@ -72,8 +72,9 @@ def test_named_color_space_round_trip():
 
 
 def test_unknown_color_space_lists_the_known_ones():
-    with pytest.raises(JobError, match="ACEScg"):
-        color.check_color_space("Kodak 2000")
+    for name in ("Kodak 2000", "half a \ud800"):
+        with pytest.raises(JobError, match="ACEScg"):
+            color.is_scene_linear(name)
 
 
 def test_a_space_converts_to_itself_untouched():

@@ -164,6 +164,16 @@ def test_a_movie_does_not_bridge_millions_of_frames(finished):
     assert delivery.deliver(finished, ["rgba"])
 
 
+@pytest.mark.parametrize("kind", ["preview", "prores", "rgba"])
+def test_frames_of_two_sizes_are_not_mixed(tmp_path, kind):
+    """A movie was cut to the first, or read beyond the end of smaller ones."""
+    folder = write_finished(tmp_path, [1, 2])
+    for name in ("alpha", "foreground"):
+        frame_io.write_image(folder / f"{name}/{name}.0002.png", np.zeros((31, 47, 3), np.uint8))
+    with pytest.raises(JobError, match="frames of 95 x 63, as the first is; got frame 2 of 47 x 31"):
+        delivery.deliver(delivery.read_finished(folder), [kind])
+
+
 def test_only_what_changed_is_made_again(finished, tmp_path):
     kinds = ["rgba", "preview"]
     delivery.deliver(finished, kinds)

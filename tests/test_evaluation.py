@@ -183,11 +183,11 @@ class Oracle:
 
 def test_a_clip_is_one_shot_and_an_image_another(cases: Path, tmp_path: Path) -> None:
     oracle = Oracle()
-    scores = evaluate.score_cases(evaluate.find_cases(cases), oracle, tmp_path / "out", no_plate=False)
+    scores = dict(evaluate.score_cases(evaluate.find_cases(cases), oracle, tmp_path / "out", no_plate=False))
     assert oracle.shots == [[True], [True], [True, True], [True]]
     assert [name for name, values in scores.items() if "dtssd" in values] == ["clip/0002"]
     assert scores["a"]["mad"] == pytest.approx(100, abs=1)
-    evaluate.score_cases(evaluate.find_cases(cases), oracle, tmp_path / "out", no_plate=True)
+    list(evaluate.score_cases(evaluate.find_cases(cases), oracle, tmp_path / "out", no_plate=True))
     assert oracle.shots[4:] == [[False], [False], [False, False], [False]]
 
 
@@ -221,7 +221,7 @@ def test_the_mattes_are_scored_as_written(cases: Path, tmp_path: Path) -> None:
         def predict(self, src: np.ndarray, bgr: np.ndarray | None, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             return true + np.float32(0.3 / 65535), src / np.float32(255)  # rounds to the truth
 
-    scores = evaluate.score_cases(evaluate.find_cases(cases), AlmostRight(), tmp_path / "out", no_plate=False)
+    scores = dict(evaluate.score_cases(evaluate.find_cases(cases), AlmostRight(), tmp_path / "out", no_plate=False))
     assert all(frame["mad"] < 1e-4 for frame in scores.values())  # 4.6e-3 before rounding
 
 
@@ -259,7 +259,31 @@ def test_a_truth_of_another_size_is_named(tmp_path: Path, kind: str) -> None:
     _write_case(tmp_path, "a")
     write_image(tmp_path / kind / "a.png", np.zeros((24, 32, 3), np.uint8))
     with pytest.raises(ShapeError, match=rf"\(48, 64\); got .*{kind}.a.png of \(24, 32\)"):
-        evaluate.score_cases(evaluate.find_cases(tmp_path), Oracle(), tmp_path / "out", no_plate=False)
+        list(evaluate.score_cases(evaluate.find_cases(tmp_path), Oracle(), tmp_path / "out", no_plate=False))
+
+
+def test_a_plate_of_another_shape_is_refused_and_one_of_another_size_scaled(tmp_path: Path) -> None:
+    for name, shape in (("a", (24, 32, 3)), ("b", (32, 32, 3))):
+        _write_case(tmp_path, name)
+        write_image(tmp_path / "bgr" / f"{name}.png", np.zeros(shape, np.uint8))
+    scored = evaluate.score_cases(evaluate.find_cases(tmp_path), Oracle(), tmp_path / "out", no_plate=False)
+    assert next(scored)[0] == "a"
+    with pytest.raises(ShapeError, match=r"\(48, 64\); got .*bgr.b.png of \(32, 32\)"):
+        next(scored)
+
+
+def test_what_was_scored_before_an_unreadable_file_is_kept(cases: Path, tmp_path: Path) -> None:
+    (cases / "src/b.png").write_bytes(b"none")
+    arguments = ["--data", str(cases), "--output", str(tmp_path / "out"), "--baseline", "difference"]
+    with pytest.raises(FootageError, match="b.png"):
+        evaluate.main(evaluate.parse_args(arguments))
+    assert list(json.loads((tmp_path / "out/metrics.json").read_text())["images"]) == ["a"]
+
+
+def test_two_images_of_one_name_are_refused(cases: Path) -> None:
+    (cases / "src/a.jpg").write_bytes((cases / "src/a.png").read_bytes())
+    with pytest.raises(FootageError, match=r"one image of a name; got .*src.a\.(png|jpg) beside a\.(jpg|png)"):
+        evaluate.find_cases(cases)
 
 
 def test_a_picture_that_is_no_alpha_is_no_truth(tmp_path: Path) -> None:

@@ -271,6 +271,16 @@ def test_absent_footage(tmp_path):
         frame_io.open_footage(tmp_path / "none.mov")
 
 
+def test_what_a_folder_holds_beside_its_first_sequence_is_said(shot, tmp_path):
+    shot.write_sequence(tmp_path / "in", count=2)
+    assert frame_io.open_footage(tmp_path / "in").warnings == []
+    frame_io.write_image(tmp_path / "in/take2.0001.png", shot.plate)
+    footage = frame_io.open_footage(tmp_path / "in")
+    (warning,) = footage.warnings
+    assert footage.numbers == [1, 2] and "take2.0001.png first: 1 left out" in warning
+    assert frame_io.open_footage(tmp_path / "in/take2.0001.png").warnings == []
+
+
 def test_absurd_size_is_refused_before_reading(tmp_path):
     path = tmp_path / "huge.exr"
     spec = oiio.ImageSpec(40000, 40000, 1, "half")

@@ -354,6 +354,21 @@ def test_a_report_does_not_lead_out_of_its_folder(tmp_path):
             delivery.read_finished(tmp_path / "out")
 
 
+@pytest.mark.parametrize("fps", ["NaN", "Infinity", "-24", "1e99", "1e999"])
+def test_a_report_s_rate_is_one(tmp_path, fps):
+    for name in ("alpha", "foreground"):
+        (tmp_path / name).mkdir()
+        frame_io.write_image(tmp_path / f"{name}/a.png", np.zeros((4, 4, 3), np.uint8))
+    frame = {"frame_number": 1, "files": ["alpha/a.png", "foreground/a.png"]}
+    report = json.dumps({"fps": 24, "foreground_color_space": "srgb", "frames": [frame]})
+    (tmp_path / "report.json").write_text(report)
+    assert delivery.read_finished(tmp_path).fps == 24
+    for wrong in (report.replace("24", fps), report.replace("1,", "1e999,")):
+        (tmp_path / "report.json").write_text(wrong)
+        with pytest.raises(JobError, match="report.json"):
+            delivery.read_finished(tmp_path)
+
+
 LONG = "a" * 300  # file systems end at 255 bytes
 
 

@@ -140,9 +140,16 @@ def test_inputs_are_not_written_over(shot, job, tmp_path):
         ):
             with pytest.raises(OutputError, match="Choose another"):
                 engine.run_job(replace(other, detail=0.5))
+            with pytest.raises(OutputError, match="Choose another"):
+                engine.preview_frame(replace(other, output=Output(str(tmp_path))), 1001, folder)
     assert np.array_equal(alpha(job, 1002), before)
     elsewhere = replace(job.output, folder=str(tmp_path / "other"))
     assert engine.run_job(replace(with_masks(job, core=str(path)), output=elsewhere))["frames"] == 3
+
+
+def test_a_mask_that_is_not_there_is_not_called_footage(job, tmp_path):
+    with pytest.raises(FootageError, match="for the mask a file that exists; got no file .*none.png"):
+        engine.run_job(with_masks(job, core=str(tmp_path / "none.png")))
 
 
 def test_a_mask_of_another_size_is_said(job, tmp_path, ramp):

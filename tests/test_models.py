@@ -241,6 +241,10 @@ def test_settings_that_suit_a_frame():
     model.suit(1080, 1920, 0.9, 123)
     assert (model.backbone_scale, model.refiner.sample_pixels) == (0.5, 123)
     model = MattingRefine("mobilenetv2", 1 / 3, refine_sample_pixels=0)
+    model.suit(8, 12, 1e-6)
+    assert model.backbone_scale == 1 / 2  # of which a base network can be made
+    model.suit(1080, 1920, 1e-6)
+    assert 0 < 1080 * model.backbone_scale <= 5
     model.suit(2160, 3840)
     assert (model.backbone_scale, model.refiner.sample_pixels) == (1 / 3, 0)
 

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from core.errors import FootageError
-from core.plate.doctor import Diagnosis, diagnose, find_wrong_place
+from core.plate.doctor import Diagnosis, diagnose, find_black, find_wrong_place
 from core.plate.frames import Image, Plane
 from core.plate.photometric import PhotometricFit
 from tests.plate_scenes import H, W, motion, relit, scene, shoot, with_subject
@@ -77,6 +77,16 @@ def test_other_light_names_matching(world: NDArray[np.float32], kind: str, light
     assert diagnosis.findings[0].value == pytest.approx(value, abs=0.12)
 
 
+def test_what_a_brighter_plate_clips_is_neither_parallax_nor_blur(world: NDArray[np.float32]) -> None:
+    """Lamps that end elsewhere in it, and a bright wall that is one white."""
+    y, x = np.mgrid[: world.shape[0], : world.shape[1]] % 100 - 50
+    lamps = (scene(1) + np.exp(-(x**2 + y**2) / 1250)[..., None]) / 2
+    for bright, gain in ((lamps, 4.0), (np.minimum(scene(3) + 0.2, 1), 2.8)):
+        plate = relit(shoot(bright.astype(np.float32), motion(), 0), PhotometricFit(gain=(gain,) * 3))
+        assert (plate > 250).mean() > 0.05
+        assert kinds(diagnose(takes(bright.astype(np.float32)), plate, matte=find_actor)) == {"exposure"}
+
+
 def test_noisy_and_soft_plates(world: NDArray[np.float32]) -> None:
     noisy = shoot(world, motion(), 0, noise=0.04)
     assert kinds(diagnose(takes(world), noisy, matte=find_actor)) == {"noise"}
@@ -137,6 +147,21 @@ def test_frames_that_show_nothing_of_the_plate(world: NDArray[np.float32]) -> No
     (finding,) = diagnosis.findings
     assert (finding.kind, finding.severity, finding.value) == ("hidden_place", "amber", 5 / 8)
     assert "The frames 103, 104, 105, 106, 107 show nothing" in finding.message
+
+
+def test_bars_and_the_black_of_a_fade(world: NDArray[np.float32]) -> None:
+    plate = shoot(world, motion(), 0)
+    noise = np.random.default_rng(2).integers(0, 4, plate.shape, np.uint8)
+    for where, share in ((np.s_[:30], 1 / 9), (np.s_[:, -48:], 0.1), (np.s_[:], 1.0)):
+        src = shoot(world, motion(), 1)
+        src[where] = noise[where]
+        finding = find_black(7, src, plate)
+        assert finding and finding.value == pytest.approx(share, abs=0.01) and "Frame 7 is black" in finding.message
+        assert find_black(7, src, np.asarray(np.where(src > 3, plate, noise), np.uint8)) is None  # the plate is, too
+    coat = shoot(world, motion(), 1)
+    coat[100:, 40:440] = noise[100:, 40:440]
+    assert find_black(7, coat, plate) is None
+    assert "black" in kinds(diagnose([(7, src), *takes(world)], plate, matte=find_actor))
 
 
 @pytest.mark.parametrize("share", [0, 0.3, 0.8])  # of the picture that is somebody

@@ -66,3 +66,17 @@ def test_what_a_brighter_plate_clips_is_no_plate() -> None:
     assert not fitted.valid[:60].any() and fitted.valid[80:].mean() > 0.5
     for src, plate in ((frame, darker), (frame, frame), (brighter, brighter)):
         assert ShotPlate(plate).under(src).valid.all()
+
+
+def test_a_frame_that_was_taken_for_the_subject_does_not_keep_the_next_from_a_match() -> None:
+    """As of a fade-in, whose first frame is black."""
+    world = scene()
+    plate, everything = shoot(world, motion(), 0), np.ones((H, W), np.float32)
+    darker = relit(shoot(world, motion(), 1), PhotometricFit(gain=(0.25,) * 3))
+    assert ShotPlate(plate).under(darker, everything).light.stops < -1.8
+    close_up = relit(shoot(scene(7), motion(), 1), PhotometricFit(gain=(0.25,) * 3))
+    assert ShotPlate(plate).under(close_up, everything).light.stops == 0
+    speck = ShotPlate(np.zeros((1, 9, 3), np.uint8)).under(
+        np.full((1, 9, 3), 200, np.uint8), np.ones((1, 9), np.float32)
+    )
+    assert speck.light.stops == 0

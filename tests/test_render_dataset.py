@@ -25,6 +25,12 @@ def test_a_longer_plan_begins_with_the_shorter_one() -> None:
     assert render_dataset.plan(60, 4, MODELS) != long
 
 
+def test_a_size_of_nothing_is_refused_before_blender_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        render_dataset.parse_args(["--packages", ".", "--hdri", ".", "--output", ".", "--size", "0"])
+    assert "--size: expected 1 or more; got 0" in capsys.readouterr().err
+
+
 def test_no_person_and_no_model_is_on_both_sides() -> None:
     shots = render_dataset.plan(1500, 0, MODELS)
     sides: dict[str, set[str]] = {}

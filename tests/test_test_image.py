@@ -104,6 +104,14 @@ def test_numbers_of_images_that_differ_are_said_with_names(folders):
         run(folders / "none", folders / "bck", "alp")
 
 
+def test_two_images_of_one_name_are_refused_and_hidden_files_are_none(folders):
+    (folders / "src/._a.png").write_bytes(b"of a Mac")
+    assert len(test_image.find_pairs(folders / "src", folders / "bck")) == 2
+    (folders / "src/a.jpg").write_bytes((folders / "src/a.png").read_bytes())
+    with pytest.raises(FootageError, match="one image of a name; got two of a in"):
+        test_image.find_pairs(folders / "src", folders / "bck/1.png")
+
+
 def test_sizes_that_differ_are_refused(folders):
     write_image(folders / "bck/1.png", np.zeros((50, 64, 3), np.uint8))
     with pytest.raises(ShapeError):

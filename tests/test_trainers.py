@@ -297,9 +297,12 @@ def test_each_stage_has_its_size_and_ratio() -> None:
         ({"size": "x"}, "size='x'"),
         ({"downsample_ratio": [0.5, 2]}, r"downsample_ratio=\[0.5, 2\]"),
         ({"downsample_ratio": 0}, "downsample_ratio=0"),
+        ({"downsample_ratio": [0.5]}, r"downsample_ratio=\[0.5\]"),
     ):
         with pytest.raises(JobError, match=named):
             train_recurrent.make_stages([{"steps": 2} | wrong], None)
+    with pytest.raises(JobError, match="at least one stage"):
+        train_recurrent.make_stages([], None)
 
 
 def test_clips_without_a_plate_do_not_show_theirs() -> None:

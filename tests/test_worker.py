@@ -116,6 +116,23 @@ def test_a_preview_uses_the_memory_of_the_one_before(worker, tmp_path):
     assert min(np.diff(faults)) < 1000  # each takes some 30 000 otherwise
 
 
+@pytest.mark.parametrize("folder", ["", "a\0b", "\ud800"])
+def test_a_folder_that_is_none_is_refused_in_words(worker, shot, tmp_path, folder):
+    """An empty one would be the worker's own, which is the engine's."""
+    job = {"footage": {"path": str(shot.write_sequence(tmp_path / "src"))}, "output": {"folder": str(tmp_path)}}
+    (tmp_path / "job.yaml").write_text(json.dumps(job))
+    footage, name = str(tmp_path / "src"), f"{folder}.png" if folder else ""
+    for id, message in (
+        ("1", protocol.Preview(str(tmp_path / "job.yaml"), 1, folder)),
+        ("2", protocol.MakePlate(footage, name)),
+    ):
+        worker.send(message, id)
+        *_, error, done = worker.answers(id)
+        assert error.kind == "JobError" and "path that a file system can hold" in error.message
+    worker.send(protocol.DryRun(1, -1.0), "3")
+    assert worker.answers("3")[-1].outcome == "finished"
+
+
 def test_failure_is_a_sentence_and_the_worker_lives_on(worker):
     worker.send(protocol.Matte("/none/job.yaml"), "1")
     error, done = worker.answers("1")

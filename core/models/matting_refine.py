@@ -73,11 +73,11 @@ class MattingRefine(MattingBase):
         the base network sees as many pixels whatever the frame, and the same share of all pixels is refined.
 
         Args:
-            backbone_scale: above 0; more than 1/2 is taken for that.
+            backbone_scale: above 0; more than 1/2 is taken for that, and what leaves less than a patch for that.
             sample_pixels: above 0.
         """
         scale = backbone_scale or self.arguments["backbone_scale"] or 360 / math.sqrt(height * width)
-        self.backbone_scale = min(LARGEST_SCALE, scale)
+        self.backbone_scale = min(LARGEST_SCALE, max(scale, PATCH / min(height, width)))
         made_with = self.arguments["refine_sample_pixels"]
         chosen = round(80_000 * height * width / (1920 * 1080)) if made_with is None else made_with
         self.refiner.sample_pixels = sample_pixels or chosen

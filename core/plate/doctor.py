@@ -43,6 +43,10 @@ BLUR_RATIO = 1.6  # of fine detail's energy
 UNCOVERED = 0.015  # share of the frame
 MOVED_DIFFERENCE = 0.07  # sRGB-encoded units
 CLIPPED = 0.97  # sRGB-encoded value from which a picture no longer tells how bright a thing was
+BLACK, LIT = 0.03, 0.1  # sRGB-encoded values up to which a pixel is black, and from which on it is not
+BARS = 0.02  # share of the frame that is black in whole rows or columns and lit in the plate
+SOMEONE = 0.004  # share of a picture from which on a subject is found in it
+SAME_PICTURE = 0.5 / 255  # mean difference, sRGB-encoded units, that two takes' noise does not leave
 MOVED_LEAST = 0.0006  # share of the frame that one object must take
 MOVED_MOST = 6  # findings of this kind
 
@@ -53,7 +57,7 @@ class Finding:
 
     Attributes:
         kind: "misaligned", "parallax", "exposure", "exposure_drift", "white_balance", "vignetting", "noise", "blur",
-            "moved_object", "uncovered", "wrong_place", "subject_in_plate", "size".
+            "moved_object", "uncovered", "wrong_place", "hidden_place", "black", "subject_in_plate", "size".
         severity: "amber" costs quality, "red" spoils the matte.
         message: what it is and what will happen, in a sentence or two.
         remedy: what to do.
@@ -97,6 +101,12 @@ class _Look:
     aligned: AlignedPlate
     fit: PhotometricFit
     likeness: float  # correlation of local structure, -1 to 1
+
+    @property
+    def exposed(self) -> Mask:
+        """The background but for what is clipped in one of the two: that ends elsewhere in the other exposure."""
+        clipped = (np.maximum(self.src, self.aligned.bgr).max(axis=2) > CLIPPED).astype(np.uint8)
+        return np.asarray(self.background & (cv2.dilate(clipped, np.ones((21, 21), np.uint8)) == 0))
 
 
 def diagnose(
@@ -161,6 +171,11 @@ def diagnose(
     middle = len(looks) // 2  # the first frame may be black
     findings += _of_blur(frames[middle][1], plate, looks[middle])
     findings += _of_coverage(looks, scale)
+    black = (
+        find_black(number, look.src, look.bgr, look.aligned.valid)
+        for (number, _), look in zip(frames, looks, strict=True)
+    )
+    findings += next(([finding] for finding in black if finding), [])
     comparison = _compare_over_time(looks)
     in_plate = _of_subject_in_plate(small_plate, small_known, matte, comparison, scale)
     findings += in_plate if in_plate else _of_moved_objects(comparison, scale)
@@ -181,7 +196,7 @@ def find_wrong_place(src: Image, bgr: Image, known: Mask | None, matte: Matte | 
     where = np.ones(size[::-1], np.bool_)
     if known is not None:
         where = cv2.resize(known.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-    if _likeness(src, bgr, where) >= UNLIKE:
+    if likeness(src, bgr, where) >= UNLIKE:
         return None
     look = _look(as_srgb(src), as_srgb(bgr), where, None, matte)
     return _of_wrong_place([look]) if look.likeness < UNLIKE else None
@@ -193,6 +208,57 @@ def find_hidden_place(number: int, src: Image, bgr: Image, known: Mask) -> Findi
     The rest as for `find_wrong_place`.
     """
     return _of_hidden_place([number], 1.0) if find_wrong_place(src, bgr, known, None) else None
+
+
+def find_black(number: int, src: Image, bgr: Image, known: Mask | None = None) -> Finding | None:
+    """Whether a frame is black where its plate is not, over whole rows or columns: bars, or the start of a fade.
+
+    Arguments as for `find_wrong_place`. It takes a millisecond.
+    """
+    step = max(1, min(src.shape[:2]) // 256)
+    brightness, of_plate = (as_srgb(image[::step, ::step]).max(axis=2) for image in (src, bgr))
+    black, lit = brightness < BLACK, of_plate > LIT
+    if known is not None:
+        lit &= known[::step, ::step]
+    bars = (black.mean(axis=1, keepdims=True) > 0.98) | (black.mean(axis=0, keepdims=True) > 0.98)
+    share = float((bars & lit).mean())
+    if share < BARS:
+        return None
+    return Finding(
+        "black",
+        "amber",
+        f"Frame {number} is black where the plate is not, on {100 * share:.0f} % of the picture: bars, or a fade. That "
+        "would be taken for the subject.",
+        "Crop the bars away or cover them with a garbage mask; begin the job after a fade",
+        "garbage_mask",
+        None,
+        round(share, 3),
+    )
+
+
+def is_same_picture(src: Image, bgr: Image) -> bool:
+    """Whether a frame is its plate, noise and all; not another take of it. It takes a millisecond."""
+    step = max(1, min(src.shape[:2]) // 128)
+    a, b = (as_srgb(image[::step, ::step]) for image in (src, bgr))
+    return float(np.abs(a - b).mean()) < SAME_PICTURE
+
+
+def find_subject_of_shot(number: int, src: Image, matte: Matte) -> Finding | None:
+    """Whether someone is in a frame that is the plate as well."""
+    size = _look_size(src.shape[1], src.shape[0])
+    share = float(_someone(_reduce(src, size), size, matte).mean())
+    if share < SOMEONE:
+        return None
+    return Finding(
+        "subject_in_plate",
+        "red",
+        f"The plate is frame {number} of the shot, and someone seems to be in it ({100 * share:.0f} % of it). There "
+        "the shot would be cut away or the background kept.",
+        "Choose an empty frame, or make a plate from the clip; a statue may stay",
+        "plate_from_clip",
+        None,
+        round(share, 4),
+    )
 
 
 def _conclude(findings: list[Finding], numbers: list[int]) -> Diagnosis:
@@ -210,7 +276,7 @@ def _look(src: Image, plate: Image, known: Mask | None, start: Matrix | None, ma
     background = aligned.valid & ~subject
     fit = match_plate(aligned.bgr, src, background)
     bgr = fit.apply(aligned.bgr)
-    return _Look(src, bgr, background, subject, aligned, fit, _likeness(src, bgr, background))
+    return _Look(src, bgr, background, subject, aligned, fit, likeness(src, bgr, background))
 
 
 def _matte_at(matte: Matte, src: Image) -> Plane:
@@ -220,10 +286,10 @@ def _matte_at(matte: Matte, src: Image) -> Plane:
     return cv2.resize(np.asarray(matte(half, None), np.float32), (w, h), interpolation=cv2.INTER_LINEAR)
 
 
-def _likeness(src: Image, bgr: Image, background: Mask) -> float:
+def likeness(src: Image, bgr: Image, background: Mask) -> float:
     """Correlation of local structure over the background, its most different half left out: what stands in front of
     the plate unmasked is no evidence of another place. 1 where too little is to be seen."""
-    size = (src.shape[1] // 2, src.shape[0] // 2)
+    size = (max(1, src.shape[1] // 2), max(1, src.shape[0] // 2))
     weight = (cv2.resize(background.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.9).astype(np.uint8)
     greys = np.dstack([small_grey(image, size) for image in (src, bgr)])
     a, b = (even_out(greys[..., i], weight) - 128 for i in (0, 1))
@@ -355,7 +421,7 @@ def _flow_strength(look: _Look) -> Plane:
     """Length of the local flow where the background is seen, pixels of the look."""
     flow = look.aligned.flow
     assert flow is not None
-    seen = cv2.resize(look.background.astype(np.float32), flow.shape[1::-1], interpolation=cv2.INTER_AREA)
+    seen = cv2.resize(look.exposed.astype(np.float32), flow.shape[1::-1], interpolation=cv2.INTER_AREA)
     return np.asarray(np.linalg.norm(flow, axis=2) * seen, np.float32)
 
 
@@ -465,7 +531,7 @@ def _of_blur(src: Image, plate: Image, look: _Look) -> list[Finding]:
     up_plate = np.diag([plate.shape[1] / plate_w, plate.shape[0] / plate_h, 1.0])
     homography = up_plate @ look.aligned.homography @ np.linalg.inv(up)
     laid = look.fit.apply(lay_plate(plate, None, homography, None, (H, W))[0])
-    background = cv2.resize(look.background.astype(np.uint8), (W, H), interpolation=cv2.INTER_NEAREST)
+    background = cv2.resize(look.exposed.astype(np.uint8), (W, H), interpolation=cv2.INTER_NEAREST)
     energies, floors, means = [], [], []
     blocks = (max(1, W // 32), max(1, H // 32))
     for image in (src, laid):
@@ -566,11 +632,10 @@ def _of_subject_in_plate(
     if matte is None:
         return []
     h, w = comparison.most.shape
-    pha = cv2.resize(_matte_at(matte, plate), (w, h), interpolation=cv2.INTER_LINEAR)
-    found = cv2.morphologyEx((pha > 0.6).astype(np.uint8), cv2.MORPH_OPEN, np.ones((7, 7), np.uint8)) > 0
+    found = _someone(plate, (w, h), matte)
     if known is not None:
         found &= cv2.resize(known.astype(np.uint8), (w, h), interpolation=cv2.INTER_NEAREST) > 0
-    if found.mean() < 0.004 or comparison.most[found].mean() < 0.3:
+    if found.mean() < SOMEONE or comparison.most[found].mean() < 0.3:
         return []
     return [
         Finding(
@@ -584,6 +649,12 @@ def _of_subject_in_plate(
             round(float(found.mean()), 4),
         )
     ]
+
+
+def _someone(picture: Image, size: tuple[int, int], matte: Matte) -> Mask:
+    """Where a subject is in a picture of the doctor's size, laid out at `size` (w, h)."""
+    pha = cv2.resize(_matte_at(matte, picture), size, interpolation=cv2.INTER_LINEAR)
+    return np.asarray(cv2.morphologyEx((pha > 0.6).astype(np.uint8), cv2.MORPH_OPEN, np.ones((7, 7), np.uint8)) > 0)
 
 
 def _of_moved_objects(comparison: _Comparison, scale: float) -> list[Finding]:

@@ -9,11 +9,13 @@ import cv2
 import numpy as np
 
 from core.plate.alignment import AlignedPlate, MovingPlateAligner, PlateAligner, working_size
+from core.plate.doctor import CERTAIN, likeness
 from core.plate.frames import FrameReader, Image, Mask, Matrix, Plane
 from core.plate.photometric import PhotometricFit, PhotometricLock
 
 CLIPPED = 0.98  # share of the plate's range from which on it may be clipped
 DARKER = 0.25  # stops by which a frame must be darker than its plate for clipping to matter
+LEAST = 0.05  # share of the frame beside the subject; a matte that leaves less may be a mistake
 SAME_LIGHT = 0.006  # change of log exposure below which the plate of the frame before is good enough
 
 
@@ -83,7 +85,14 @@ class ShotPlate:
             aligned = self._aligner.align(src, subject)
         if self._lock is None:
             return FittedPlate(aligned.bgr, aligned.valid, aligned, PhotometricFit())
-        light = self._lock.update(aligned.bgr, src, _background(aligned.valid, subject))
+        background = _background(aligned.valid, subject)
+        if (
+            np.count_nonzero(background) < LEAST * background.size
+            and CERTAIN <= likeness(src, aligned.bgr, aligned.valid) < 1
+        ):
+            # Other light, as in a fade, was taken for the subject: that must not keep the next frame from a match
+            background = _background(aligned.valid, None)
+        light = self._lock.update(aligned.bgr, src, background)
         if self._used is None or self._used[0] is not aligned.bgr or light.change_from(self._used[1]) > SAME_LIGHT:
             self._used = aligned.bgr, light, light.apply(aligned.bgr)
         valid = aligned.valid & ~_clipped(aligned.bgr) if light.stops < -DARKER else aligned.valid
