@@ -63,7 +63,7 @@ def new_group(clip: bpy.types.MovieClip | None) -> bpy.types.NodeTree:
     """A matting group without results yet, which passes its clip through."""
     tree = bpy.data.node_groups.new("Matting", "CompositorNodeTree")
     tree.bgm.is_matting = True
-    tree.bgm.output_folder = _own_folder(tree)
+    tree.bgm.output_folder = _own_folder(tree.name)
     sockets = tree.interface
     background = sockets.new_socket("Background", in_out="INPUT", socket_type="NodeSocketColor")
     background.default_value = (0.0, 0.0, 0.0, 0.0)
@@ -79,13 +79,15 @@ def new_group(clip: bpy.types.MovieClip | None) -> bpy.types.NodeTree:
 def name_after_clip(tree: bpy.types.NodeTree) -> None:
     """Call a group and its folder what its clip is called, as long as nobody renamed either."""
     clip = tree.bgm.clip
-    if clip is not None and tree.bgm.output_folder == _own_folder(tree):
+    original = re.sub(r"\.\d{3}$", "", tree.name)  # of a copy, which has its folder
+    own = rf"{re.escape(_own_folder(original)[:-1])}(_\d{{3}})?/"
+    if clip is not None and re.fullmatch(own, tree.bgm.output_folder):
         tree.name = f"Matting {footage.shot_name(settings.file_path(clip), clip.source == 'SEQUENCE')}"
-        tree.bgm.output_folder = _own_folder(tree)
+        tree.bgm.output_folder = _own_folder(tree.name)
 
 
-def _own_folder(tree: bpy.types.NodeTree) -> str:
-    return f"//matting/{bpy.path.clean_name(tree.name)}/"
+def _own_folder(name: str) -> str:
+    return f"//matting/{bpy.path.clean_name(name)}/"
 
 
 def add_to_scene(scene: bpy.types.Scene, group: bpy.types.NodeTree) -> bpy.types.Node:
@@ -440,7 +442,8 @@ def _follow(node: bpy.types.Node, clip: bpy.types.MovieClip | None) -> None:
 
 def _load_sequence(image: bpy.types.Image | None, path: Path, name: str) -> bpy.types.Image:
     is_shared = image is not None and image.users - image.use_fake_user > 1  # by a copy of the group, say
-    if image is None or (is_shared and settings.file_path(image).parent != path.parent):
+    is_other = is_shared and settings.file_path(image).parent != path.parent
+    if image is None or is_other or not image.is_editable:  # linked: the group alone has been made local
         image = bpy.data.images.load(str(path))
         image.name = name
     image.source = "SEQUENCE"

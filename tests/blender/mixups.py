@@ -223,6 +223,18 @@ def linked(name: str) -> None:
     result["of one name"] = operators.find_tree(editor, name) == group
 
 
+def made_local(name: str) -> None:
+    """A group that is made local, alone, shows its own matte, not one in images that are linked still."""
+    bpy.ops.wm.read_homefile(use_empty=True)
+    bpy.ops.wm.save_as_mainfile(filepath=str(folder / "work" / "local.blend"))
+    with bpy.data.libraries.load(str(folder / "shot.blend"), link=True, relative=True) as (_, target):
+        target.node_groups = [name]
+    (group,) = target.node_groups
+    addon("node").add_to_scene(bpy.context.scene, group)
+    group.make_local()
+    result["made local"] = [error_of(ops.matte_clip), str(addon("node").result_folder(group))]
+
+
 def renamed_control() -> None:
     """The panel's inputs are the artist's to rename and delete."""
     tree = matting_node(bpy.context.scene).node_tree
@@ -295,6 +307,7 @@ def main() -> None:
     name = matting_node(bpy.context.scene).node_tree.name
     another_file(name)
     linked(name)
+    made_local(name)
     first_save()
     copied_project()
     finish(**result)
