@@ -365,7 +365,8 @@ class BGM_OT_add_strip(GroupOperator, bpy.types.Operator):
         scene = sequencer_scene(context)
         try:
             tree = find_tree(context, self.group)
-            source = sequencer.source_strip(scene, tree)
+            active = scene.sequence_editor and scene.sequence_editor.active_strip
+            source = sequencer.source_strip(scene, tree, active.name if active else "")
             strip = sequencer.add_matte_strip(scene, tree, source)
         except UserError as error:
             self.report({"ERROR"}, str(error))
@@ -386,8 +387,10 @@ class StripOperator:
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
         editor = sequencer_scene(context).sequence_editor
-        if editor is None or editor.active_strip is None:
-            cls.poll_message_set("No strip is active. Select a movie or image strip in the sequencer")
+        strip = editor.active_strip if editor is not None else None
+        if strip is None or strip.type not in sequencer.FOOTAGE:
+            what = "No strip is active" if strip is None else f"The strip {strip.name} is neither a movie nor images"
+            cls.poll_message_set(f"{what}. Select a movie or image strip in the sequencer")
             return False
         return is_free(cls)
 

@@ -320,7 +320,16 @@ def test_strips_keep_their_look(
     assert result["deleted"] == ["The matte is made, but its strip deleted is gone.", True]
     (words,) = result["longer"]
     assert words.startswith("Of 2 of the 6 frames of the strip longer, from 804 on, there is no cut-out yet")
-    assert result["no footage"] == [[], ["Select a movie or image strip."]]
+    operators, labels, error = result["no footage"]
+    assert (operators, labels) == ([], ["Select a movie or image strip."])
+    assert "The strip after it is neither a movie nor images. Select a movie or image strip in" in error
+    assert result["top"] == [
+        "No channel above 128 is free for the cut-out; 128 is the last. Move strips down, then press Add Existing "
+        "Matte: what is matted is kept.",
+        True,
+        False,
+    ]
+    assert result["below it"] == [128, 900, 912, 900]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
