@@ -172,6 +172,7 @@ SENTENCES = {
     "empty range": "Frames 1 to 50 show nothing of the clip, which lasts from scene frame 101 to 112.",
     "backwards": "The first frame, 105, comes after the last, 102. Swap them.",
     "empty frame": "The clip shows nothing at frame 50; it lasts from 101 to 112.",
+    "high numbers": "The clip's files are numbered up to 1048575; Blender's compositor shows those up to 1048574.",
     "no model": "There is no model file chosen.",
     "no folder": "There is no output folder.",
     "unwritable": "cannot be written: Not a directory. Choose another.",
@@ -342,6 +343,7 @@ def test_the_other_operators(version: str, archive: Path, fake_engine: Path, seq
     assert result["unknown icons"] == []
     assert result["mask"] == [WIDTH, HEIGHT]
     assert result["scene"] == [WIDTH, HEIGHT, 8, 19]
+    assert result["slow"] == pytest.approx(0.4)
     assert result["engine"] == "Fake processor"
     # An image's first pixels are those at the bottom left
     alpha, foreground = alpha_of(1003, WIDTH, HEIGHT) / 65535, foreground_of(1003, WIDTH, HEIGHT) / 255

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -44,6 +45,11 @@ def main() -> None:
     result["at half size"] = addon("settings").scene_fits(scene, clip)
     assert not error_of(ops.fit_scene) and scene.render.resolution_percentage == 100
     result["scene"] = [scene.render.resolution_x, scene.render.resolution_y, scene.frame_start, scene.frame_end]
+    slow = {name: getattr(clip, name) for name in ("size", "filepath", "library", "source", "frame_duration")}
+    addon("settings").fit_scene(scene, SimpleNamespace(**slow, frame_start=1, frame_offset=0, fps=0.4))
+    result["slow"] = scene.render.fps / scene.render.fps_base
+    ops.fit_scene()
+    scene.render.fps, scene.render.fps_base = 24, 1.0
     blend = folder / "shot.blend"
     bpy.ops.wm.save_as_mainfile(filepath=str(blend))
     result["saved"] = str(addon("settings").output_folder(bgm))
