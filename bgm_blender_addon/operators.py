@@ -242,6 +242,32 @@ class BGM_OT_use_results(GroupOperator, bpy.types.Operator):
         return {"FINISHED"}
 
 
+class BGM_OT_new_mask(GroupOperator, bpy.types.Operator):
+    """Make a mask to draw, in the clip editor at once"""
+
+    bl_idname = "bgm.new_mask"
+    bl_label = "New Mask"
+    bl_options = {"REGISTER", "UNDO"}
+
+    kind: bpy.props.EnumProperty(
+        items=[("garbage_mask", "Garbage", "What is background"), ("core_mask", "Core", "What is the subject")],
+        options={"HIDDEN", "SKIP_SAVE"},
+    )
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        try:
+            tree = self.editable_tree(context)
+        except UserError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        mask = bpy.data.masks.new(f"{tree.name} {tree.bgm.bl_rna.properties[self.kind].name}")
+        setattr(tree.bgm, self.kind, mask)
+        space = context.space_data
+        if space is not None and space.type == "CLIP_EDITOR":
+            space.mode, space.mask = "MASK", mask
+        return {"FINISHED"}
+
+
 class BGM_OT_fit_scene(GroupOperator, bpy.types.Operator):
     """Give the scene the clip's resolution, frame rate and frame range"""
 
@@ -440,6 +466,7 @@ register, unregister = bpy.utils.register_classes_factory(
         BGM_OT_check_plate,
         BGM_OT_deliver,
         BGM_OT_use_results,
+        BGM_OT_new_mask,
         BGM_OT_fit_scene,
         BGM_OT_cancel,
         BGM_OT_check_engine,

@@ -140,8 +140,12 @@ def draw_finding(
 def draw_masks(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:
     layout.use_property_split = True
     layout.use_property_decorate = False
-    layout.prop(tree.bgm, "garbage_mask")
-    layout.prop(tree.bgm, "core_mask")
+    for kind in ("garbage_mask", "core_mask"):
+        row = layout.row(align=True)
+        row.prop(tree.bgm, kind)
+        if getattr(tree.bgm, kind) is None:
+            button = row.operator("bgm.new_mask", text="", icon="ADD")
+            button.group, button.kind = tree.name, kind
 
 
 def draw_output(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:

@@ -592,7 +592,10 @@ def test_in_the_application(application: list[str], archive: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_masks(version: str, archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path) -> None:
-    renders = run_blender(version, "masks.py", fake_engine, tmp_path, zip=archive, footage=sequence)["renders"]
+    result = run_blender(version, "masks.py", fake_engine, tmp_path, zip=archive, footage=sequence)
+    assert result["shown"] == ["TRACKING", None]
+    assert result["new"] == ["Matting shot_v2 Core", "Matting shot_v2 Garbage", "MASK", True]
+    renders = result["renders"]
     alpha = alpha_of(1003, WIDTH, HEIGHT) / 65535
     np.testing.assert_allclose(read_image(renders["without"])[..., 0], alpha, atol=1e-6)
     masked, garbage, core = (
