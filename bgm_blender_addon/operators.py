@@ -49,8 +49,7 @@ def shown_tree(context: bpy.types.Context) -> bpy.types.NodeTree | None:
     if space.type == "CLIP_EDITOR" and space.clip is not None:
         return next((tree for tree in settings.matting_trees() if tree.bgm.clip == space.clip), None)
     if space.type == "SEQUENCE_EDITOR":
-        editor = sequencer_scene(context).sequence_editor
-        strip = editor.active_strip if editor is not None else None
+        strip = sequencer.active_strip(sequencer_scene(context))
         return sequencer.find_group(strip) if strip is not None else None
     return None
 
@@ -391,7 +390,7 @@ class BGM_OT_add_strip(GroupOperator, bpy.types.Operator):
         scene = sequencer_scene(context)
         try:
             tree = find_tree(context, self.group)
-            active = scene.sequence_editor and scene.sequence_editor.active_strip
+            active = sequencer.active_strip(scene)
             source = sequencer.source_strip(scene, tree, active.name if active else "")
             strip = sequencer.add_matte_strip(scene, tree, source)
         except UserError as error:
@@ -412,8 +411,7 @@ class StripOperator:
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        editor = sequencer_scene(context).sequence_editor
-        strip = editor.active_strip if editor is not None else None
+        strip = sequencer.active_strip(sequencer_scene(context))
         if strip is None or strip.type not in sequencer.FOOTAGE:
             what = "No strip is active" if strip is None else f"The strip {strip.name} is neither a movie nor images"
             cls.poll_message_set(f"{what}. Select a movie or image strip in the sequencer")
@@ -430,7 +428,7 @@ class BGM_OT_set_up_strip(StripOperator, bpy.types.Operator):
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         scene = sequencer_scene(context)
-        strip = scene.sequence_editor.active_strip
+        strip = sequencer.active_strip(scene)
         try:
             tree = sequencer.group_for_strip(scene, strip)
         except UserError as error:
@@ -449,7 +447,7 @@ class BGM_OT_matte_strip(StripOperator, bpy.types.Operator):
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         scene = sequencer_scene(context)
-        return report_task(self, lambda: tasks.matte_strip(scene, scene.sequence_editor.active_strip))
+        return report_task(self, lambda: tasks.matte_strip(scene, sequencer.active_strip(scene)))
 
 
 def sequencer_scene(context: bpy.types.Context) -> bpy.types.Scene:

@@ -336,8 +336,7 @@ class BGM_PT_sequencer(SequencerPanel, bpy.types.Panel):
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        editor = operators.sequencer_scene(context).sequence_editor
-        return editor is not None and editor.active_strip is not None
+        return sequencer.active_strip(operators.sequencer_scene(context)) is not None
 
     def draw(self, context: bpy.types.Context) -> None:
         layout = self.layout
@@ -345,7 +344,8 @@ class BGM_PT_sequencer(SequencerPanel, bpy.types.Panel):
             return
         tree = operators.shown_tree(context)
         if tree is None:
-            if operators.sequencer_scene(context).sequence_editor.active_strip.type in sequencer.FOOTAGE:
+            strip = sequencer.active_strip(operators.sequencer_scene(context))
+            if strip is not None and strip.type in sequencer.FOOTAGE:
                 layout.operator("bgm.set_up_strip", icon="SEQUENCE")
             else:
                 draw_text(layout, "Select a movie or image strip.", width=characters(context))

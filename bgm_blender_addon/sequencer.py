@@ -32,6 +32,20 @@ def _around(scene: bpy.types.Scene, strip: bpy.types.Strip) -> Any:
     return next((meta for meta in metas if strip.name in meta.strips), scene.sequence_editor)
 
 
+def active_strip(scene: bpy.types.Scene) -> bpy.types.Strip | None:
+    """The strip that panel and buttons are about: the active one, or the source of an active cut-out."""
+    strip = scene.sequence_editor.active_strip if scene.sequence_editor is not None else None
+    if strip is None or strip.type != "IMAGE":
+        return strip
+    folder = settings.absolute(strip.directory)
+    among = _around(scene, strip).strips
+    for tree in settings.matting_trees():
+        if folder.name == "matte" and folder.parent == node.result_folder(tree):
+            sources = [other for other in _source_strips(scene, tree) if other.name in among]
+            return _source_of(strip, sources) or strip
+    return strip
+
+
 def strip_file(strip: bpy.types.Strip) -> Path:
     """The file of a movie strip, the first file of an image strip, absolute.
 

@@ -331,6 +331,7 @@ def test_strips_keep_their_look(
         False,
     ]
     assert result["below it"] == [128, 900, 912, 900]
+    assert result["of a cut-out"] == [["bgm.matte_strip", "bgm.add_strip"], "", [128, 902, 908, 900]]
 
 
 @pytest.mark.parametrize("version", VERSIONS)

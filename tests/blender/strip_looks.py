@@ -171,6 +171,11 @@ def main() -> None:
     assert not error_of(bpy.ops.bgm.add_strip, group=sequencer.find_group(top).name)
     (added,) = set(strips) - before
     result["below it"] = place(added)
+
+    # Its cut-out, which lies on top, stands for it
+    sequencer.set_frames(top, 902, 908)
+    scene.sequence_editor.active_strip = added
+    result["of a cut-out"] = [draw_sequencer(scene).operators, error_of(bpy.ops.bgm.matte_strip), place(added)]
     finish(**result)
 
 
