@@ -256,6 +256,23 @@ def find_sequence(folder: Path) -> list[Path]:
     return sorted((path for path in files if path.suffix == newest.suffix), key=footage.file_number)
 
 
+def delivery_words(tree: bpy.types.NodeTree) -> list[str]:
+    """That deliveries are without what is done to the matte in the node; nothing where they are the same."""
+    sockets = [(node.inputs.get(name), values[1]) for node in _group_nodes(tree) for name, values in _CONTROLS.items()]
+    is_finished = any(socket and (socket.is_linked or socket.default_value != default) for socket, default in sockets)
+    if not tree.bgm.deliver or not (is_finished or tree.bgm.garbage_mask or tree.bgm.core_mask):
+        return []
+    return [
+        "Deliveries have the engine's matte, without this node's Matte panel and masks: for those, render the node."
+    ]
+
+
+def _group_nodes(tree: bpy.types.NodeTree) -> list[bpy.types.Node]:
+    """The nodes that hold a group, in every tree of the file."""
+    users = {*bpy.data.node_groups, *filter(None, map(find_compositor, bpy.data.scenes))}
+    return [node for user in users for node in user.nodes if node.type == "GROUP" and node.node_tree == tree]
+
+
 def sync_all(*_: Any) -> None:
     """Before saving and rendering: groups follow clips whose start or offset has changed."""
     for tree in settings.matting_trees():
@@ -328,10 +345,8 @@ def _add_controls(tree: bpy.types.NodeTree) -> None:
         socket.default_value, socket.min_value, socket.max_value = default, least, most
         if most == 1.0:
             socket.subtype = "FACTOR"
-    for user in {*bpy.data.node_groups, *filter(None, map(find_compositor, bpy.data.scenes))}:
-        for node in user.nodes:
-            if node.type == "GROUP" and node.node_tree == tree:
-                node.inputs[WHITE].default_value = 1.0  # it came to be before the socket had a default
+    for node in _group_nodes(tree):
+        node.inputs[WHITE].default_value = 1.0  # it came to be before the socket had a default
 
     add, math = partial(_add, tree), partial(_add_math, tree)
     alpha, colors = nodes[ALPHA_SOURCE].outputs[0], nodes[FOREGROUND_SOURCE].outputs[0]

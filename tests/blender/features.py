@@ -135,6 +135,15 @@ def main() -> None:
     bgm.deliver = {"webm", "preview"}
     assert not error_of(ops.deliver)
     result["delivered"] = bgm.status
+    told = [addon("runner").task.warnings]
+    node = matting_node(scene)
+    node.inputs["Dilate Size"].default_value = 2
+    assert not error_of(ops.deliver)
+    told.append(addon("runner").task.warnings)
+    assert not error_of(ops.matte_clip)
+    told.append(addon("runner").task.warnings[:1])
+    node.inputs["Dilate Size"].default_value, bgm.deliver = 0, set()
+    result["delivery words"] = told
 
     # A farm has made the rest meanwhile
     for name in ("foreground", "error"):
