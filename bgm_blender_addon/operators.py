@@ -43,15 +43,23 @@ def shown_tree(context: bpy.types.Context) -> bpy.types.NodeTree | None:
     if space.type == "NODE_EDITOR" and space.edit_tree is not None:
         if space.edit_tree.bgm.is_matting:
             return space.edit_tree
-        active = space.edit_tree.nodes.active
-        group = active.node_tree if active is not None and active.type == "GROUP" else None
+        group = _active_group(space.edit_tree)
         return group if group is not None and group.bgm.is_matting else None
     if space.type == "CLIP_EDITOR" and space.clip is not None:
-        return next((tree for tree in settings.matting_trees() if tree.bgm.clip == space.clip), None)
+        compositor = node.find_compositor(context.scene)
+        active = _active_group(compositor) if compositor is not None else None
+        trees = (tree for tree in settings.matting_trees() if tree.bgm.clip == space.clip)
+        return max(trees, key=lambda tree: tree == active, default=None)
     if space.type == "SEQUENCE_EDITOR":
         strip = sequencer.active_strip(sequencer_scene(context))
         return sequencer.find_group(strip) if strip is not None else None
     return None
+
+
+def _active_group(tree: bpy.types.NodeTree) -> bpy.types.NodeTree | None:
+    """The group in a tree's active node."""
+    active = tree.nodes.active
+    return active.node_tree if active is not None and active.type == "GROUP" else None
 
 
 def report_task(operator: bpy.types.Operator, begin: Callable[[], None]) -> set[str]:

@@ -244,6 +244,8 @@ class MainPanel:
             return
         tree = operators.shown_tree(context)
         if tree is not None:
+            if context.space_data.type == "CLIP_EDITOR":  # which does not show the node
+                layout.label(text=tree.name, icon="NODETREE")
             draw_main(layout, context, tree)
             return
         if context.space_data.type == "CLIP_EDITOR":

@@ -28,7 +28,7 @@ def shown(tree: bpy.types.NodeTree) -> str:
 
 def context(**space: object) -> SimpleNamespace:
     """A context with an editor of this kind."""
-    return SimpleNamespace(space_data=SimpleNamespace(**space))
+    return SimpleNamespace(space_data=SimpleNamespace(**space), scene=bpy.context.scene)
 
 
 @contextmanager
@@ -136,6 +136,19 @@ def status_bar() -> None:
     runner.bpy = bpy
     result["status bar"] = STATUSBAR_HT_header.draw is draw_theirs
     workspace.status_text_set(None)
+
+
+def two_of_one_clip(clip: bpy.types.MovieClip) -> None:
+    """The clip editor is about the node that is active in the compositor, of those that have its clip."""
+    first = matting_node(bpy.context.scene)
+    second = addon("node").add_to_tree(first.id_data, first.node_tree.copy())
+    shows = []
+    for node in (first, second):
+        first.id_data.nodes.active = node
+        shows.append(addon("operators").shown_tree(context(type="CLIP_EDITOR", clip=clip)) == node.node_tree)
+    result["two of one clip"] = shows
+    bpy.data.node_groups.remove(second.node_tree)
+    first.id_data.nodes.remove(second)
 
 
 def no_users(clip: bpy.types.MovieClip) -> None:
@@ -300,6 +313,7 @@ def main() -> None:
     image_editors()
     shader_editor()
     status_bar()
+    two_of_one_clip(clip)
     no_users(clip)
     folders(tree)
     nested_scene(other)
