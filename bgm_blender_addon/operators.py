@@ -227,7 +227,9 @@ class BGM_OT_deliver(GroupOperator, bpy.types.Operator):
     bl_label = "Deliver Now"
 
     def begin(self, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:
-        tasks.deliver(tree, context.scene)
+        space = context.space_data
+        is_edit = space is not None and space.type == "SEQUENCE_EDITOR"
+        tasks.deliver(tree, sequencer_scene(context) if is_edit else context.scene)
 
 
 class BGM_OT_use_results(GroupOperator, bpy.types.Operator):

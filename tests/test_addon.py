@@ -368,6 +368,7 @@ def test_the_other_operators(version: str, archive: Path, fake_engine: Path, seq
     folder = tmp_path / "matting" / "Matting_shot_v2" / "delivery"
     assert result["delivered"] == f"Delivered into {folder}: preview at 24.0, webm at 24.0"
     words = "Deliveries have the engine's matte, without this node's Matte panel and masks: for those, render the node."
+    assert result["rate"] == "30.0"
     assert result["delivery words"] == [[], [words], [words]]
     picture = read_image(result["no foreground"])
     colors = linear(foreground_of(1003, WIDTH, HEIGHT) // 2) * alpha[..., None]

@@ -145,6 +145,22 @@ def main() -> None:
     node.inputs["Dilate Size"].default_value, bgm.deliver = 0, set()
     result["delivery words"] = told
 
+    # The rate of images is that of the scene which the editor shows: from 5.0 on another than the window's, it may be
+    window = bpy.context.window_manager.windows[0]
+    area = window.screen.areas[0]
+    area.ui_type, bgm.deliver = "SEQUENCE_EDITOR", {"preview"}
+    edit = bpy.data.scenes.new("Edit")
+    edit.render.fps = 30
+    if hasattr(window.workspace, "sequencer_scene"):
+        window.workspace.sequencer_scene = edit
+    else:
+        window.scene = edit
+    with bpy.context.temp_override(window=window, area=area):
+        assert not error_of(ops.deliver, group=tree.name)
+    result["rate"] = bgm.status.split()[-1]
+    window.scene, bgm.deliver = scene, set()
+    bpy.data.scenes.remove(edit)
+
     # A farm has made the rest meanwhile
     for name in ("foreground", "error"):
         for path in (folder_of_results / name).iterdir():
