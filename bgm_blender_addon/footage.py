@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Protocol
 
-_NUMBERED = re.compile(r"^(?P<prefix>.*?)(?P<number>\d+)(?P<suffix>\D*\.[^.]+)$")
+_NUMBERED = re.compile(r"^(?P<prefix>.*?)(?P<number>\d{1,9})(?P<suffix>\D*\.[^.]+)$")  # longer is a time
 
 
 class Clip(Protocol):

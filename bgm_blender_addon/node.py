@@ -63,7 +63,7 @@ def new_group(clip: bpy.types.MovieClip | None) -> bpy.types.NodeTree:
     """A matting group without results yet, which passes its clip through."""
     tree = bpy.data.node_groups.new("Matting", "CompositorNodeTree")
     tree.bgm.is_matting = True
-    tree.bgm.output_folder = _own_folder(tree)
+    tree.bgm.output_folder = _own_folder(tree.name)
     sockets = tree.interface
     background = sockets.new_socket("Background", in_out="INPUT", socket_type="NodeSocketColor")
     background.default_value = (0.0, 0.0, 0.0, 0.0)
@@ -79,13 +79,15 @@ def new_group(clip: bpy.types.MovieClip | None) -> bpy.types.NodeTree:
 def name_after_clip(tree: bpy.types.NodeTree) -> None:
     """Call a group and its folder what its clip is called, as long as nobody renamed either."""
     clip = tree.bgm.clip
-    if clip is not None and tree.bgm.output_folder == _own_folder(tree):
+    original = re.sub(r"\.\d{3}$", "", tree.name)  # of a copy, which has its folder
+    own = rf"{re.escape(_own_folder(original)[:-1])}(_\d{{3}})?/"
+    if clip is not None and re.fullmatch(own, tree.bgm.output_folder):
         tree.name = f"Matting {footage.shot_name(settings.file_path(clip), clip.source == 'SEQUENCE')}"
-        tree.bgm.output_folder = _own_folder(tree)
+        tree.bgm.output_folder = _own_folder(tree.name)
 
 
-def _own_folder(tree: bpy.types.NodeTree) -> str:
-    return f"//matting/{bpy.path.clean_name(tree.name)}/"
+def _own_folder(name: str) -> str:
+    return f"//matting/{bpy.path.clean_name(name)}/"
 
 
 def add_to_scene(scene: bpy.types.Scene, group: bpy.types.NodeTree) -> bpy.types.Node:
@@ -254,6 +256,23 @@ def find_sequence(folder: Path) -> list[Path]:
     return sorted((path for path in files if path.suffix == newest.suffix), key=footage.file_number)
 
 
+def delivery_words(tree: bpy.types.NodeTree) -> list[str]:
+    """That deliveries are without what is done to the matte in the node; nothing where they are the same."""
+    sockets = [(node.inputs.get(name), values[1]) for node in _group_nodes(tree) for name, values in _CONTROLS.items()]
+    is_finished = any(socket and (socket.is_linked or socket.default_value != default) for socket, default in sockets)
+    if not tree.bgm.deliver or not (is_finished or tree.bgm.garbage_mask or tree.bgm.core_mask):
+        return []
+    return [
+        "Deliveries have the engine's matte, without this node's Matte panel and masks: for those, render the node."
+    ]
+
+
+def _group_nodes(tree: bpy.types.NodeTree) -> list[bpy.types.Node]:
+    """The nodes that hold a group, in every tree of the file."""
+    users = {*bpy.data.node_groups, *filter(None, map(find_compositor, bpy.data.scenes))}
+    return [node for user in users for node in user.nodes if node.type == "GROUP" and node.node_tree == tree]
+
+
 def sync_all(*_: Any) -> None:
     """Before saving and rendering: groups follow clips whose start or offset has changed."""
     for tree in settings.matting_trees():
@@ -326,10 +345,8 @@ def _add_controls(tree: bpy.types.NodeTree) -> None:
         socket.default_value, socket.min_value, socket.max_value = default, least, most
         if most == 1.0:
             socket.subtype = "FACTOR"
-    for user in {*bpy.data.node_groups, *filter(None, map(find_compositor, bpy.data.scenes))}:
-        for node in user.nodes:
-            if node.type == "GROUP" and node.node_tree == tree:
-                node.inputs[WHITE].default_value = 1.0  # it came to be before the socket had a default
+    for node in _group_nodes(tree):
+        node.inputs[WHITE].default_value = 1.0  # it came to be before the socket had a default
 
     add, math = partial(_add, tree), partial(_add_math, tree)
     alpha, colors = nodes[ALPHA_SOURCE].outputs[0], nodes[FOREGROUND_SOURCE].outputs[0]
@@ -440,7 +457,8 @@ def _follow(node: bpy.types.Node, clip: bpy.types.MovieClip | None) -> None:
 
 def _load_sequence(image: bpy.types.Image | None, path: Path, name: str) -> bpy.types.Image:
     is_shared = image is not None and image.users - image.use_fake_user > 1  # by a copy of the group, say
-    if image is None or (is_shared and settings.file_path(image).parent != path.parent):
+    is_other = is_shared and settings.file_path(image).parent != path.parent
+    if image is None or is_other or not image.is_editable:  # linked: the group alone has been made local
         image = bpy.data.images.load(str(path))
         image.name = name
     image.source = "SEQUENCE"

@@ -43,16 +43,23 @@ def shown_tree(context: bpy.types.Context) -> bpy.types.NodeTree | None:
     if space.type == "NODE_EDITOR" and space.edit_tree is not None:
         if space.edit_tree.bgm.is_matting:
             return space.edit_tree
-        active = space.edit_tree.nodes.active
-        group = active.node_tree if active is not None and active.type == "GROUP" else None
+        group = _active_group(space.edit_tree)
         return group if group is not None and group.bgm.is_matting else None
     if space.type == "CLIP_EDITOR" and space.clip is not None:
-        return next((tree for tree in settings.matting_trees() if tree.bgm.clip == space.clip), None)
+        compositor = node.find_compositor(context.scene)
+        active = _active_group(compositor) if compositor is not None else None
+        trees = (tree for tree in settings.matting_trees() if tree.bgm.clip == space.clip)
+        return max(trees, key=lambda tree: tree == active, default=None)
     if space.type == "SEQUENCE_EDITOR":
-        editor = sequencer_scene(context).sequence_editor
-        strip = editor.active_strip if editor is not None else None
+        strip = sequencer.active_strip(sequencer_scene(context))
         return sequencer.find_group(strip) if strip is not None else None
     return None
+
+
+def _active_group(tree: bpy.types.NodeTree) -> bpy.types.NodeTree | None:
+    """The group in a tree's active node."""
+    active = tree.nodes.active
+    return active.node_tree if active is not None and active.type == "GROUP" else None
 
 
 def report_task(operator: bpy.types.Operator, begin: Callable[[], None]) -> set[str]:
@@ -220,7 +227,9 @@ class BGM_OT_deliver(GroupOperator, bpy.types.Operator):
     bl_label = "Deliver Now"
 
     def begin(self, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:
-        tasks.deliver(tree, context.scene)
+        space = context.space_data
+        is_edit = space is not None and space.type == "SEQUENCE_EDITOR"
+        tasks.deliver(tree, sequencer_scene(context) if is_edit else context.scene)
 
 
 class BGM_OT_use_results(GroupOperator, bpy.types.Operator):
@@ -239,6 +248,32 @@ class BGM_OT_use_results(GroupOperator, bpy.types.Operator):
             return {"CANCELLED"}
         tree.bgm.say(f"Frames {tree.bgm.result_first} to {tree.bgm.result_last} loaded", "green")
         self.report({"INFO"}, tree.bgm.status)
+        return {"FINISHED"}
+
+
+class BGM_OT_new_mask(GroupOperator, bpy.types.Operator):
+    """Make a mask to draw, in the clip editor at once"""
+
+    bl_idname = "bgm.new_mask"
+    bl_label = "New Mask"
+    bl_options = {"REGISTER", "UNDO"}
+
+    kind: bpy.props.EnumProperty(
+        items=[("garbage_mask", "Garbage", "What is background"), ("core_mask", "Core", "What is the subject")],
+        options={"HIDDEN", "SKIP_SAVE"},
+    )
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        try:
+            tree = self.editable_tree(context)
+        except UserError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        mask = bpy.data.masks.new(f"{tree.name} {tree.bgm.bl_rna.properties[self.kind].name}")
+        setattr(tree.bgm, self.kind, mask)
+        space = context.space_data
+        if space is not None and space.type == "CLIP_EDITOR":
+            space.mode, space.mask = "MASK", mask
         return {"FINISHED"}
 
 
@@ -365,7 +400,8 @@ class BGM_OT_add_strip(GroupOperator, bpy.types.Operator):
         scene = sequencer_scene(context)
         try:
             tree = find_tree(context, self.group)
-            source = sequencer.source_strip(scene, tree)
+            active = sequencer.active_strip(scene)
+            source = sequencer.source_strip(scene, tree, active.name if active else "")
             strip = sequencer.add_matte_strip(scene, tree, source)
         except UserError as error:
             self.report({"ERROR"}, str(error))
@@ -385,9 +421,10 @@ class StripOperator:
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        editor = sequencer_scene(context).sequence_editor
-        if editor is None or editor.active_strip is None:
-            cls.poll_message_set("No strip is active. Select a movie or image strip in the sequencer")
+        strip = sequencer.active_strip(sequencer_scene(context))
+        if strip is None or strip.type not in sequencer.FOOTAGE:
+            what = "No strip is active" if strip is None else f"The strip {strip.name} is neither a movie nor images"
+            cls.poll_message_set(f"{what}. Select a movie or image strip in the sequencer")
             return False
         return is_free(cls)
 
@@ -401,7 +438,7 @@ class BGM_OT_set_up_strip(StripOperator, bpy.types.Operator):
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         scene = sequencer_scene(context)
-        strip = scene.sequence_editor.active_strip
+        strip = sequencer.active_strip(scene)
         try:
             tree = sequencer.group_for_strip(scene, strip)
         except UserError as error:
@@ -420,7 +457,7 @@ class BGM_OT_matte_strip(StripOperator, bpy.types.Operator):
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         scene = sequencer_scene(context)
-        return report_task(self, lambda: tasks.matte_strip(scene, scene.sequence_editor.active_strip))
+        return report_task(self, lambda: tasks.matte_strip(scene, sequencer.active_strip(scene)))
 
 
 def sequencer_scene(context: bpy.types.Context) -> bpy.types.Scene:
@@ -437,6 +474,7 @@ register, unregister = bpy.utils.register_classes_factory(
         BGM_OT_check_plate,
         BGM_OT_deliver,
         BGM_OT_use_results,
+        BGM_OT_new_mask,
         BGM_OT_fit_scene,
         BGM_OT_cancel,
         BGM_OT_check_engine,

@@ -140,8 +140,12 @@ def draw_finding(
 def draw_masks(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:
     layout.use_property_split = True
     layout.use_property_decorate = False
-    layout.prop(tree.bgm, "garbage_mask")
-    layout.prop(tree.bgm, "core_mask")
+    for kind in ("garbage_mask", "core_mask"):
+        row = layout.row(align=True)
+        row.prop(tree.bgm, kind)
+        if getattr(tree.bgm, kind) is None:
+            button = row.operator("bgm.new_mask", text="", icon="ADD")
+            button.group, button.kind = tree.name, kind
 
 
 def draw_output(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:
@@ -240,6 +244,8 @@ class MainPanel:
             return
         tree = operators.shown_tree(context)
         if tree is not None:
+            if context.space_data.type == "CLIP_EDITOR":  # which does not show the node
+                layout.label(text=tree.name, icon="NODETREE")
             draw_main(layout, context, tree)
             return
         if context.space_data.type == "CLIP_EDITOR":
@@ -332,8 +338,7 @@ class BGM_PT_sequencer(SequencerPanel, bpy.types.Panel):
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        editor = operators.sequencer_scene(context).sequence_editor
-        return editor is not None and editor.active_strip is not None
+        return sequencer.active_strip(operators.sequencer_scene(context)) is not None
 
     def draw(self, context: bpy.types.Context) -> None:
         layout = self.layout
@@ -341,7 +346,8 @@ class BGM_PT_sequencer(SequencerPanel, bpy.types.Panel):
             return
         tree = operators.shown_tree(context)
         if tree is None:
-            if operators.sequencer_scene(context).sequence_editor.active_strip.type in sequencer.FOOTAGE:
+            strip = sequencer.active_strip(operators.sequencer_scene(context))
+            if strip is not None and strip.type in sequencer.FOOTAGE:
                 layout.operator("bgm.set_up_strip", icon="SEQUENCE")
             else:
                 draw_text(layout, "Select a movie or image strip.", width=characters(context))

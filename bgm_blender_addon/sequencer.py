@@ -13,6 +13,7 @@ from . import footage, node, settings
 from .errors import UserError
 
 FOOTAGE = {"MOVIE", "IMAGE"}  # the types of strips that can be matted
+CHANNELS = 128  # of Blender's sequencer
 
 
 def strips(scene: bpy.types.Scene) -> Any:
@@ -29,6 +30,20 @@ def _around(scene: bpy.types.Scene, strip: bpy.types.Strip) -> Any:
     """What a strip lies in: a meta strip, else the scene's sequencer. Either has strips and channels."""
     metas = (other for other in all_strips(scene) if other.type == "META")
     return next((meta for meta in metas if strip.name in meta.strips), scene.sequence_editor)
+
+
+def active_strip(scene: bpy.types.Scene) -> bpy.types.Strip | None:
+    """The strip that panel and buttons are about: the active one, or the source of an active cut-out."""
+    strip = scene.sequence_editor.active_strip if scene.sequence_editor is not None else None
+    if strip is None or strip.type != "IMAGE":
+        return strip
+    folder = settings.absolute(strip.directory)
+    among = _around(scene, strip).strips
+    for tree in settings.matting_trees():
+        if folder.name == "matte" and folder.parent == node.result_folder(tree):
+            sources = [other for other in _source_strips(scene, tree) if other.name in among]
+            return _source_of(strip, sources) or strip
+    return strip
 
 
 def strip_file(strip: bpy.types.Strip) -> Path:
@@ -111,7 +126,8 @@ def add_matte_strip(
     would show the footage.
 
     Raises:
-        UserError: no cut-out has been written of what is shown, or the source strip's frames cannot be told.
+        UserError: no cut-out has been written of what is shown, the source strip's frames cannot be told, or no channel
+            above it is free.
     """
     files = _cut_out_files(tree)
     if not files:
@@ -140,9 +156,13 @@ def add_matte_strip(
     strip = next(cut_outs, None)
     shut: set[int] = set()  # channels that would not show it, or not let go of it
     if strip is not None:
-        lowest, strip.mute = strip.channel, False
+        lowest = strip.channel
     else:
         shut = {i for i, channel in enumerate(around.channels) if channel.mute or channel.lock}
+    channel = _free_channel([other for other in among if other != strip], shut, lowest, frames)
+    if strip is not None:
+        strip.mute = False
+    else:
         strip = among.new_image(
             name=f"{tree.name} Matte",
             filepath=node.storable(first),
@@ -157,8 +177,7 @@ def add_matte_strip(
     names = [footage.with_number(first, number).name for number in numbers[there[0] : there[-1] + 1]]
     _fill(strip, names, start + there[0])
     set_frames(strip, frames.start, frames.stop)
-    others = [other for other in among if other != strip]
-    strip.channel = _free_channel(others, shut, lowest, frames)  # 4.5 hangs where it moves down onto a taken one
+    strip.channel = channel  # 4.5 hangs where it moves down onto a taken one
     strip.alpha_mode = "PREMUL" if first.suffix == ".exr" else "STRAIGHT"
     node.set_color_space(strip, node.color_space("foreground", first, clip))
     if source is not None:
@@ -385,6 +404,16 @@ def _content_trim(strip: bpy.types.Strip) -> int:
 
 
 def _free_channel(among: Any, shut: set[int], lowest: int, frames: range) -> int:
-    """The lowest channel from `lowest` on, none of `shut`, that is empty of these strips in these scene frames."""
+    """The lowest channel from `lowest` on, none of `shut`, that is empty of these strips in these scene frames.
+
+    Raises:
+        UserError: there is none.
+    """
     taken = shut | {strip.channel for strip in among if _overlaps(strip, frames)}
-    return next(channel for channel in range(lowest, lowest + len(taken) + 1) if channel not in taken)
+    channel = next((channel for channel in range(lowest, CHANNELS + 1) if channel not in taken), None)
+    if channel is None:
+        raise UserError(
+            f"No channel above {lowest - 1} is free for the cut-out; {CHANNELS} is the last. Move strips down, then "
+            "press Add Existing Matte: what is matted is kept."
+        )
+    return channel

@@ -17,6 +17,7 @@ from .errors import UserError
 from .preferences import DEVICES
 
 FLOAT_FILES = (".exr", ".hdr", ".tif", ".tiff")  # may hold floats, in whatever colour space
+_LAST_SHOWN = 1048574  # the highest of a file's numbers that an image node can show
 _UNKNOWN_SIZE = (256, 256)  # what Blender makes of a clip's size, see clip_size
 COLOR_SPACES = {"sRGB": "srgb", "Linear Rec.709": "linear", "Non-Color": "auto"}  # Blender's name: the engine's
 
@@ -323,11 +324,16 @@ def frame_numbers(settings: BGM_PG_matting, scene: bpy.types.Scene) -> tuple[int
     """First and last frame number to matte, in the footage's own numbers.
 
     Raises:
-        UserError: the chosen range shows no frame of the clip, or ends before it begins.
+        UserError: the chosen range shows no frame of the clip, or ends before it begins; or no node could show them.
     """
     clip = settings.clip
     path = file_path(clip)
     first, last = clip_numbers(clip)
+    if last > _LAST_SHOWN:
+        raise UserError(
+            f"The clip's files are numbered up to {last}; Blender's compositor shows those up to {_LAST_SHOWN}. Give "
+            "them lower numbers."
+        )
     if settings.frame_range == "CLIP":
         return first, last
     wanted = (scene.frame_start, scene.frame_end)
@@ -506,8 +512,8 @@ def fit_scene(scene: bpy.types.Scene, clip: bpy.types.MovieClip) -> None:
     scene.render.resolution_x, scene.render.resolution_y = clip_size(clip)
     scene.render.resolution_percentage = 100
     if clip.fps:  # not known of images
-        scene.render.fps = round(clip.fps)
-        scene.render.fps_base = round(clip.fps) / clip.fps
+        scene.render.fps = max(1, round(clip.fps))
+        scene.render.fps_base = scene.render.fps / clip.fps
     path = file_path(clip)
     count = clip.frame_duration or footage.last_number(clip, path) - footage.first_number(clip, path) + 1
     scene.frame_start, scene.frame_end = _scene_frames(clip, count)

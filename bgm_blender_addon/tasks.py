@@ -47,7 +47,7 @@ def matte(
         if node.find_sequence(request.folder / "alpha"):
             show_results(group, request.folder)
 
-    warnings = [] if numbers else settings.missing_words(tree.bgm)
+    warnings = [*([] if numbers else settings.missing_words(tree.bgm)), *node.delivery_words(tree)]
     made = f"The matte is in {request.folder}"
     task = _task(tree, f"Matte {request.footage.name}", commands, made, take, take_part, warnings)
     runner.start(task)
@@ -157,7 +157,8 @@ def deliver(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:
     def take(result: dict[str, Any]) -> str:
         return f"Delivered into {folder / 'delivery'}: {', '.join(Path(path).name for path in result.values())}"
 
-    runner.start(runner.Task(f"Deliver {folder.name}", [command], take, tree.session_uid))
+    warnings = node.delivery_words(tree)
+    runner.start(runner.Task(f"Deliver {folder.name}", [command], take, tree.session_uid, warnings=warnings))
 
 
 def check_engine() -> None:

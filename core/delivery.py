@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -47,6 +48,7 @@ _MOVIES = {
     "webm": ("cutout.webm", "libvpx-vp9", "yuva420p", {"crf": "18", "b": "0", "auto-alt-ref": "0", "cpu-used": "4"}),
     "preview": ("preview.mp4", "libx264", "yuv420p", {"crf": "18", "movflags": "faststart"}),
 }
+_FRAME = re.compile(r"[a-z]+\.(\d+)\.exr")
 _BT709, _LIMITED = 1, 1  # in ITU-T H.273 and FFmpeg
 
 
@@ -152,15 +154,17 @@ def deliver(
     fps: float = 0.0,
     plate: PlateSource | None = None,
     on_frame: Callable[[int], None] = lambda number: None,
+    on_warning: Callable[[str], None] = lambda message: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> dict[str, str]:
-    """Bring deliveries up to date.
+    """Bring deliveries up to date. What earlier ones made of other frames stays, which a warning says.
 
     Args:
         kinds: names out of core.job.DELIVERIES.
         fps: of movies; 0: the footage's, or 24.
         plate: what the multilayer file's plate layer holds; None: no such layer.
         on_frame: called after each frame with its number.
+        on_warning: called with a sentence.
 
     Returns:
         Each kind's movie, or its first frame's file.
@@ -210,6 +214,12 @@ def deliver(
                 state.bring_up_to_date(path, key, write)
                 made.setdefault(kind, str(path))
                 step(number)
+            delivered = (_FRAME.fullmatch(path.name) for path in folder.glob(f"{kind}.*.exr"))
+            if others := sorted({int(match[1]) for match in delivered if match} - finished.files.keys()):
+                on_warning(
+                    f"Beside these frames, {folder} holds {kind} frames of earlier deliveries: {in_words(others)}. "
+                    "Delete those that are not wanted."
+                )
     return made
 
 
@@ -234,7 +244,13 @@ def deliver_folder(
     total = len(kinds) * (max(finished.files) - min(finished.files) + 1)
     count = itertools.count(1)
     return deliver(
-        finished, kinds, fps or job.output.fps, job.plate, lambda number: on_progress(next(count), total), cancelled
+        finished,
+        kinds,
+        fps or job.output.fps,
+        job.plate,
+        lambda number: on_progress(next(count), total),
+        on_warning,
+        cancelled,
     )
 
 

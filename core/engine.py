@@ -169,6 +169,7 @@ def _deliver(job: Job, numbers: list[int], results: OutputFolder, rate: _Rate, l
             job.output.fps,
             job.plate,
             on_frame=rate.note_alive,
+            on_warning=listener.on_warning,
             cancelled=listener.cancelled,
         )
     except delivery.CancelledError:

@@ -53,7 +53,7 @@ _HDR_CURVES = {16: "Rec.2100-PQ", 18: "Rec.2100-HLG"}  # transfer characteristic
 oiio.attribute("openexr:core", 1)  # OpenEXR's newer reader: a quarter less time where each row is deflated by itself
 
 # Blender's rule: the last digits before the ending, as in shot_v2.1001.exr and shot_1001_main.exr
-_NUMBERED = re.compile(r"^(?P<prefix>.*?)(?P<number>\d+)(?P<suffix>\D*\.[^.]+)$")
+_NUMBERED = re.compile(r"^(?P<prefix>.*?)(?P<number>\d{1,9})(?P<suffix>\D*\.[^.]+)$")  # longer is a time
 _PLACE_OF_NUMBER = re.compile(r"(#+|%0?\d*d)(?=[^\d#%]*\.[^.]+$)")  # as in shot.####.png and shot_%04d_main.png
 
 

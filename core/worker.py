@@ -159,8 +159,10 @@ class Worker:
         return protocol.Result(result)
 
     def _do_preview(self, id: str, message: protocol.Preview) -> Message:
-        from . import engine, job
+        from . import engine, errors, job
 
+        if not message.output:  # which a path would take for the folder that the engine runs in
+            raise errors.JobError("a folder for the preview", "none", "Name one")
         return protocol.Result(
             engine.preview_frame(
                 job.read_job(message.job),

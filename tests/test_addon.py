@@ -172,6 +172,7 @@ SENTENCES = {
     "empty range": "Frames 1 to 50 show nothing of the clip, which lasts from scene frame 101 to 112.",
     "backwards": "The first frame, 105, comes after the last, 102. Swap them.",
     "empty frame": "The clip shows nothing at frame 50; it lasts from 101 to 112.",
+    "high numbers": "The clip's files are numbered up to 1048575; Blender's compositor shows those up to 1048574.",
     "no model": "There is no model file chosen.",
     "no folder": "There is no output folder.",
     "unwritable": "cannot be written: Not a directory. Choose another.",
@@ -320,7 +321,17 @@ def test_strips_keep_their_look(
     assert result["deleted"] == ["The matte is made, but its strip deleted is gone.", True]
     (words,) = result["longer"]
     assert words.startswith("There is no cut-out yet for 2 of the 6 frames of the strip longer, from 804 on")
-    assert result["no footage"] == [[], ["Select a movie or image strip."]]
+    operators, labels, error = result["no footage"]
+    assert (operators, labels) == ([], ["Select a movie or image strip."])
+    assert "The strip after it is neither a movie nor images. Select a movie or image strip in" in error
+    assert result["top"] == [
+        "No channel above 128 is free for the cut-out; 128 is the last. Move strips down, then press Add Existing "
+        "Matte: what is matted is kept.",
+        True,
+        False,
+    ]
+    assert result["below it"] == [128, 900, 912, 900]
+    assert result["of a cut-out"] == [["bgm.matte_strip", "bgm.add_strip"], "", [128, 902, 908, 900]]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -333,6 +344,7 @@ def test_the_other_operators(version: str, archive: Path, fake_engine: Path, seq
     assert result["unknown icons"] == []
     assert result["mask"] == [WIDTH, HEIGHT]
     assert result["scene"] == [WIDTH, HEIGHT, 8, 19]
+    assert result["slow"] == pytest.approx(0.4)
     assert result["engine"] == "Fake processor"
     # An image's first pixels are those at the bottom left
     alpha, foreground = alpha_of(1003, WIDTH, HEIGHT) / 65535, foreground_of(1003, WIDTH, HEIGHT) / 255
@@ -355,6 +367,9 @@ def test_the_other_operators(version: str, archive: Path, fake_engine: Path, seq
     assert not [name for name in result["plates"] if name.endswith(".part")]
     folder = tmp_path / "matting" / "Matting_shot_v2" / "delivery"
     assert result["delivered"] == f"Delivered into {folder}: preview at 24.0, webm at 24.0"
+    words = "Deliveries have the engine's matte, without this node's Matte panel and masks: for those, render the node."
+    assert result["rate"] == "30.0"
+    assert result["delivery words"] == [[], [words], [words]]
     picture = read_image(result["no foreground"])
     colors = linear(foreground_of(1003, WIDTH, HEIGHT) // 2) * alpha[..., None]
     np.testing.assert_allclose(picture[..., :3], colors, atol=5e-5)
@@ -383,6 +398,11 @@ def test_what_a_day_brings(version: str, archive: Path, fake_engine: Path, seque
     assert result["made plate"] == ["IMAGE", "//"]
     assert result["findings"] == [1, 0, 0]
     assert result["copy"] == ["other", "copy"]
+    assert result["copies"] == [
+        ["Matting shot_v2", "//matting/Matting_shot_v2/"],
+        ["Matting b.001", "//matting/Matting_b_001/"],
+        ["Hero", "//matting/Matting_shot_v2/"],
+    ]
     assert result["failed"] == ["ERROR", "ERROR"]
     assert result["stopped"] == "stopped"
     assert result["lengths"] == [6, 6]
@@ -412,12 +432,14 @@ def test_nothing_is_taken_for_another(
         result["another file"], (made["matte"], made["plate"], "The prev"), strict=True
     ):
         assert message.startswith(start) and message.endswith("its node is no longer in this file.") and not images
+    assert result["two of one clip"] == [True, True]
     assert result["no users"] == ["", "", True]
     can_add, refusal, added = result["shader editor"]
     assert not can_add and "Add matting nodes in the compositor" in refusal and not added
     assert result["linked folder"] == str(folder)
     assert all("is linked from another file." in words for words in result["not kept"]), result["not kept"]
     assert result["linked strip"] and result["of one name"] and not result["local"]
+    assert result["made local"] == ["", str(tmp_path / "work" / "matting" / "Matting_shot_v2")]
     assert result["renamed output"] == ["", "", ""]
     assert result["renamed control"] == [["Background", "Matte", "Crush", "White Level", "Dilate Size"], 0]
     unsaved, *errors, saved = result["first save"]
@@ -575,7 +597,10 @@ def test_in_the_application(application: list[str], archive: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_masks(version: str, archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path) -> None:
-    renders = run_blender(version, "masks.py", fake_engine, tmp_path, zip=archive, footage=sequence)["renders"]
+    result = run_blender(version, "masks.py", fake_engine, tmp_path, zip=archive, footage=sequence)
+    assert result["shown"] == ["TRACKING", None]
+    assert result["new"] == ["Matting shot_v2 Core", "Matting shot_v2 Garbage", "MASK", True]
+    renders = result["renders"]
     alpha = alpha_of(1003, WIDTH, HEIGHT) / 65535
     np.testing.assert_allclose(read_image(renders["without"])[..., 0], alpha, atol=1e-6)
     masked, garbage, core = (

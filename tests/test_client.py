@@ -324,6 +324,7 @@ def test_parse_progress() -> None:
         ("0042.png", 42, "0007.png"),
         ("a12b3_final.png", 3, "a12b7_final.png"),
         ("plate.png", 1, "plate.png"),
+        ("IMG_20231231235959.png", 231235959, "IMG_20231000000007.png"),  # Blender's numbers have 32 bits
     ],
 )
 def test_file_number(name: str, number: int, renamed: str) -> None:

@@ -188,6 +188,15 @@ def test_only_what_changed_is_made_again(finished, tmp_path):
     assert changed == {"rgba.0002.exr", "preview.mp4"}
 
 
+def test_what_earlier_deliveries_made_of_other_frames_stays_and_is_named(finished):
+    delivery.deliver(finished, ["rgba", "webm"], on_warning=pytest.fail)
+    narrower, warnings = delivery.read_finished(finished.folder, [2]), []
+    delivery.deliver(narrower, ["rgba", "webm"], on_warning=warnings.append)
+    (warning,) = warnings
+    assert "delivery holds rgba frames of earlier deliveries: 1, 3. Delete" in warning
+    assert (finished.folder / "delivery" / "rgba.0001.exr").is_file()
+
+
 def test_whole_or_not_at_all(finished, tmp_path):
     def stop_at_2(number: int) -> None:
         seen.append(number)

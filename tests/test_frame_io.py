@@ -47,6 +47,7 @@ def test_a_place_for_the_number_names_the_sequence(shot, tmp_path, name):
         ("a12b003.final.png", "a12b%03d.final.png", [3, 4, 5]),
         ("take#_7-left.png", "take#_#-left.png", [7, 8, 9]),
         ("0998.png", "####.png", [998, 999, 1000]),
+        ("1703980799123.png", "1703980799123.png", [980799123, 980799124]),
         ("plate.png", "plate.png", []),
     ],
 )

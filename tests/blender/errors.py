@@ -2,6 +2,7 @@
 """Bad input of every kind: each operator's error as the user reads it."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -44,6 +45,10 @@ def main() -> None:
     bgm.frame_range, bgm.frame_first, bgm.frame_last = "CUSTOM", 105, 102
     said["backwards"] = error_of(ops.matte_clip)
     bgm.frame_range = "CLIP"
+    high = shutil.copy(args["footage"], folder / "high.1048575.png")
+    bgm.clip = load_clip(str(high))
+    said["high numbers"] = error_of(ops.matte_clip)
+    bgm.clip = clip
     bgm.model_source = "FILE"
     said["no model"] = error_of(ops.matte_clip)
     bgm.model_source = "DEFAULT"

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -44,6 +45,11 @@ def main() -> None:
     result["at half size"] = addon("settings").scene_fits(scene, clip)
     assert not error_of(ops.fit_scene) and scene.render.resolution_percentage == 100
     result["scene"] = [scene.render.resolution_x, scene.render.resolution_y, scene.frame_start, scene.frame_end]
+    slow = {name: getattr(clip, name) for name in ("size", "filepath", "library", "source", "frame_duration")}
+    addon("settings").fit_scene(scene, SimpleNamespace(**slow, frame_start=1, frame_offset=0, fps=0.4))
+    result["slow"] = scene.render.fps / scene.render.fps_base
+    ops.fit_scene()
+    scene.render.fps, scene.render.fps_base = 24, 1.0
     blend = folder / "shot.blend"
     bpy.ops.wm.save_as_mainfile(filepath=str(blend))
     result["saved"] = str(addon("settings").output_folder(bgm))
@@ -129,6 +135,31 @@ def main() -> None:
     bgm.deliver = {"webm", "preview"}
     assert not error_of(ops.deliver)
     result["delivered"] = bgm.status
+    told = [addon("runner").task.warnings]
+    node = matting_node(scene)
+    node.inputs["Dilate Size"].default_value = 2
+    assert not error_of(ops.deliver)
+    told.append(addon("runner").task.warnings)
+    assert not error_of(ops.matte_clip)
+    told.append(addon("runner").task.warnings[:1])
+    node.inputs["Dilate Size"].default_value, bgm.deliver = 0, set()
+    result["delivery words"] = told
+
+    # The rate of images is that of the scene which the editor shows: from 5.0 on another than the window's, it may be
+    window = bpy.context.window_manager.windows[0]
+    area = window.screen.areas[0]
+    area.ui_type, bgm.deliver = "SEQUENCE_EDITOR", {"preview"}
+    edit = bpy.data.scenes.new("Edit")
+    edit.render.fps = 30
+    if hasattr(window.workspace, "sequencer_scene"):
+        window.workspace.sequencer_scene = edit
+    else:
+        window.scene = edit
+    with bpy.context.temp_override(window=window, area=area):
+        assert not error_of(ops.deliver, group=tree.name)
+    result["rate"] = bgm.status.split()[-1]
+    window.scene, bgm.deliver = scene, set()
+    bpy.data.scenes.remove(edit)
 
     # A farm has made the rest meanwhile
     for name in ("foreground", "error"):

@@ -31,7 +31,18 @@ def main() -> None:
     bgm.garbage_mask = bgm.core_mask = None
     connect(scene, node, "Alpha")
     renders["without"] = render(scene, 3, folder / "without.exr")
-    finish(renders=renders)
+
+    # New ones, ready to be drawn where they can be
+    area = bpy.context.window_manager.windows[0].screen.areas[0]
+    area.ui_type = "CLIP_EDITOR"
+    space = area.spaces.active
+    space.clip = clip
+    assert not error_of(bpy.ops.bgm.new_mask, kind="core_mask")
+    shown = [space.mode, space.mask]
+    with bpy.context.temp_override(window=bpy.context.window_manager.windows[0], area=area):
+        assert not error_of(bpy.ops.bgm.new_mask, kind="garbage_mask")
+    new = [bgm.core_mask.name, bgm.garbage_mask.name, space.mode, space.mask == bgm.garbage_mask]
+    finish(renders=renders, shown=shown, new=new)
 
 
 main()

@@ -28,7 +28,7 @@ def shown(tree: bpy.types.NodeTree) -> str:
 
 def context(**space: object) -> SimpleNamespace:
     """A context with an editor of this kind."""
-    return SimpleNamespace(space_data=SimpleNamespace(**space))
+    return SimpleNamespace(space_data=SimpleNamespace(**space), scene=bpy.context.scene)
 
 
 @contextmanager
@@ -138,6 +138,19 @@ def status_bar() -> None:
     workspace.status_text_set(None)
 
 
+def two_of_one_clip(clip: bpy.types.MovieClip) -> None:
+    """The clip editor is about the node that is active in the compositor, of those that have its clip."""
+    first = matting_node(bpy.context.scene)
+    second = addon("node").add_to_tree(first.id_data, first.node_tree.copy())
+    shows = []
+    for node in (first, second):
+        first.id_data.nodes.active = node
+        shows.append(addon("operators").shown_tree(context(type="CLIP_EDITOR", clip=clip)) == node.node_tree)
+    result["two of one clip"] = shows
+    bpy.data.node_groups.remove(second.node_tree)
+    first.id_data.nodes.remove(second)
+
+
 def no_users(clip: bpy.types.MovieClip) -> None:
     """A group whose node was deleted is in the file, but not in the way."""
     scene = bpy.context.scene
@@ -223,6 +236,18 @@ def linked(name: str) -> None:
     result["of one name"] = operators.find_tree(editor, name) == group
 
 
+def made_local(name: str) -> None:
+    """A group that is made local, alone, shows its own matte, not one in images that are linked still."""
+    bpy.ops.wm.read_homefile(use_empty=True)
+    bpy.ops.wm.save_as_mainfile(filepath=str(folder / "work" / "local.blend"))
+    with bpy.data.libraries.load(str(folder / "shot.blend"), link=True, relative=True) as (_, target):
+        target.node_groups = [name]
+    (group,) = target.node_groups
+    addon("node").add_to_scene(bpy.context.scene, group)
+    group.make_local()
+    result["made local"] = [error_of(ops.matte_clip), str(addon("node").result_folder(group))]
+
+
 def renamed_control() -> None:
     """The panel's inputs are the artist's to rename and delete."""
     tree = matting_node(bpy.context.scene).node_tree
@@ -288,6 +313,7 @@ def main() -> None:
     image_editors()
     shader_editor()
     status_bar()
+    two_of_one_clip(clip)
     no_users(clip)
     folders(tree)
     nested_scene(other)
@@ -295,6 +321,7 @@ def main() -> None:
     name = matting_node(bpy.context.scene).node_tree.name
     another_file(name)
     linked(name)
+    made_local(name)
     first_save()
     copied_project()
     finish(**result)

@@ -70,6 +70,16 @@ def main() -> None:
     result["copy"] = [group.nodes["Alpha Matte"].image.filepath.split("/")[3] for group in (tree, copy)]
     bpy.data.node_groups.remove(copy)
 
+    # Given another clip, it is named after that
+    copies = [original := addon("node").new_group(clip), original.copy()]
+    copies.append(copies[1].copy())
+    copies[2].name = "Hero"
+    for copy in copies[1:]:
+        copy.bgm.clip = other
+    result["copies"] = [[copy.name, copy.bgm.output_folder] for copy in copies]
+    for copy in copies:
+        bpy.data.node_groups.remove(copy)
+
     # A stopped job's frames are shown
     bgm.output_folder = "//matting/stopped/"
     os.environ["FAKE_WORKER"] = "crash"

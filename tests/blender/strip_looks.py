@@ -160,7 +160,22 @@ def main() -> None:
     # A strip that is no footage
     scene.sequence_editor.active_strip = strips["after it"]
     layout = draw_sequencer(scene)
-    result["no footage"] = [layout.operators, [text for text, _ in layout.labels]]
+    labels = [text for text, _ in layout.labels]
+    result["no footage"] = [layout.operators, labels, error_of(bpy.ops.bgm.matte_strip)]
+
+    # There is no channel above the last
+    scene.sequence_editor.active_strip = top = movie_strip("top", 128, 900)
+    before = set(strips)
+    result["top"] = [error_of(bpy.ops.bgm.matte_strip), set(strips) == before, top.mute]
+    top.channel, longer.select = 127, True
+    assert not error_of(bpy.ops.bgm.add_strip, group=sequencer.find_group(top).name)
+    (added,) = set(strips) - before
+    result["below it"] = place(added)
+
+    # Its cut-out, which lies on top, stands for it
+    sequencer.set_frames(top, 902, 908)
+    scene.sequence_editor.active_strip = added
+    result["of a cut-out"] = [draw_sequencer(scene).operators, error_of(bpy.ops.bgm.matte_strip), place(added)]
     finish(**result)
 
 
