@@ -553,8 +553,7 @@ def _trusted(pha: Tensor, inside: Tensor, valid: NDArray[np.bool_]) -> Tensor:
         (1, 1, H, W), 0 or 1; (1, 1, 1, 1), 1, where there is no such region, as in most frames.
     """
     height, width = pha.shape[2:]
-    scale = min(1.0, max(coarse_ratio(height, width, blind=True), LEAST_SIDE / min(height, width)))
-    alpha, weight = (average(x, scale)[0, 0].cpu().numpy() for x in (pha, inside))
+    alpha, weight = _reduced(pha, inside)
     count, regions = cv2.connectedComponents((alpha > SUBJECT).astype(np.uint8))
     whole, shown = (np.bincount(regions.ravel(), mass.ravel(), count) for mass in (alpha, alpha * weight))
     stray = shown < STRAY * whole
@@ -579,11 +578,7 @@ def _missed(pha: Tensor, blind_pha: Tensor, inside: Tensor) -> Tensor:
     Returns:
         (1, 1, H, W), 0 to 1; 0 for regions that lie outside altogether.
     """
-    height, width = pha.shape[2:]
-    scale = coarse_ratio(height, width, blind=True)
-    size = max(1, round(height * scale)), max(1, round(width * scale))
-    small = F.interpolate(torch.cat([pha, blind_pha, inside], dim=1), size, mode="area")
-    with_plate, without, weight = small[0].cpu().numpy()
+    with_plate, without, weight = _reduced(pha, blind_pha, inside)
     count, regions = cv2.connectedComponents((with_plate > 0.5).astype(np.uint8))
     shown, found = (
         np.bincount(regions.ravel(), (alpha * weight).ravel(), count)
@@ -594,4 +589,11 @@ def _missed(pha: Tensor, blind_pha: Tensor, inside: Tensor) -> Tensor:
     missed[0] = 0  # the background
     spread = cv2.dilate(missed[regions].astype(np.float32), np.ones((9, 9), np.uint8))  # hair is softer than one half
     where = torch.from_numpy(spread).to(pha.device)[None, None]
-    return F.interpolate(where, (height, width), mode="bilinear", align_corners=False)
+    return F.interpolate(where, pha.shape[2:], mode="bilinear", align_corners=False)
+
+
+def _reduced(*planes: Tensor) -> list[Floats]:
+    """Each (1, 1, H, W) at the size of a look without a plate, (h, w), to find connected regions in."""
+    height, width = planes[0].shape[2:]
+    scale = min(1.0, max(coarse_ratio(height, width, blind=True), LEAST_SIDE / min(height, width)))
+    return [average(plane, scale)[0, 0].cpu().numpy() for plane in planes]
