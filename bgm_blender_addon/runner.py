@@ -234,7 +234,7 @@ def _end(task: Task, outcome: str) -> None:
     group = find_group(task.group_uid)
     if group is not None:
         group.bgm.say(task.message, task.light if task.state == "finished" else task.state)
-    push_undo(task.title)
+        push_undo(task.title)  # nothing is changed elsewhere, and what was undone meanwhile can be redone
     if task.state == "failed":
         show_failure(task.title, task.message)
 

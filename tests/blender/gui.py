@@ -63,6 +63,11 @@ def ui_step(operator: Callable, **arguments: object) -> None:
         operator(**arguments)
 
 
+def can(operator: Callable) -> bool:
+    with bpy.context.temp_override(window=window()):
+        return operator.poll()
+
+
 def steps() -> Iterator[object]:
     """The test, yielding seconds to wait, or a condition to wait for."""
     install()
@@ -117,7 +122,18 @@ def steps() -> Iterator[object]:
     yield lambda: not bpy.app.is_job_running("COMPOSITE")
     picture("compositor_after")
 
+    # Undone to before the node was there, it can be brought back after a job's end
+    ui_step(bpy.ops.bgm.matte_clip, group=name)
+    while can(bpy.ops.ed.undo):
+        ui_step(bpy.ops.ed.undo)
+    result["undone"] = name not in bpy.data.node_groups
+    yield lambda: not runner.busy()
+    while can(bpy.ops.ed.redo):
+        ui_step(bpy.ops.ed.redo)
+    result["redone"] = [runner.task.message, name in bpy.data.node_groups]
+
     # Cancelling, and loading another file meanwhile
+    tree = bpy.data.node_groups[name]
     tree.bgm.use_matte = True
     ui_step(bpy.ops.bgm.matte_clip, group=name)
     yield lambda: runner.task.factor > 0.1
@@ -140,7 +156,7 @@ def steps() -> Iterator[object]:
     yield 0.5
     use("key", "g")
     yield lambda: window().modal_operators
-    ui_step(bpy.ops.bgm.check_engine)
+    ui_step(bpy.ops.bgm.matte_frame, group=name)
     yield 3.0
     result["during a move"] = runner.busy()
     use("key", "Escape")
@@ -148,11 +164,12 @@ def steps() -> Iterator[object]:
 
     area = open_sidebar("NODE_EDITOR", "IMAGE_EDITOR")
     area.spaces.active.image, area.spaces.active.ui_mode = bpy.data.images.new("drawn", 256, 256), "PAINT"
+    area.spaces.active.use_image_pin = True
     yield 0.5
     use("mousedown", 1)
     yield lambda: window().modal_operators
     use("mousemove_relative", 20, 20)
-    ui_step(bpy.ops.bgm.check_engine)
+    ui_step(bpy.ops.bgm.matte_frame, group=name)
     yield 3.0
     result["during a stroke"] = [runner.busy(), area.spaces.active.image.is_dirty]
     use("mousemove_relative", 20, 20)
