@@ -329,27 +329,27 @@ def frame_numbers(settings: BGM_PG_matting, scene: bpy.types.Scene) -> tuple[int
     clip = settings.clip
     path = file_path(clip)
     first, last = clip_numbers(clip)
-    if last > _LAST_SHOWN:
-        raise UserError(
-            f"The clip's files are numbered up to {last}; Blender's compositor shows those up to {_LAST_SHOWN}. Give "
-            "them lower numbers."
+    numbers = first, last
+    if settings.frame_range != "CLIP":
+        wanted = (scene.frame_start, scene.frame_end)
+        if settings.frame_range == "CUSTOM":
+            wanted = (settings.frame_first, settings.frame_last)
+            if wanted[0] > wanted[1]:
+                raise UserError(f"The first frame, {wanted[0]}, comes after the last, {wanted[1]}. Swap them.")
+        numbers = (
+            max(first, footage.to_number(clip, path, wanted[0])),
+            min(last, footage.to_number(clip, path, wanted[1])),
         )
-    if settings.frame_range == "CLIP":
-        return first, last
-    wanted = (scene.frame_start, scene.frame_end)
-    if settings.frame_range == "CUSTOM":
-        wanted = (settings.frame_first, settings.frame_last)
-        if wanted[0] > wanted[1]:
-            raise UserError(f"The first frame, {wanted[0]}, comes after the last, {wanted[1]}. Swap them.")
-    numbers = (
-        max(first, footage.to_number(clip, path, wanted[0])),
-        min(last, footage.to_number(clip, path, wanted[1])),
-    )
-    if numbers[0] > numbers[1]:
-        shown = [footage.to_scene(clip, path, number) for number in (first, last)]
+        if numbers[0] > numbers[1]:
+            shown = [footage.to_scene(clip, path, number) for number in (first, last)]
+            raise UserError(
+                f"Frames {wanted[0]} to {wanted[1]} show nothing of the clip, which lasts from scene frame {shown[0]} "
+                f"to {shown[1]}. Choose other frames."
+            )
+    if numbers[1] > _LAST_SHOWN:
         raise UserError(
-            f"Frames {wanted[0]} to {wanted[1]} show nothing of the clip, which lasts from scene frame {shown[0]} to "
-            f"{shown[1]}. Choose other frames."
+            f"The clip's frames are numbered up to {numbers[1]}; Blender's compositor shows those up to {_LAST_SHOWN}. "
+            "Choose earlier frames, or give the files lower numbers."
         )
     return numbers
 

@@ -172,7 +172,7 @@ SENTENCES = {
     "empty range": "Frames 1 to 50 show nothing of the clip, which lasts from scene frame 101 to 112.",
     "backwards": "The first frame, 105, comes after the last, 102. Swap them.",
     "empty frame": "The clip shows nothing at frame 50; it lasts from 101 to 112.",
-    "high numbers": "The clip's files are numbered up to 1048575; Blender's compositor shows those up to 1048574.",
+    "high numbers": "The clip's frames are numbered up to 1048575; Blender's compositor shows those up to 1048574.",
     "no model": "There is no model file chosen.",
     "no folder": "There is no output folder.",
     "unwritable": "cannot be written: Not a directory. Choose another.",

@@ -48,7 +48,11 @@ def main() -> None:
     high = shutil.copy(args["footage"], folder / "high.1048575.png")
     bgm.clip = load_clip(str(high))
     said["high numbers"] = error_of(ops.matte_clip)
-    bgm.clip = clip
+    shutil.copy(high, folder / "high.1048574.png")
+    bgm.clip = load_clip(str(folder / "high.1048574.png"))
+    bgm.frame_range, bgm.frame_first, bgm.frame_last = "CUSTOM", 1, 1
+    assert addon("settings").frame_numbers(bgm, scene) == (1048574, 1048574)
+    bgm.clip, bgm.frame_range = clip, "CLIP"
     bgm.model_source = "FILE"
     said["no model"] = error_of(ops.matte_clip)
     bgm.model_source = "DEFAULT"
