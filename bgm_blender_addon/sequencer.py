@@ -63,8 +63,9 @@ def group_for_strip(scene: bpy.types.Scene, strip: bpy.types.Strip) -> bpy.types
     """The matting group of a strip's footage; made, with its clip, where there is none.
 
     Raises:
-        UserError: the strip's file is missing, or it is of another kind.
+        UserError: the strip's file is missing, or it is of another kind; or the scene is linked.
     """
+    _check_own(scene)
     path = strip_file(strip)
     if not path.is_file():
         raise UserError(f"The strip's file is missing: {path}.")
@@ -80,6 +81,13 @@ def group_for_strip(scene: bpy.types.Scene, strip: bpy.types.Strip) -> bpy.types
     tree.use_fake_user = True  # no node holds it
     tree.bgm.use_matte = True  # what a strip of it shows, a farm's too
     return tree
+
+
+def _check_own(scene: bpy.types.Scene) -> None:
+    if not settings.is_own(scene):
+        raise UserError(
+            f"The scene {scene.name} is linked from another file. Matte its strips there, or make it local."
+        )
 
 
 def find_group(strip: bpy.types.Strip) -> bpy.types.NodeTree | None:
@@ -127,8 +135,9 @@ def add_matte_strip(
 
     Raises:
         UserError: no cut-out has been written of what is shown, the source strip's frames cannot be told, or no channel
-            above it is free.
+            above it is free; or the scene is linked.
     """
+    _check_own(scene)
     files = _cut_out_files(tree)
     if not files:
         raise UserError("There is no cut-out to show. Switch on Cut-Out under Output and matte the clip again.")

@@ -277,9 +277,9 @@ def matting_trees() -> list[bpy.types.NodeTree]:
     return [tree for tree in groups if tree.bgm.is_matting]
 
 
-def is_own(tree: bpy.types.NodeTree) -> bool:
-    """Whether this file keeps what becomes of a group: it is not linked, nor an override of a linked one."""
-    return tree.is_editable and tree.override_library is None
+def is_own(datablock: bpy.types.ID) -> bool:
+    """Whether this file keeps what becomes of it: it is not linked, nor an override of a linked one."""
+    return datablock.is_editable and datablock.override_library is None
 
 
 def file_path(datablock: bpy.types.ID) -> Path:

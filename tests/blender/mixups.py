@@ -222,7 +222,11 @@ def linked(name: str) -> None:
     said = [error_of(ops.matte_clip, group=override.name)]
     bpy.data.node_groups.remove(override)
     with bpy.context.temp_override(scene=linked_scene):
-        said.append(error_of(ops.add_node))
+        said += [error_of(ops.add_node), error_of(ops.add_strip, group=name)]
+    try:
+        said.append(str(sequencer.group_for_strip(linked_scene, strip)))
+    except addon("errors").UserError as error:
+        said.append(str(error))
     result["not kept"] = said
     bpy.data.scenes.remove(linked_scene)
 
