@@ -423,8 +423,7 @@ class StripOperator:
     def poll(cls, context: bpy.types.Context) -> bool:
         strip = sequencer.active_strip(sequencer_scene(context))
         if strip is None or strip.type not in sequencer.FOOTAGE:
-            what = "No strip is active" if strip is None else f"The strip {strip.name} is neither a movie nor images"
-            cls.poll_message_set(f"{what}. Select a movie or image strip in the sequencer")
+            cls.poll_message_set("No strip of footage is active. Select a movie or image strip in the sequencer")
             return False
         return is_free(cls)
 

@@ -33,7 +33,7 @@ def _around(scene: bpy.types.Scene, strip: bpy.types.Strip) -> Any:
 
 
 def active_strip(scene: bpy.types.Scene) -> bpy.types.Strip | None:
-    """The strip that panel and buttons are about: the active one, or the source of an active cut-out."""
+    """The strip that panel and buttons are about: the active one; of an active cut-out its source, if there is one."""
     strip = scene.sequence_editor.active_strip if scene.sequence_editor is not None else None
     if strip is None or strip.type != "IMAGE":
         return strip
@@ -42,7 +42,7 @@ def active_strip(scene: bpy.types.Scene) -> bpy.types.Strip | None:
     for tree in settings.matting_trees():
         if folder.name == "matte" and folder.parent == node.result_folder(tree):
             sources = [other for other in _source_strips(scene, tree) if other.name in among]
-            return _source_of(strip, sources) or strip
+            return _source_of(strip, sources)
     return strip
 
 
@@ -68,7 +68,7 @@ def group_for_strip(scene: bpy.types.Scene, strip: bpy.types.Strip) -> bpy.types
     _check_own(scene)
     path = strip_file(strip)
     if not path.is_file():
-        raise UserError(f"The strip's file is missing: {path}.")
+        raise UserError(f"The strip's file is missing: {path}. Find it with File > External Data.")
     check_rate(scene, strip)
     tree = _group_of(path)
     if tree is not None:

@@ -195,7 +195,7 @@ SENTENCES = {
     "wrong python": "lacks packages that the engine needs (no module named",
     "named python gone": "or choose Own Environment and press Make Environment.",
     "engine again": "",
-    "no strip": "No strip is active. Select a movie or image strip in the sequencer",
+    "no strip": "No strip of footage is active. Select a movie or image strip in the sequencer",
     "another job": "A job is running. Wait for it to end, or cancel it",
     "offline": "Blender is offline.",
 }
@@ -323,7 +323,7 @@ def test_strips_keep_their_look(
     assert words.startswith("There is no cut-out yet for 2 of the 6 frames of the strip longer, from 804 on")
     operators, labels, error = result["no footage"]
     assert (operators, labels) == ([], ["Select a movie or image strip."])
-    assert "The strip after it is neither a movie nor images. Select a movie or image strip in" in error
+    assert "No strip of footage is active. Select a movie or image strip in the sequencer" in error
     assert result["top"] == [
         "No channel above 128 is free for the cut-out; 128 is the last. Move strips down, then press Add Existing "
         "Matte: what is matted is kept.",
@@ -332,6 +332,7 @@ def test_strips_keep_their_look(
     ]
     assert result["below it"] == [128, 900, 912, 900]
     assert result["of a cut-out"] == [["bgm.matte_strip", "bgm.add_strip"], "", [128, 902, 908, 900]]
+    assert "No strip of footage is active" in result["without its source"]
 
 
 @pytest.mark.parametrize("version", VERSIONS)

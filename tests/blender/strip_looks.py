@@ -176,6 +176,8 @@ def main() -> None:
     sequencer.set_frames(top, 902, 908)
     scene.sequence_editor.active_strip = added
     result["of a cut-out"] = [draw_sequencer(scene).operators, error_of(bpy.ops.bgm.matte_strip), place(added)]
+    strips.remove(top)
+    result["without its source"] = error_of(bpy.ops.bgm.set_up_strip)
     finish(**result)
 
 
