@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from core.errors import FootageError
-from core.plate.doctor import Diagnosis, diagnose, find_black, find_wrong_place
+from core.plate.doctor import Diagnosis, diagnose, find_black, find_wrong_place, is_same_picture
 from core.plate.frames import Image, Plane
 from core.plate.photometric import PhotometricFit
 from tests.plate_scenes import H, W, motion, relit, scene, shoot, with_subject
@@ -162,6 +162,14 @@ def test_bars_and_the_black_of_a_fade(world: NDArray[np.float32]) -> None:
     coat[100:, 40:440] = noise[100:, 40:440]
     assert find_black(7, coat, plate) is None
     assert "black" in kinds(diagnose([(7, src), *takes(world)], plate, matte=find_actor))
+
+
+def test_a_frame_is_its_plate_only_where_it_is_the_same_take(world: NDArray[np.float32]) -> None:
+    frame, plate, clean = (shoot(world, motion(), i, noise) for i, noise in ((1, 0.003), (2, 0.003), (3, 0.0)))
+    assert is_same_picture(frame, frame) and is_same_picture(frame, frame.astype(np.uint16) * np.uint16(257))
+    far = clean.copy()
+    far[200:, :9] = np.clip(clean[200:, :9] * 1.2, 0, 255)  # someone small, before a rendered plate
+    assert not is_same_picture(frame, plate) and not is_same_picture(far, clean)
 
 
 @pytest.mark.parametrize("share", [0, 0.3, 0.8])  # of the picture that is somebody

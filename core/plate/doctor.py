@@ -46,7 +46,7 @@ CLIPPED = 0.97  # sRGB-encoded value from which a picture no longer tells how br
 BLACK, LIT = 0.03, 0.1  # sRGB-encoded values up to which a pixel is black, and from which on it is not
 BARS = 0.02  # share of the frame that is black in whole rows or columns and lit in the plate
 SOMEONE = 0.004  # share of a picture from which on a subject is found in it
-SAME_PICTURE = 0.5 / 255  # mean difference, sRGB-encoded units, that two takes' noise does not leave
+SAME, OTHER = 2 / 255, 0.001  # difference in sRGB-encoded units that another take exceeds in a larger share of values
 MOVED_LEAST = 0.0006  # share of the frame that one object must take
 MOVED_MOST = 6  # findings of this kind
 
@@ -215,11 +215,12 @@ def find_black(number: int, src: Image, bgr: Image, known: Mask | None = None) -
 
     Arguments as for `find_wrong_place`. It takes a millisecond.
     """
-    step = max(1, min(src.shape[:2]) // 256)
-    brightness, of_plate = (as_srgb(image[::step, ::step]).max(axis=2) for image in (src, bgr))
-    black, lit = brightness < BLACK, of_plate > LIT
-    if known is not None:
-        lit &= known[::step, ::step]
+    step = max(1, min(src.shape[:2]) // 128)
+    black, dark = (
+        cv2.inRange(as_srgb(image[::step, ::step]), (0.0,) * 3, (most,) * 3) > 0
+        for image, most in ((src, BLACK), (bgr, LIT))
+    )
+    lit = ~dark if known is None else ~dark & known[::step, ::step]
     bars = (black.mean(axis=1, keepdims=True) > 0.98) | (black.mean(axis=0, keepdims=True) > 0.98)
     share = float((bars & lit).mean())
     if share < BARS:
@@ -240,7 +241,7 @@ def is_same_picture(src: Image, bgr: Image) -> bool:
     """Whether a frame is its plate, noise and all; not another take of it. It takes a millisecond."""
     step = max(1, min(src.shape[:2]) // 128)
     a, b = (as_srgb(image[::step, ::step]) for image in (src, bgr))
-    return float(np.abs(a - b).mean()) < SAME_PICTURE
+    return bool(np.count_nonzero(np.abs(a - b) > SAME) < OTHER * a.size)
 
 
 def find_subject_of_shot(number: int, src: Image, matte: Matte) -> Finding | None:
