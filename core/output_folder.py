@@ -247,7 +247,8 @@ class OutputFolder:
         }
         try:
             with self._lock, open(f"{self._log}.jsonl", "a", encoding="utf-8") as log:
-                log.write(json.dumps(record) + "\n")
+                # On a line of its own, whatever was cut off before: in a container the killed run had the same number
+                log.write("\n" * (log.tell() > 0) + json.dumps(record))
         except OSError as error:
             raise OutputError(
                 f"to note a frame in {self._log}.jsonl", error.strerror or str(error), "Free space, then run again"

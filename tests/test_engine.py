@@ -170,6 +170,15 @@ def test_a_damaged_record_does_not_count(job, name, value):
     assert engine.run_job(job, (1, 1))["skipped"] == 1
 
 
+def test_a_record_that_was_cut_off_takes_no_other_with_it(job):
+    """In a container each run has the same number, and goes on in the log of the killed one."""
+    engine.run_job(job, (1, 2))
+    (log,) = (Path(job.output.folder) / "records").glob("*.jsonl")
+    log.write_text(log.read_text().rstrip()[:-5])
+    assert engine.run_job(job, (1, 3))["skipped"] == 1
+    assert engine.run_job(job, (1, 3))["skipped"] == 3
+
+
 def test_a_damaged_or_deleted_result_is_done_again(job):
     result = engine.run_job(job)
     before = files_of(Path(job.output.folder))
