@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import bpy
@@ -80,6 +81,20 @@ def report_task(operator: bpy.types.Operator, begin: Callable[[], None]) -> set[
         return {"CANCELLED"}
     operator.report({"INFO"}, f"{task.title}: {task.message}")
     return {"FINISHED"} if task.state == "finished" else {"CANCELLED"}
+
+
+def in_words(execute: Callable[[Any, bpy.types.Context], set[str]]) -> Callable[[Any, bpy.types.Context], set[str]]:
+    """An operator's `execute` whose UserError is its report."""
+
+    @wraps(execute)
+    def reported(operator: Any, context: bpy.types.Context) -> set[str]:
+        try:
+            return execute(operator, context)
+        except UserError as error:
+            operator.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+
+    return reported
 
 
 def is_free(operator: Any) -> bool:
@@ -239,13 +254,10 @@ class BGM_OT_use_results(GroupOperator, bpy.types.Operator):
     bl_label = "Load Results"
     bl_options = {"REGISTER", "UNDO"}
 
+    @in_words
     def execute(self, context: bpy.types.Context) -> set[str]:
-        try:
-            tree = self.editable_tree(context)
-            tasks.show_results(tree, settings.output_folder(tree.bgm))
-        except UserError as error:
-            self.report({"ERROR"}, str(error))
-            return {"CANCELLED"}
+        tree = self.editable_tree(context)
+        tasks.show_results(tree, settings.output_folder(tree.bgm))
         tree.bgm.say(f"Frames {tree.bgm.result_first} to {tree.bgm.result_last} loaded", "green")
         self.report({"INFO"}, tree.bgm.status)
         return {"FINISHED"}
@@ -263,12 +275,9 @@ class BGM_OT_new_mask(GroupOperator, bpy.types.Operator):
         options={"HIDDEN", "SKIP_SAVE"},
     )
 
+    @in_words
     def execute(self, context: bpy.types.Context) -> set[str]:
-        try:
-            tree = self.editable_tree(context)
-        except UserError as error:
-            self.report({"ERROR"}, str(error))
-            return {"CANCELLED"}
+        tree = self.editable_tree(context)
         mask = bpy.data.masks.new(f"{tree.name} {tree.bgm.bl_rna.properties[self.kind].name}")
         setattr(tree.bgm, self.kind, mask)
         space = context.space_data
@@ -284,13 +293,10 @@ class BGM_OT_fit_scene(GroupOperator, bpy.types.Operator):
     bl_label = "Set Scene to Clip"
     bl_options = {"REGISTER", "UNDO"}
 
+    @in_words
     def execute(self, context: bpy.types.Context) -> set[str]:
-        try:
-            clip = find_tree(context, self.group).bgm.clip
-            settings.check_clip(clip)
-        except UserError as error:
-            self.report({"ERROR"}, str(error))
-            return {"CANCELLED"}
+        clip = find_tree(context, self.group).bgm.clip
+        settings.check_clip(clip)
         settings.fit_scene(context.scene, clip)
         return {"FINISHED"}
 
@@ -351,15 +357,12 @@ class BGM_OT_make_environment(bpy.types.Operator):
         for line in textwrap.wrap(str(preferences.environment_folder()), 90):
             column.label(text=line)
 
+    @in_words
     def execute(self, context: bpy.types.Context) -> set[str]:
-        try:
-            runner.make_environment()
-            chosen = preferences.get()
-            if chosen is not None:
-                chosen.engine_source = "MADE"  # it is made to be used
-        except UserError as error:
-            self.report({"ERROR"}, str(error))
-            return {"CANCELLED"}
+        runner.make_environment()
+        chosen = preferences.get()
+        if chosen is not None:
+            chosen.engine_source = "MADE"  # it is made to be used
         if runner.maker is not None and runner.maker.error:
             self.report({"ERROR"}, runner.maker.error)
             return {"CANCELLED"}
@@ -372,12 +375,9 @@ class BGM_OT_open_folder(GroupOperator, bpy.types.Operator):
     bl_idname = "bgm.open_folder"
     bl_label = "Open Output Folder"
 
+    @in_words
     def execute(self, context: bpy.types.Context) -> set[str]:
-        try:
-            folder = settings.output_folder(find_tree(context, self.group).bgm)
-        except UserError as error:
-            self.report({"ERROR"}, str(error))
-            return {"CANCELLED"}
+        folder = settings.output_folder(find_tree(context, self.group).bgm)
         if not folder.is_dir():
             self.report({"ERROR"}, f"There is no folder {folder} yet. Matte the clip first.")
             return {"CANCELLED"}
@@ -396,16 +396,13 @@ class BGM_OT_add_strip(GroupOperator, bpy.types.Operator):
     bl_label = "Add to Sequencer"
     bl_options = {"REGISTER", "UNDO"}
 
+    @in_words
     def execute(self, context: bpy.types.Context) -> set[str]:
         scene = sequencer_scene(context)
-        try:
-            tree = find_tree(context, self.group)
-            active = sequencer.active_strip(scene)
-            source = sequencer.source_strip(scene, tree, active.name if active else "")
-            strip = sequencer.add_matte_strip(scene, tree, source)
-        except UserError as error:
-            self.report({"ERROR"}, str(error))
-            return {"CANCELLED"}
+        tree = find_tree(context, self.group)
+        active = sequencer.active_strip(scene)
+        source = sequencer.source_strip(scene, tree, active.name if active else "")
+        strip = sequencer.add_matte_strip(scene, tree, source)
         if source is not None:
             for words in [*sequencer.missing_words(tree, source), *sequencer.uncopied_words(scene, source, strip)]:
                 self.report({"WARNING"}, words)
@@ -435,14 +432,11 @@ class BGM_OT_set_up_strip(StripOperator, bpy.types.Operator):
     bl_label = "Set Up Matting"
     bl_options = {"REGISTER", "UNDO"}
 
+    @in_words
     def execute(self, context: bpy.types.Context) -> set[str]:
         scene = sequencer_scene(context)
         strip = sequencer.active_strip(scene)
-        try:
-            tree = sequencer.group_for_strip(scene, strip)
-        except UserError as error:
-            self.report({"ERROR"}, str(error))
-            return {"CANCELLED"}
+        tree = sequencer.group_for_strip(scene, strip)
         for words in sequencer.color_space_words(strip, tree.bgm.clip):
             self.report({"WARNING"}, words)
         return {"FINISHED"}

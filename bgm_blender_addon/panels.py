@@ -271,60 +271,32 @@ class SubPanel:
         type(self).draw_settings(self.layout, context, tree)
 
 
+_SUBPANELS = {
+    "plate": ("Plate Tools", draw_plate),
+    "masks": ("Masks", draw_masks),
+    "output": ("Output", draw_output),
+    "engine": ("Engine", draw_engine),
+}
+
+
+def subpanels(parent: type[bpy.types.Panel], editor: type, *names: str) -> list[type]:
+    """Panel classes for these of `_SUBPANELS` below a panel in an editor."""
+    return [
+        type(
+            f"{parent.__name__}_{name}",
+            (SubPanel, editor, bpy.types.Panel),
+            {"bl_label": label, "bl_parent_id": parent.__name__, "draw_settings": staticmethod(draw)},
+        )
+        for name, (label, draw) in ((name, _SUBPANELS[name]) for name in names)
+    ]
+
+
 class BGM_PT_compositor(MainPanel, CompositorPanel, bpy.types.Panel):
     bl_idname = "BGM_PT_compositor"
 
 
-class BGM_PT_compositor_plate(SubPanel, CompositorPanel, bpy.types.Panel):
-    bl_label = "Plate Tools"
-    bl_parent_id = "BGM_PT_compositor"
-    draw_settings = staticmethod(draw_plate)
-
-
-class BGM_PT_compositor_masks(SubPanel, CompositorPanel, bpy.types.Panel):
-    bl_label = "Masks"
-    bl_parent_id = "BGM_PT_compositor"
-    draw_settings = staticmethod(draw_masks)
-
-
-class BGM_PT_compositor_output(SubPanel, CompositorPanel, bpy.types.Panel):
-    bl_label = "Output"
-    bl_parent_id = "BGM_PT_compositor"
-    draw_settings = staticmethod(draw_output)
-
-
-class BGM_PT_compositor_engine(SubPanel, CompositorPanel, bpy.types.Panel):
-    bl_label = "Engine"
-    bl_parent_id = "BGM_PT_compositor"
-    draw_settings = staticmethod(draw_engine)
-
-
 class BGM_PT_clip(MainPanel, ClipPanel, bpy.types.Panel):
     bl_idname = "BGM_PT_clip"
-
-
-class BGM_PT_clip_plate(SubPanel, ClipPanel, bpy.types.Panel):
-    bl_label = "Plate Tools"
-    bl_parent_id = "BGM_PT_clip"
-    draw_settings = staticmethod(draw_plate)
-
-
-class BGM_PT_clip_masks(SubPanel, ClipPanel, bpy.types.Panel):
-    bl_label = "Masks"
-    bl_parent_id = "BGM_PT_clip"
-    draw_settings = staticmethod(draw_masks)
-
-
-class BGM_PT_clip_output(SubPanel, ClipPanel, bpy.types.Panel):
-    bl_label = "Output"
-    bl_parent_id = "BGM_PT_clip"
-    draw_settings = staticmethod(draw_output)
-
-
-class BGM_PT_clip_engine(SubPanel, ClipPanel, bpy.types.Panel):
-    bl_label = "Engine"
-    bl_parent_id = "BGM_PT_clip"
-    draw_settings = staticmethod(draw_engine)
 
 
 class SequencerPanel:
@@ -364,24 +336,6 @@ class BGM_PT_sequencer(SequencerPanel, bpy.types.Panel):
         if sequencer.has_cut_out(tree):
             layout.operator("bgm.add_strip", text="Add Existing Matte", icon="SEQUENCE").group = tree.name
         draw_outcome(layout, context, tree)
-
-
-class BGM_PT_sequencer_plate(SubPanel, SequencerPanel, bpy.types.Panel):
-    bl_label = "Plate Tools"
-    bl_parent_id = "BGM_PT_sequencer"
-    draw_settings = staticmethod(draw_plate)
-
-
-class BGM_PT_sequencer_output(SubPanel, SequencerPanel, bpy.types.Panel):
-    bl_label = "Output"
-    bl_parent_id = "BGM_PT_sequencer"
-    draw_settings = staticmethod(draw_output)
-
-
-class BGM_PT_sequencer_engine(SubPanel, SequencerPanel, bpy.types.Panel):
-    bl_label = "Engine"
-    bl_parent_id = "BGM_PT_sequencer"
-    draw_settings = staticmethod(draw_engine)
 
 
 def draw_preferences(layout: bpy.types.UILayout, chosen: preferences.BGM_AP_preferences) -> None:
@@ -474,19 +428,12 @@ _register_classes, _unregister_classes = bpy.utils.register_classes_factory(
     (
         BGM_MT_node_add,
         BGM_PT_compositor,
-        BGM_PT_compositor_plate,
-        BGM_PT_compositor_masks,
-        BGM_PT_compositor_output,
-        BGM_PT_compositor_engine,
+        *subpanels(BGM_PT_compositor, CompositorPanel, *_SUBPANELS),
         BGM_PT_clip,
-        BGM_PT_clip_plate,
-        BGM_PT_clip_masks,
-        BGM_PT_clip_output,
-        BGM_PT_clip_engine,
+        *subpanels(BGM_PT_clip, ClipPanel, *_SUBPANELS),
         BGM_PT_sequencer,
-        BGM_PT_sequencer_plate,
-        BGM_PT_sequencer_output,
-        BGM_PT_sequencer_engine,
+        # Without masks, which only the compositor applies
+        *subpanels(BGM_PT_sequencer, SequencerPanel, "plate", "output", "engine"),
     )
 )
 _DRAWN_INTO = {
