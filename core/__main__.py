@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -173,6 +174,12 @@ def _matte(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     if result["cancelled"]:
         print(f"cancelled; what is done stays in {result['folder']}: run the same command to go on", file=sys.stderr)
         return 130
+    if not job.plate.path:
+        print(
+            "warning: without a plate only people in the foreground are found, and less exactly. A clip whose subject "
+            f"moves can give one: python -m core plate --footage {shlex.quote(job.footage.path)} --output plate.png",
+            file=sys.stderr,
+        )
     frames = "1 frame" if result["frames"] == 1 else f"{result['frames']} frames"
     print(f"{frames} in {result['folder']} ({result['skipped']} up to date)")
     return 0

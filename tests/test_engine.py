@@ -922,6 +922,15 @@ def test_exit_status_and_sentence(tmp_path, monkeypatch, capsys, arguments, stat
     assert words in message and message.startswith("error: Expected")
 
 
+def test_who_mattes_without_a_plate_is_told_of_plates(shot, tmp_path, capsys):
+    footage = shot.write_sequence(tmp_path / "a shot", count=1)
+    arguments = ["matte", "--footage", str(footage), "--output", str(tmp_path / "out")]
+    assert command_line.main(arguments) == 0
+    assert f"python -m core plate --footage '{footage}'" in capsys.readouterr().err
+    assert command_line.main([*arguments, "--plate", str(footage)]) == 0
+    assert "python -m core plate" not in capsys.readouterr().err
+
+
 def test_a_service_without_stderr_runs_a_job(shot, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     footage = str(shot.write_sequence(tmp_path / "in", count=1))
