@@ -48,6 +48,7 @@ NEAR = 4  # frames on, at most, that are decoded on the way rather than sought: 
 # Containers that hold their own pictures: no playlists (HLS, DASH, concat), which name other files and addresses
 _CONTAINERS = "mov,mp4,matroska,webm,avi,mxf,mpeg,mpegts,mpegvideo,m4v,h264,hevc,ivf,ogg,asf,dv"
 _UNTIMED = {"mpeg", "mpegvideo"}  # containers whose pictures have no times, or not all
+_WIDE = {"int", "uint", "int64", "uint64"}  # OpenImageIO's names for more than 16 bits
 _HDR_CURVES = {16: "Rec.2100-PQ", 18: "Rec.2100-HLG"}  # transfer characteristics of ITU-T H.273: Blender's names
 
 oiio.attribute("openexr:core", 1)  # OpenEXR's newer reader: a quarter less time where each row is deflated by itself
@@ -564,7 +565,12 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any, tuple[int, int, int]]]:
             raise FootageError("a flat image", f"{path}, a deep one", "Flatten it")
         if spec.depth > 1:  # as DDS may be, whatever its name
             raise FootageError("a flat image", f"{path}, a volume of {spec.depth} slices", "Export one as a picture")
-        yield image, spec, _find_rgb(spec.channelnames) or _fallback_rgb(spec.channelnames)
+        channels = _find_rgb(spec.channelnames) or _fallback_rgb(spec.channelnames)
+        if _WIDE.intersection(str(spec.channelformat(c)) for c in channels):
+            raise FootageError(
+                "whole numbers up to 16 bits, or floats", f"{path} with wider ones, as identifiers are", "Export as half"
+            )
+        yield image, spec, channels
     except UnicodeDecodeError:  # names and messages made of a damaged file's bytes
         raise FootageError("a readable image", f"{path}, whose header is damaged", "Render or copy it again") from None
     finally:
