@@ -568,7 +568,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any, tuple[int, int, int]]]:
         channels = _find_rgb(spec.channelnames) or _fallback_rgb(spec.channelnames)
         if _WIDE.intersection(str(spec.channelformat(c)) for c in channels):
             raise FootageError(
-                "whole numbers up to 16 bits, or floats", f"{path} with wider ones, as identifiers are", "Export as half"
+                "whole numbers up to 16 bits, or floats", f"{path} of wider ones, as identifiers are", "Export as half"
             )
         yield image, spec, channels
     except UnicodeDecodeError:  # names and messages made of a damaged file's bytes

@@ -440,7 +440,7 @@ def test_whole_numbers_of_32_bits_are_refused(tmp_path):
     """As 16-bit colour, which they were read as, an object's number is black."""
     codes = np.arange(6, dtype=np.uint32).reshape(2, 3)
     OpenEXR.File({}, dict.fromkeys("RGB", codes)).write(str(tmp_path / "a.exr"))
-    with pytest.raises(FootageError, match="up to 16 bits, or floats; got .*a.exr with wider ones"):
+    with pytest.raises(FootageError, match="up to 16 bits, or floats; got .*a.exr of wider ones"):
         frame_io.open_footage(tmp_path / "a.exr")
 
 
