@@ -33,7 +33,7 @@ from .job_plate import JobPlate
 from .masks import MaskReader
 from .matting import Matte
 
-VERSION = 19  # raise when the same job gives other pixels: finished frames are then redone
+VERSION = 20  # raise when the same job gives other pixels: finished frames are then redone
 PREROLL = 12  # frames run before a segment to settle the plate, and the memory where none is stored
 RIM = 8  # pixels around the subject where the foreground goes on: who scales it down looks beyond the edge
 RECORD = {"frame_number": int, "key": str, "files": dict, "written": float}  # what a frame's record must hold

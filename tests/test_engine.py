@@ -470,12 +470,12 @@ def test_a_cut_to_another_place_is_told_where_it_is(job, shot, tmp_path):
 
 
 def test_bars_that_the_plate_has_not_are_told_once(job, shot, tmp_path, monkeypatch):
-    """By a run and by a preview; not where the artist has masks."""
+    """By a run and by a preview; not where the artist's masks cover them."""
     monkeypatch.setattr(engine, "SEGMENT", 2)
     first = shot.write_sequence(tmp_path / "in")
     for number in range(1, 6):
         pixels = shot.frame(number)
-        pixels[:, :6] = 2
+        pixels[:, :12] = 2
         frame_io.write_image(first.with_name(f"shot.{number:04d}.png"), pixels)
     job, told = replace(job, footage=Source(str(first))), []
     engine.run_job(job, on_warning=told.append)
@@ -485,6 +485,27 @@ def test_bars_that_the_plate_has_not_are_told_once(job, shot, tmp_path, monkeypa
     masks = Masks(garbage=MaskSource(str(tmp_path / "bars.png")))
     engine.run_job(replace(job, masks=masks), on_warning=told.append)
     assert len(told) == 2 and told[0] == told[1] and told[0].startswith("Frame 1 is black") and "Crop" in told[0]
+    frame_io.write_image(tmp_path / "bars.png", np.ascontiguousarray(bars[:, ::-1]))
+    engine.run_job(replace(job, masks=masks), on_warning=told.append)
+    assert len(told) == 3 and told[2].startswith("Frame 1 is black")
+
+
+def test_the_black_before_a_fade_is_no_subject(job, shot, tmp_path, monkeypatch):
+    """Not even where a whole segment is black."""
+    monkeypatch.setattr(engine, "SEGMENT", 2)
+    matte, looked_at = Matter.matte, []
+
+    def watched(self, src, *arguments):
+        looked_at.append(src.max())
+        return matte(self, src, *arguments)
+
+    monkeypatch.setattr(Matter, "matte", watched)
+    first = shot.write_sequence(tmp_path / "in")
+    for number in (1, 2):
+        frame_io.write_image(first.with_name(f"shot.{number:04d}.png"), np.full((64, 96, 3), 3, np.uint8))
+    engine.run_job(replace(job, footage=Source(str(first))), on_warning=pytest.fail)
+    alphas = [frame_io.read_image(path).max() for path in sorted(Path(job.output.folder).glob("alpha/*"))]
+    assert alphas[:2] == [0, 0] and min(alphas[2:]) > 60000 and min(looked_at) > 3
 
 
 def test_a_plate_that_is_a_frame_with_somebody_is_told_and_changes_nothing(job, shot, tmp_path, monkeypatch):
