@@ -203,11 +203,12 @@ def preview_frame(
         results.check_inputs((*footage.files, *plate.files, *masks.files), numbers)
         results.make_folders()
         frame = coming.result()
-    laid = plate.under(frame_number, frame, None)
-    _check_place(laid, matter, on_warning)
-    matte, notes = _matte_frame(matter, laid, masks, frame_number)
-    _check_bars(frame_number, laid, matte, masks, on_warning)
-    results.write(frame_number, frame, matte, notes)
+        laid = plate.under(frame_number, frame, None)
+        matte, notes = _matte_frame(matter, laid, masks, frame_number)
+        writing = readers.submit(results.write, frame_number, frame, matte, notes)
+        _check_place(laid, matter, on_warning)
+        _check_bars(frame_number, laid, matte, masks, on_warning)
+        writing.result()
     return {**results.paths(frame_number), "frame_number": frame_number}
 
 
