@@ -196,6 +196,12 @@ def test_the_right_place(world: NDArray[np.float32], share: float, dark: int) ->
     assert find_wrong_place(src, bgr, None, lambda src, bgr: knows(subject, src)) is None
 
 
+def test_the_right_place_beside_somebody_large_whom_the_network_misses(world: NDArray[np.float32]) -> None:
+    src, _ = with_subject(shoot(world, motion(3, 0)), 0.85)
+    assert find_wrong_place(src, shoot(world, motion(), 5), None, None) is None
+    assert find_wrong_place(src, shoot(scene(5), motion(), 5), None, None)
+
+
 def knows(subject: NDArray[np.bool_], src: Image) -> Plane:
     return np.asarray(cv2.resize(subject.astype(np.float32), src.shape[1::-1]), np.float32)
 

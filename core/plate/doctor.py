@@ -29,6 +29,7 @@ SUBJECT = 0.1  # alpha from which a pixel may be the subject
 # Below these a plate is good: the matte does not change by what an eye would see.
 UNLIKE = 0.3  # correlation of local structure below which two pictures show different places
 CERTAIN = 0.6  # correlation from which on one frame is enough to know the place
+PART, SURELY = 0.025, 0.8  # share of the blocks, and their correlation, that no picture of another place has
 PLAIN = 3.0  # deviation within a block, in codes of 255, up to which it may be noise
 TELLING = 0.03  # share of the blocks that must show something in both pictures, else they may be of one place
 SHIFT = 1.5  # pixels of the look
@@ -315,7 +316,8 @@ def _matte_at(matte: Matte, src: Image) -> Plane:
 
 def likeness(src: Image, bgr: Image, background: Mask) -> float:
     """Correlation of local structure over the background, its most different half left out: what stands in front of
-    the plate unmasked is no evidence of another place. 1 where too little is to be seen."""
+    the plate unmasked is no evidence of another place, and at least UNLIKE where a part surely shows this one. 1 where
+    too little is to be seen."""
     size = (max(1, src.shape[1] // 2), max(1, src.shape[0] // 2))
     weight = (cv2.resize(background.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.9).astype(np.uint8)
     greys = np.dstack([small_grey(image, size) for image in (src, bgr)])
@@ -330,7 +332,8 @@ def likeness(src: Image, bgr: Image, background: Mask) -> float:
     if np.count_nonzero(telling) < TELLING * telling.size:
         return 1.0
     kept = np.sort(correlation[telling])
-    return float(np.median(kept[len(kept) // 2 :]))
+    value = float(np.median(kept[len(kept) // 2 :]))
+    return max(value, UNLIKE) if np.count_nonzero(kept > SURELY) >= PART * telling.size else value
 
 
 def _of_wrong_place(looks: list[_Look]) -> Finding:
