@@ -332,16 +332,15 @@ def diagnose_plate(job: Job) -> dict[str, Any]:
 
 def _lone_matte(
     matter: Matter, cancelled: Cancelled = lambda: False
-) -> Callable[[color.Floats, color.Floats | None], color.Floats] | None:
-    """The network as the plate tools use it: one picture, no memory. None for networks that need a plate."""
-    if not matter.is_recurrent:
-        return None
+) -> Callable[[color.Floats, color.Floats | None], color.Floats]:
+    """The network as the plate tools use it: one picture, no memory; the default one for those that need a plate."""
 
     def matte(src: color.Floats, bgr: color.Floats | None) -> color.Floats:
         if cancelled():
             raise StoppedError
-        matter.reset()
-        return matter.matte(src, bgr).pha
+        able = matter if matter.is_recurrent else _warm_matter(Job(Source(), device=str(matter.device)))
+        able.reset()
+        return able.matte(src, bgr).pha
 
     return matte
 
@@ -477,11 +476,10 @@ def _check_place(laid: LaidPlate, matter: Matter, on_warning: Callable[[str], No
 
 def _check_own_plate(number: int, laid: LaidPlate, matter: Matter, on_warning: Callable[[str], None]) -> None:
     """Warn when someone is in a frame that is its plate; between two frames of a shot."""
-    if matte := _lone_matte(matter):
-        memory = matter.memory()
-        finding = find_subject_of_shot(number, laid.src, matte)
-        matter.remember(memory)
-        _warn(finding, on_warning)
+    memory = matter.memory()
+    finding = find_subject_of_shot(number, laid.src, _lone_matte(matter))
+    matter.remember(memory)
+    _warn(finding, on_warning)
 
 
 def _check_bars(

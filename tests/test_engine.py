@@ -24,6 +24,7 @@ from core.claims import EXPIRY, Claims, process_name
 from core.errors import CheckpointError, FootageError, JobError, OutputError, PlateError
 from core.job import Job, Masks, MaskSource, Output, PlateSource, Source, read_job
 from core.matting import Matter
+from core.models import MattingBase
 from tests.plate_scenes import motion, scene, shoot
 
 ROOT = Path(__file__).parent.parent
@@ -530,6 +531,13 @@ def test_a_plate_that_is_a_frame_with_somebody_is_told_and_changes_nothing(job, 
     engine.run_job(replace(job, output=Output(str(tmp_path / "unseen"))), on_warning=told.append)
     assert len(told) == 1
     assert before == files_of(tmp_path / "other") == files_of(tmp_path / "unseen")
+
+
+def test_beside_a_network_that_needs_a_plate_the_default_one_finds_somebody(shot):
+    """In a plate that is a frame of the shot, and for the doctor: it can do without a plate."""
+    matters = Matter(MattingBase("mobilenetv2").eval(), "cpu"), engine._warm_matter(Job(Source(), device="cpu"))
+    paper, default = (engine._lone_matte(matter)(shot.frame(2), None) for matter in matters)
+    assert paper.shape == (64, 96) and np.array_equal(paper, default)
 
 
 def test_preview_is_one_frame_in_its_own_folder(job, tmp_path):
