@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import cv2
 import numpy as np
@@ -877,6 +878,25 @@ def test_two_engines_share_a_folder(shot, tmp_path):
     numbers = sorted(json.loads(line)["frame_number"] for log in logs for line in log)
     assert numbers == list(range(1, 97)) and len(logs) == 2
     assert not list((tmp_path / "out/claims").iterdir())
+
+
+def test_a_report_is_not_written_over_by_an_engine_that_has_seen_less(job, monkeypatch):
+    """One that finishes while another is at its report: what it delivered then lacked its own frames."""
+    write_whole, others = frame_io.write_whole, []
+
+    def slowly(path, *arguments, **options):
+        if path.name == "report.json" and not others:
+            others.append(Thread(target=engine.run_job, args=(job, (3, 5))))
+            others[0].start()
+            others[0].join(4)
+        return write_whole(path, *arguments, **options)
+
+    monkeypatch.setattr(frame_io, "write_whole", slowly)
+    engine.run_job(job, (1, 2))
+    others[0].join()
+    report = json.loads((Path(job.output.folder) / "report.json").read_text())
+    assert [frame["frame_number"] for frame in report["frames"]] == [1, 2, 3, 4, 5]
+    assert not list(Path(job.output.folder).glob("claims/*"))
 
 
 def test_an_engine_that_waits_says_that_it_lives(shot, tmp_path, monkeypatch):
