@@ -173,6 +173,11 @@ class SequenceFootage:
         with _opened(path) as (_, spec, _):
             self.width, self.height = spec.full_width, spec.full_height
             self.is_float = str(spec.format) in ("half", "float", "double")
+            if spec.get_int_attribute("Orientation", 1) > 1:
+                self.warnings.append(
+                    f"{path.name} is tagged to be turned or mirrored when it is shown. It is read as it is stored, as "
+                    "in Blender: save it turned."
+                )
         self.color_space = ("linear" if self.is_float else "srgb") if color_space == "auto" else color_space
         missing = self.numbers[-1] - self.numbers[0] + 1 - len(self.numbers)
         if missing:

@@ -331,6 +331,16 @@ def test_plate_of_another_size_is_scaled_and_of_another_shape_refused(shot, job,
         engine.run_job(replace(job, plate=PlateSource(str(tmp_path / "tall.png"))))
 
 
+def test_a_plate_that_is_tagged_to_be_turned_is_told(job, tmp_path):
+    """As phones do: everybody but Blender and the engine shows it upright."""
+    image = oiio.ImageBuf(job.plate.path)
+    image.specmod().attribute("Orientation", 6)
+    image.write(str(tmp_path / "plate.jpg"))
+    told = []
+    engine.run_job(replace(job, plate=PlateSource(str(tmp_path / "plate.jpg")), frames=(1, 1)), on_warning=told.append)
+    assert len(told) == 1 and told[0].startswith("plate.jpg is tagged to be turned") and "save it turned" in told[0]
+
+
 def test_a_track_lays_the_plate(shot, job, tmp_path):
     """A plate shot 24 pixels to the side serves where a track says so, and is marked where it does not reach."""
     moved = np.roll(shot.plate, 24, axis=1)
