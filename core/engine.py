@@ -403,7 +403,7 @@ class _Run:
         bars, own = not starts, False  # a frame had some; one was the plate itself
         numbers = [n for n in segment if n <= missing[-1]] if needs_all else missing
         with (
-            ReadAhead(self.footage, before + numbers) as frames,
+            ReadAhead(self.footage, before + numbers, spare=before) as frames,
             WriteBehind() as writer,
             ThreadPoolExecutor(1) as layer,
             # A matte that is forced is waited for

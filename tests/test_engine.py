@@ -409,6 +409,7 @@ def test_an_unreadable_frame_stops_the_job_and_keeps_the_frames_before(shot, tmp
     with pytest.raises(FootageError, match=r"shot\.0004\.png"):
         engine.run_job(job)
     assert len(list((tmp_path / "out/alpha").iterdir())) == 3
+    assert engine.run_job(job, (5, 5))["frames"] == 1  # the frames before a range only fill the memory
     frame_io.write_image(tmp_path / "in/shot.0004.png", shot.frame(3))
     assert engine.run_job(job)["skipped"] == 3
 
