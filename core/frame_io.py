@@ -49,6 +49,7 @@ NEAR = 4  # frames on, at most, that are decoded on the way rather than sought: 
 _CONTAINERS = "mov,mp4,matroska,webm,avi,mxf,mpeg,mpegts,mpegvideo,m4v,h264,hevc,ivf,ogg,asf,dv"
 _UNTIMED = {"mpeg", "mpegvideo"}  # containers whose pictures have no times, or not all
 _WIDE = {"int", "uint", "int64", "uint64"}  # OpenImageIO's names for more than 16 bits
+_LOG = {"KodakLog", "Printing density"}  # what OpenImageIO and DPX call film's encodings
 _HDR_CURVES = {16: "Rec.2100-PQ", 18: "Rec.2100-HLG"}  # transfer characteristics of ITU-T H.273: Blender's names
 
 oiio.attribute("openexr:core", 1)  # OpenEXR's newer reader: a quarter less time where each row is deflated by itself
@@ -178,6 +179,9 @@ class SequenceFootage:
                     f"{path.name} is tagged to be turned or mirrored when it is shown. It is read as it is stored, as "
                     "in Blender: save it turned."
                 )
+            kinds = {spec.get_string_attribute(name) for name in ("oiio:ColorSpace", "dpx:Transfer")}
+            if color_space == "auto" and not kinds.isdisjoint(_LOG):
+                self.warnings.append(f"{path.name} is tagged logarithmic, but read as sRGB. Name its colour space.")
         self.color_space = ("linear" if self.is_float else "srgb") if color_space == "auto" else color_space
         missing = self.numbers[-1] - self.numbers[0] + 1 - len(self.numbers)
         if missing:

@@ -242,6 +242,15 @@ def test_dpx_codes(tmp_path, bits):
     assert np.array_equal(np.round(read * (((1 << bits) - 1) / 65535)), codes)
 
 
+@pytest.mark.parametrize(
+    ("transfer", "warned"), [("Logarithmic", True), ("Printing density", True), ("ITU-R 709-4", False), ("", False)]
+)
+def test_log_dpx_without_a_named_space_is_warned_of(tmp_path, transfer, warned):
+    path = write_still(tmp_path / "a.dpx", np.zeros((4, 6, 3), np.uint16), "uint16", dpx__Transfer=transfer)
+    assert any("tagged logarithmic" in words for words in frame_io.open_footage(path).warnings) == warned
+    assert not frame_io.open_footage(path, "srgb").warnings
+
+
 def test_jpeg(tmp_path):
     read = frame_io.read_image(write_still(tmp_path / "a.jpg", bars(0), "uint8", Compression="jpeg:99"))
     assert np.abs(centres(read) - COLORS).max() <= 3
