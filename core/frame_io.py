@@ -50,6 +50,7 @@ _CONTAINERS = "mov,mp4,matroska,webm,avi,mxf,mpeg,mpegts,mpegvideo,m4v,h264,hevc
 _UNTIMED = {"mpeg", "mpegvideo"}  # containers whose pictures have no times, or not all
 _WIDE = {"int", "uint", "int64", "uint64"}  # OpenImageIO's names for more than 16 bits
 _LOG = {"KodakLog", "Printing density"}  # what OpenImageIO and DPX call film's encodings
+_REC709 = 0.64, 0.33, 0.3, 0.6, 0.15, 0.06, 0.3127, 0.329  # x and y of red, green, blue and white
 _HDR_CURVES = {16: "Rec.2100-PQ", 18: "Rec.2100-HLG"}  # transfer characteristics of ITU-T H.273: Blender's names
 
 oiio.attribute("openexr:core", 1)  # OpenEXR's newer reader: a quarter less time where each row is deflated by itself
@@ -179,9 +180,8 @@ class SequenceFootage:
                     f"{path.name} is tagged to be turned or mirrored when it is shown. It is read as it is stored, as "
                     "in Blender: save it turned."
                 )
-            kinds = {spec.get_string_attribute(name) for name in ("oiio:ColorSpace", "dpx:Transfer")}
-            if color_space == "auto" and not kinds.isdisjoint(_LOG):
-                self.warnings.append(f"{path.name} is tagged logarithmic, but read as sRGB. Name its colour space.")
+            if color_space == "auto" and (tag := _color_tag(spec)):
+                self.warnings.append(f"{path.name} is tagged {tag}. Name its colour space.")
         self.color_space = ("linear" if self.is_float else "srgb") if color_space == "auto" else color_space
         missing = self.numbers[-1] - self.numbers[0] + 1 - len(self.numbers)
         if missing:
@@ -585,6 +585,16 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any, tuple[int, int, int]]]:
     finally:
         if image is not None:
             image.close()
+
+
+def _color_tag(spec: Any) -> str:
+    """What an image's header says of its colours and nobody follows unless their space is named; "" for nothing."""
+    if not _LOG.isdisjoint(spec.get_string_attribute(name) for name in ("oiio:ColorSpace", "dpx:Transfer")):
+        return "logarithmic, but read as sRGB"
+    primaries = spec.getattribute("chromaticities") or _REC709
+    if np.abs(np.subtract(primaries, _REC709)).max() > 0.01:
+        return "with other primaries than Rec.709's, but read as if it had these"
+    return ""
 
 
 def _is_unicode(path: Path) -> bool:
