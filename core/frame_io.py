@@ -591,7 +591,7 @@ def _color_tag(spec: Any) -> str:
     """What an image's header says of its colours and nobody follows unless their space is named; "" for nothing."""
     if not _LOG.isdisjoint(spec.get_string_attribute(name) for name in ("oiio:ColorSpace", "dpx:Transfer")):
         return "logarithmic, but read as sRGB"
-    primaries = spec.getattribute("chromaticities") or _REC709
+    primaries = spec.getattribute("chromaticities", oiio.TypeDesc("float[8]")) or _REC709
     if np.abs(np.subtract(primaries, _REC709)).max() > 0.01:
         return "with other primaries than Rec.709's, but read as if it had these"
     return ""
