@@ -12,11 +12,13 @@ import contextlib
 import hashlib
 import os
 import platform
+import random
 import re
 import sys
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import OutputError
@@ -59,6 +61,20 @@ class Claims:
         self._released = threading.Event()
         threading.Thread(target=self._beat, args=(path, self._released), daemon=True).start()
         return True
+
+    @contextlib.contextmanager
+    def held(self, number: int) -> Iterator[None]:
+        """Within, this one number is claimed; waits while another living engine holds it.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        while not self.take(number, number):
+            time.sleep(random.uniform(0.05, 0.2))
+        try:
+            yield
+        finally:
+            self.release()
 
     def release(self) -> None:
         """Give up the claim that is held, if any."""

@@ -41,6 +41,7 @@ VERSION = 1  # raise when the same frames give another file
 ABANDONED = 3600.0  # seconds after which a part that nobody writes to is taken for a killed engine's
 SEQUENCE_FPS = 24.0  # of image sequences, which do not say
 NTSC_ROUNDING = 0.005  # frames/s by which a rate of 1000/1001 is off as people write it: 23.98
+H264_SIDE = 16384  # pixels; the encoder takes no larger pictures
 GREY = np.float32(0.18)  # linear, behind the preview
 
 _MOVIES = {
@@ -327,6 +328,10 @@ def _write_movie(path: Path, kind: str, finished: Finished, rate: Fraction, step
             "Matte each shot into a folder of its own",
         )
     height, width = finished.size
+    if kind == "preview" and max(height, width) > H264_SIDE:
+        raise JobError(
+            f"frames of up to {H264_SIDE} pixels a side for H.264", f"{width} x {height}", "Deliver prores or webm"
+        )
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate=rate, options=options)
         even = 2 if kind == "preview" else 1  # H.264 has no odd sizes

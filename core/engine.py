@@ -47,6 +47,7 @@ from .plate.doctor import (
     find_hidden_place,
     find_subject_of_shot,
     find_wrong_place,
+    is_blank,
     is_same_picture,
 )
 from .plate.from_clip import Relight
@@ -202,12 +203,12 @@ def preview_frame(
         results.check_inputs((*footage.files, *plate.files, *masks.files), numbers)
         results.make_folders()
         frame = coming.result()
-    laid = plate.under(frame_number, frame, None)
-    _check_place(laid, matter, on_warning)
-    if laid.bgr is not None and not masks:
-        _warn(find_black(frame_number, laid.src, laid.bgr, laid.valid), on_warning)
-    matte, notes = _matte_frame(matter, laid, masks, frame_number)
-    results.write(frame_number, frame, matte, notes)
+        laid = plate.under(frame_number, frame, None)
+        matte, notes = _matte_frame(matter, laid, masks, frame_number)
+        writing = readers.submit(results.write, frame_number, frame, matte, notes)
+        _check_place(laid, matter, on_warning)
+        _check_bars(frame_number, laid, matte, masks, on_warning)
+        writing.result()
     return {**results.paths(frame_number), "frame_number": frame_number}
 
 
@@ -331,16 +332,15 @@ def diagnose_plate(job: Job) -> dict[str, Any]:
 
 def _lone_matte(
     matter: Matter, cancelled: Cancelled = lambda: False
-) -> Callable[[color.Floats, color.Floats | None], color.Floats] | None:
-    """The network as the plate tools use it: one picture, no memory. None for networks that need a plate."""
-    if not matter.is_recurrent:
-        return None
+) -> Callable[[color.Floats, color.Floats | None], color.Floats]:
+    """The network as the plate tools use it: one picture, no memory; the default one for those that need a plate."""
 
     def matte(src: color.Floats, bgr: color.Floats | None) -> color.Floats:
         if cancelled():
             raise StoppedError
-        matter.reset()
-        return matter.matte(src, bgr).pha
+        able = matter if matter.is_recurrent else _warm_matter(Job(Source(), device=str(matter.device)))
+        able.reset()
+        return able.matte(src, bgr).pha
 
     return matte
 
@@ -400,10 +400,10 @@ class _Run:
         needs_all = self.matter.is_recurrent or self.plate.settles
         wanted = set(missing)
         lies = False  # the plate did under the frame before
-        black, own = not starts or bool(self.masks), False  # a frame was, unmasked; one was the plate itself
+        bars, own = not starts, False  # a frame had some; one was the plate itself
         numbers = [n for n in segment if n <= missing[-1]] if needs_all else missing
         with (
-            ReadAhead(self.footage, before + numbers) as frames,
+            ReadAhead(self.footage, before + numbers, spare=before) as frames,
             WriteBehind() as writer,
             ThreadPoolExecutor(1) as layer,
             # A matte that is forced is waited for
@@ -415,12 +415,9 @@ class _Run:
                 if starts:
                     _check_place(laid, self.matter, self.listener.on_warning)
                     starts = False
-                if laid.bgr is not None and number in wanted:
-                    if not black:
-                        black = _warn(find_black(number, laid.src, laid.bgr, laid.valid), self.listener.on_warning)
-                    if not own and is_same_picture(laid.src, laid.bgr):
-                        own = True
-                        _check_own_plate(number, laid, self.matter, self.listener.on_warning)
+                if laid.bgr is not None and number in wanted and not own and is_same_picture(laid.src, laid.bgr):
+                    own = True
+                    _check_own_plate(number, laid, self.matter, self.listener.on_warning)
                 astray = laid.notes.get("plate_residual", 0.0) > ASTRAY
                 if lies and astray and number in wanted:
                     _check_cut(number, laid, self.plate.subject, self.listener.on_warning)
@@ -435,6 +432,7 @@ class _Run:
                     self.results.save_memory(number, self.matter.memory())
                 if number in wanted:
                     notes["seconds"] = round(time.perf_counter() - start, 4)
+                    bars = bars or _check_bars(number, laid, matte, self.masks, self.listener.on_warning)
                     writer.submit(partial(self.results.write, number, frame, matte, notes))
                     self.rate.note_done(number)
 
@@ -478,11 +476,20 @@ def _check_place(laid: LaidPlate, matter: Matter, on_warning: Callable[[str], No
 
 def _check_own_plate(number: int, laid: LaidPlate, matter: Matter, on_warning: Callable[[str], None]) -> None:
     """Warn when someone is in a frame that is its plate; between two frames of a shot."""
-    if matte := _lone_matte(matter):
-        memory = matter.memory()
-        finding = find_subject_of_shot(number, laid.src, matte)
-        matter.remember(memory)
-        _warn(finding, on_warning)
+    memory = matter.memory()
+    finding = find_subject_of_shot(number, laid.src, _lone_matte(matter))
+    matter.remember(memory)
+    _warn(finding, on_warning)
+
+
+def _check_bars(
+    number: int, laid: LaidPlate, matte: Matte, masks: MaskReader, on_warning: Callable[[str], None]
+) -> bool:
+    """Warn of bars that the plate has not, but for what masks leave out; whether there are any."""
+    if laid.bgr is None:
+        return False
+    known = matte.pha > SUBJECT if masks else laid.valid
+    return _warn(find_black(number, laid.src, laid.bgr, known), on_warning)
 
 
 def _warn(finding: Finding | None, on_warning: Callable[[str], None]) -> bool:
@@ -500,7 +507,12 @@ def _check_cut(number: int, laid: LaidPlate, subject: Matte | None, on_warning: 
 
 
 def _matte_frame(matter: Matter, laid: LaidPlate, masks: MaskReader, number: int) -> tuple[Matte, dict[str, Any]]:
-    matte, forced = masks.force(number, laid.src, matter.matte(laid.src, laid.bgr, laid.valid))
+    if laid.bgr is not None and is_blank(laid.src, laid.bgr):  # all of it would be taken for the subject
+        nothing = np.zeros(laid.src.shape[:2], np.float32)
+        matte = Matte(nothing, np.zeros(laid.src.shape, np.float32), nothing)
+    else:
+        matte = matter.matte(laid.src, laid.bgr, laid.valid)
+    matte, forced = masks.force(number, laid.src, matte)
     return matte, laid.notes | forced
 
 

@@ -48,6 +48,9 @@ NEAR = 4  # frames on, at most, that are decoded on the way rather than sought: 
 # Containers that hold their own pictures: no playlists (HLS, DASH, concat), which name other files and addresses
 _CONTAINERS = "mov,mp4,matroska,webm,avi,mxf,mpeg,mpegts,mpegvideo,m4v,h264,hevc,ivf,ogg,asf,dv"
 _UNTIMED = {"mpeg", "mpegvideo"}  # containers whose pictures have no times, or not all
+_WIDE = {"int", "uint", "int64", "uint64"}  # OpenImageIO's names for more than 16 bits
+_LOG = {"KodakLog", "Printing density"}  # what OpenImageIO and DPX call film's encodings
+_REC709 = 0.64, 0.33, 0.3, 0.6, 0.15, 0.06, 0.3127, 0.329  # x and y of red, green, blue and white
 _HDR_CURVES = {16: "Rec.2100-PQ", 18: "Rec.2100-HLG"}  # transfer characteristics of ITU-T H.273: Blender's names
 
 oiio.attribute("openexr:core", 1)  # OpenEXR's newer reader: a quarter less time where each row is deflated by itself
@@ -172,6 +175,13 @@ class SequenceFootage:
         with _opened(path) as (_, spec, _):
             self.width, self.height = spec.full_width, spec.full_height
             self.is_float = str(spec.format) in ("half", "float", "double")
+            if spec.get_int_attribute("Orientation", 1) > 1:
+                self.warnings.append(
+                    f"{path.name} is tagged to be turned or mirrored when it is shown. It is read as it is stored, as "
+                    "in Blender: save it turned."
+                )
+            if color_space == "auto" and (tag := _color_tag(spec)):
+                self.warnings.append(f"{path.name} is tagged {tag}. Name its colour space.")
         self.color_space = ("linear" if self.is_float else "srgb") if color_space == "auto" else color_space
         missing = self.numbers[-1] - self.numbers[0] + 1 - len(self.numbers)
         if missing:
@@ -564,12 +574,27 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any, tuple[int, int, int]]]:
             raise FootageError("a flat image", f"{path}, a deep one", "Flatten it")
         if spec.depth > 1:  # as DDS may be, whatever its name
             raise FootageError("a flat image", f"{path}, a volume of {spec.depth} slices", "Export one as a picture")
-        yield image, spec, _find_rgb(spec.channelnames) or _fallback_rgb(spec.channelnames)
+        channels = _find_rgb(spec.channelnames) or _fallback_rgb(spec.channelnames)
+        if _WIDE.intersection(str(spec.channelformat(c)) for c in channels):
+            raise FootageError(
+                "whole numbers up to 16 bits, or floats", f"{path} of wider ones, as identifiers are", "Export as half"
+            )
+        yield image, spec, channels
     except UnicodeDecodeError:  # names and messages made of a damaged file's bytes
         raise FootageError("a readable image", f"{path}, whose header is damaged", "Render or copy it again") from None
     finally:
         if image is not None:
             image.close()
+
+
+def _color_tag(spec: Any) -> str:
+    """What an image's header says of its colours and nobody follows unless their space is named; "" for nothing."""
+    if not _LOG.isdisjoint(spec.get_string_attribute(name) for name in ("oiio:ColorSpace", "dpx:Transfer")):
+        return "logarithmic, but read as sRGB"
+    primaries = spec.getattribute("chromaticities", oiio.TypeDesc("float[8]")) or _REC709
+    if np.abs(np.subtract(primaries, _REC709)).max() > 0.01:
+        return "with other primaries than Rec.709's, but read as if it had these"
+    return ""
 
 
 def _is_unicode(path: Path) -> bool:

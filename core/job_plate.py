@@ -70,6 +70,9 @@ class JobPlate:
 
     def _open(self, job: Job, footage: Footage, on_warning: Callable[[str], None]) -> color.Pixels | FootageReader:
         source = frame_io.open_plate(job.plate.path, job.plate.color_space, job.plate.moving)
+        if job.plate.moving or not source.fps:  # else of a movie's later frames, which are not used
+            for message in source.warnings:
+                on_warning(message)
         self.files = source.files
         self.identity = "".join(dict.fromkeys(source.identity(number) for number in source.numbers))
         self._motion = None if job.plate.moving else plate_files.read_motion(Path(job.plate.path))

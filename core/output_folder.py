@@ -26,6 +26,7 @@ from torch import Tensor
 
 from . import color, delivery, frame_io
 from .checkpoints import locate_model
+from .claims import Claims
 from .errors import CheckpointError, JobError, MattingError, OutputError
 from .frame_io import Footage, Frame
 from .job import Job, job_text, read_job
@@ -33,9 +34,10 @@ from .job_plate import JobPlate
 from .masks import MaskReader
 from .matting import Matte
 
-VERSION = 19  # raise when the same job gives other pixels: finished frames are then redone
+VERSION = 20  # raise when the same job gives other pixels: finished frames are then redone
 PREROLL = 12  # frames run before a segment to settle the plate, and the memory where none is stored
 RIM = 8  # pixels around the subject where the foreground goes on: who scales it down looks beyond the edge
+REPORT = -1  # what is claimed to write the report: no frame's number
 RECORD = {"frame_number": int, "key": str, "files": dict, "written": float}  # what a frame's record must hold
 
 
@@ -300,24 +302,24 @@ class OutputFolder:
 
         Warn of frames that were made otherwise than today's settings say: they would be taken for this run's.
         """
-        records = self._read_records()
-        ours = set(self._footage.numbers)
-        older = [  # or of frames that the footage no longer has
-            n
-            for n in sorted(records)
-            if (n not in ours or records[n]["key"] != self.key(n)) and self._is_whole(records[n]["files"])
-        ]
+        report, ours = self.folder / "report.json", set(self._footage.numbers)
+        with Claims(self.folder / "claims").held(REPORT):  # else an engine that has seen less might write over it
+            records = self._read_records()
+            older = [  # or of frames that the footage no longer has
+                n
+                for n in sorted(records)
+                if (n not in ours or records[n]["key"] != self.key(n)) and self._is_whole(records[n]["files"])
+            ]
+            content = {
+                "foreground_color_space": self.color_space,
+                "fps": self._footage.fps,
+                "of_older_settings": older,
+                "frames": [records[n] for n in sorted(records)],
+            }
+            text = json.dumps(content, indent=1)
+            frame_io.write_whole(report, lambda part: part.write_text(text, encoding="utf-8"), sync=False)
         if older:
             on_warning(delivery.older_words(older))
-        report = self.folder / "report.json"
-        content = {
-            "foreground_color_space": self.color_space,
-            "fps": self._footage.fps,
-            "of_older_settings": older,
-            "frames": [records[n] for n in sorted(records)],
-        }
-        text = json.dumps(content, indent=1)
-        frame_io.write_whole(report, lambda part: part.write_text(text, encoding="utf-8"), sync=False)
         return {
             "folder": str(self.folder),
             "first": numbers[0],

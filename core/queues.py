@@ -6,9 +6,10 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from .errors import FootageError
 from .frame_io import Footage, Frame
 
 READ_AHEAD = 4  # frames decoded before the network asks
@@ -17,22 +18,32 @@ WRITE_BEHIND = WRITERS + 4  # mattes being encoded or waiting for it
 
 
 class ReadAhead:
-    """Decodes on a thread of its own, at most READ_AHEAD frames before they are asked for."""
+    """Decodes on a thread of its own, at most READ_AHEAD frames before they are asked for.
 
-    def __init__(self, footage: Footage, numbers: list[int]) -> None:
+    Args:
+        numbers: of the frames, ascending.
+        spare: those of them that are left out where they cannot be read.
+    """
+
+    def __init__(self, footage: Footage, numbers: list[int], spare: Collection[int] = ()) -> None:
         self._queue: queue.Queue[tuple[int, Frame] | Exception | None] = queue.Queue(READ_AHEAD)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._read, args=(footage, numbers), daemon=True)
+        self._thread = threading.Thread(target=self._read, args=(footage, numbers, spare), daemon=True)
 
-    def _read(self, footage: Footage, numbers: list[int]) -> None:
+    def _read(self, footage: Footage, numbers: list[int], spare: Collection[int]) -> None:
+        left = numbers
         try:
             for item in footage.frames(numbers):
                 self._put(item)
                 if self._stop.is_set():
                     return
+                left = left[1:]
             self._put(None)
         except Exception as error:
-            self._put(error)
+            if isinstance(error, FootageError) and left and left[0] in spare:
+                self._read(footage, left[1:], spare)
+            else:
+                self._put(error)
 
     def _put(self, item: tuple[int, Frame] | Exception | None) -> None:
         while not self._stop.is_set():

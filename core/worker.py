@@ -56,7 +56,8 @@ class Worker:
         self._answers = answers
         self._lock = threading.Lock()
         self._queue: queue.Queue[tuple[str, Message] | None] = queue.Queue()
-        self._cancelled: set[str] = set()
+        self._known: set[str] = set()  # ids of commands that run or wait
+        self._cancelled: set[str] = set()  # of these
         self._closing = threading.Event()
 
     def run(self) -> None:
@@ -92,9 +93,10 @@ class Worker:
                 self._send(protocol.Done("finished"), id)
                 return
             if isinstance(message, protocol.Cancel):
-                self._cancelled.add(message.target)
+                self._cancelled.update(self._known & {message.target})
                 self._send(protocol.Done("finished"), id)
             else:
+                self._known.add(id)
                 self._queue.put((id, message))
 
     def _run_commands(self) -> None:
@@ -113,6 +115,7 @@ class Worker:
                 text = f"The engine failed: {type(error).__name__}: {error}. Its log says more; please report it."
                 self._send(protocol.Error(text, "InternalError"), id)
                 outcome = "failed"
+            self._known.discard(id)
             self._cancelled.discard(id)
             self._send(protocol.Done(outcome), id)
             if isinstance(message, protocol.Hello) and self._queue.empty():

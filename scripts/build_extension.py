@@ -18,6 +18,9 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from core.errors import ending_in_words  # noqa: E402
+
 CLI = Path("scripts/addons_core/bl_pkg/cli/blender_ext.py")  # below Blender's resources
 PACKAGES = ("bgm_blender_addon", "core")
 INIT = '''# SPDX-License-Identifier: GPL-3.0-or-later
@@ -105,4 +108,5 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main(parse_args())
+    with ending_in_words():
+        main(parse_args())

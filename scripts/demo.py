@@ -20,6 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from core.errors import ending_in_words  # noqa: E402
 from scripts import build_extension, environments  # noqa: E402
 from scripts.environments import ROOT  # noqa: E402
 
@@ -141,4 +142,5 @@ def parse_range(text: str) -> list[int]:
 
 
 if __name__ == "__main__":
-    main(parse_args())
+    with ending_in_words():
+        main(parse_args())

@@ -164,6 +164,12 @@ def test_a_movie_does_not_bridge_millions_of_frames(finished):
     assert delivery.deliver(finished, ["rgba"])
 
 
+def test_a_preview_that_is_too_wide_for_its_codec_is_told(finished):
+    vars(finished)["size"] = 8, 16386
+    with pytest.raises(JobError, match="16384 pixels a side for H.264; got 16386 x 8. Deliver prores"):
+        delivery.deliver(finished, ["preview"])
+
+
 @pytest.mark.parametrize("kind", ["preview", "prores", "rgba"])
 def test_frames_of_two_sizes_are_not_mixed(tmp_path, kind):
     """A movie was cut to the first, or read beyond the end of smaller ones."""

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The demo's words; that it works, its users see."""
+"""The demo's words, and the builder's; that they work, their users see."""
 
+import subprocess
 import sys
 
 import pytest
 
-from scripts import demo
+from scripts import build_extension, demo
 
 
 def test_footage_that_cannot_be_read_is_told_by_the_engine(shot, tmp_path, capfd):
@@ -21,3 +22,16 @@ def test_frames_that_are_no_range_are_refused(capsys, frames):
     with pytest.raises(SystemExit):
         demo.parse_args(["--frames", frames])
     assert f"such as 1-24; got '{frames}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script, options", [("demo", []), ("build_extension", ["--blender", "{blender}"])])
+def test_a_folder_that_cannot_be_written_is_told_in_words(tmp_path, script, options):
+    builder = tmp_path / "lib/python3.13/site-packages/bpy/5.2" / build_extension.CLI
+    builder.parent.mkdir(parents=True)
+    builder.touch()
+    (tmp_path / "file").touch()
+    options = [option.format(blender=tmp_path) for option in options]
+    command = [sys.executable, f"scripts/{script}.py", "--output", str(tmp_path / "file/out"), *options]
+    done = subprocess.run(command, cwd=build_extension.ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("error: Expected files that can be read and written; got ")
+    assert done.stderr.count("\n") == 1

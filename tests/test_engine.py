@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import cv2
 import numpy as np
@@ -24,6 +25,7 @@ from core.claims import EXPIRY, Claims, process_name
 from core.errors import CheckpointError, FootageError, JobError, OutputError, PlateError
 from core.job import Job, Masks, MaskSource, Output, PlateSource, Source, read_job
 from core.matting import Matter
+from core.models import MattingBase
 from tests.plate_scenes import motion, scene, shoot
 
 ROOT = Path(__file__).parent.parent
@@ -329,6 +331,16 @@ def test_plate_of_another_size_is_scaled_and_of_another_shape_refused(shot, job,
         engine.run_job(replace(job, plate=PlateSource(str(tmp_path / "tall.png"))))
 
 
+def test_a_plate_that_is_tagged_to_be_turned_is_told(job, tmp_path):
+    """As phones do: everybody but Blender and the engine shows it upright."""
+    image = oiio.ImageBuf(job.plate.path)
+    image.specmod().attribute("Orientation", 6)
+    image.write(str(tmp_path / "plate.jpg"))
+    told = []
+    engine.run_job(replace(job, plate=PlateSource(str(tmp_path / "plate.jpg")), frames=(1, 1)), on_warning=told.append)
+    assert len(told) == 1 and told[0].startswith("plate.jpg is tagged to be turned") and "save it turned" in told[0]
+
+
 def test_a_track_lays_the_plate(shot, job, tmp_path):
     """A plate shot 24 pixels to the side serves where a track says so, and is marked where it does not reach."""
     moved = np.roll(shot.plate, 24, axis=1)
@@ -397,6 +409,7 @@ def test_an_unreadable_frame_stops_the_job_and_keeps_the_frames_before(shot, tmp
     with pytest.raises(FootageError, match=r"shot\.0004\.png"):
         engine.run_job(job)
     assert len(list((tmp_path / "out/alpha").iterdir())) == 3
+    assert engine.run_job(job, (5, 5))["frames"] == 1  # the frames before a range only fill the memory
     frame_io.write_image(tmp_path / "in/shot.0004.png", shot.frame(3))
     assert engine.run_job(job)["skipped"] == 3
 
@@ -470,12 +483,12 @@ def test_a_cut_to_another_place_is_told_where_it_is(job, shot, tmp_path):
 
 
 def test_bars_that_the_plate_has_not_are_told_once(job, shot, tmp_path, monkeypatch):
-    """By a run and by a preview; not where the artist has masks."""
+    """By a run and by a preview; not where the artist's masks cover them."""
     monkeypatch.setattr(engine, "SEGMENT", 2)
     first = shot.write_sequence(tmp_path / "in")
     for number in range(1, 6):
         pixels = shot.frame(number)
-        pixels[:, :6] = 2
+        pixels[:, :12] = 2
         frame_io.write_image(first.with_name(f"shot.{number:04d}.png"), pixels)
     job, told = replace(job, footage=Source(str(first))), []
     engine.run_job(job, on_warning=told.append)
@@ -485,6 +498,27 @@ def test_bars_that_the_plate_has_not_are_told_once(job, shot, tmp_path, monkeypa
     masks = Masks(garbage=MaskSource(str(tmp_path / "bars.png")))
     engine.run_job(replace(job, masks=masks), on_warning=told.append)
     assert len(told) == 2 and told[0] == told[1] and told[0].startswith("Frame 1 is black") and "Crop" in told[0]
+    frame_io.write_image(tmp_path / "bars.png", np.ascontiguousarray(bars[:, ::-1]))
+    engine.run_job(replace(job, masks=masks), on_warning=told.append)
+    assert len(told) == 3 and told[2].startswith("Frame 1 is black")
+
+
+def test_the_black_before_a_fade_is_no_subject(job, shot, tmp_path, monkeypatch):
+    """Not even where a whole segment is black."""
+    monkeypatch.setattr(engine, "SEGMENT", 2)
+    matte, looked_at = Matter.matte, []
+
+    def watched(self, src, *arguments):
+        looked_at.append(src.max())
+        return matte(self, src, *arguments)
+
+    monkeypatch.setattr(Matter, "matte", watched)
+    first = shot.write_sequence(tmp_path / "in")
+    for number in (1, 2):
+        frame_io.write_image(first.with_name(f"shot.{number:04d}.png"), np.full((64, 96, 3), 3, np.uint8))
+    engine.run_job(replace(job, footage=Source(str(first))), on_warning=pytest.fail)
+    alphas = [frame_io.read_image(path).max() for path in sorted(Path(job.output.folder).glob("alpha/*"))]
+    assert alphas[:2] == [0, 0] and min(alphas[2:]) > 60000 and min(looked_at) > 3
 
 
 def test_a_plate_that_is_a_frame_with_somebody_is_told_and_changes_nothing(job, shot, tmp_path, monkeypatch):
@@ -509,6 +543,13 @@ def test_a_plate_that_is_a_frame_with_somebody_is_told_and_changes_nothing(job, 
     engine.run_job(replace(job, output=Output(str(tmp_path / "unseen"))), on_warning=told.append)
     assert len(told) == 1
     assert before == files_of(tmp_path / "other") == files_of(tmp_path / "unseen")
+
+
+def test_beside_a_network_that_needs_a_plate_the_default_one_finds_somebody(shot):
+    """In a plate that is a frame of the shot, and for the doctor: it can do without a plate."""
+    matters = Matter(MattingBase("mobilenetv2").eval(), "cpu"), engine._warm_matter(Job(Source(), device="cpu"))
+    paper, default = (engine._lone_matte(matter)(shot.frame(2), None) for matter in matters)
+    assert paper.shape == (64, 96) and np.array_equal(paper, default)
 
 
 def test_preview_is_one_frame_in_its_own_folder(job, tmp_path):
@@ -848,6 +889,25 @@ def test_two_engines_share_a_folder(shot, tmp_path):
     numbers = sorted(json.loads(line)["frame_number"] for log in logs for line in log)
     assert numbers == list(range(1, 97)) and len(logs) == 2
     assert not list((tmp_path / "out/claims").iterdir())
+
+
+def test_a_report_is_not_written_over_by_an_engine_that_has_seen_less(job, monkeypatch):
+    """One that finishes while another is at its report: what it delivered then lacked its own frames."""
+    write_whole, others = frame_io.write_whole, []
+
+    def slowly(path, *arguments, **options):
+        if path.name == "report.json" and not others:
+            others.append(Thread(target=engine.run_job, args=(job, (3, 5))))
+            others[0].start()
+            others[0].join(4)
+        return write_whole(path, *arguments, **options)
+
+    monkeypatch.setattr(frame_io, "write_whole", slowly)
+    engine.run_job(job, (1, 2))
+    others[0].join()
+    report = json.loads((Path(job.output.folder) / "report.json").read_text())
+    assert [frame["frame_number"] for frame in report["frames"]] == [1, 2, 3, 4, 5]
+    assert not list(Path(job.output.folder).glob("claims/*"))
 
 
 def test_an_engine_that_waits_says_that_it_lives(shot, tmp_path, monkeypatch):

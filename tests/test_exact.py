@@ -242,6 +242,25 @@ def test_dpx_codes(tmp_path, bits):
     assert np.array_equal(np.round(read * (((1 << bits) - 1) / 65535)), codes)
 
 
+@pytest.mark.parametrize(
+    ("transfer", "warned"), [("Logarithmic", True), ("Printing density", True), ("ITU-R 709-4", False), ("", False)]
+)
+def test_log_dpx_without_a_named_space_is_warned_of(tmp_path, transfer, warned):
+    path = write_still(tmp_path / "a.dpx", np.zeros((4, 6, 3), np.uint16), "uint16", dpx__Transfer=transfer)
+    assert any("tagged logarithmic" in words for words in frame_io.open_footage(path).warnings) == warned
+    assert not frame_io.open_footage(path, "srgb").warnings
+
+
+def test_exr_of_other_primaries_without_a_named_space_is_warned_of(tmp_path):
+    aces = (0.713, 0.293, 0.165, 0.83, 0.128, 0.044, 0.32168, 0.33767)
+    for name, primaries in (("aces.exr", aces), ("rec709.exr", frame_io._REC709), ("none.exr", None)):
+        header = {"chromaticities": primaries} if primaries else {}
+        OpenEXR.File(header, {"RGB": np.zeros((4, 6, 3), np.float16)}).write(str(tmp_path / name))
+        warnings = frame_io.open_footage(tmp_path / name).warnings
+        assert any("tagged with other primaries" in words for words in warnings) == (name == "aces.exr")
+        assert not frame_io.open_footage(tmp_path / name, "linear").warnings
+
+
 def test_jpeg(tmp_path):
     read = frame_io.read_image(write_still(tmp_path / "a.jpg", bars(0), "uint8", Compression="jpeg:99"))
     assert np.abs(centres(read) - COLORS).max() <= 3

@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+import OpenEXR
 import OpenImageIO as oiio
 import pytest
 
@@ -433,6 +434,14 @@ def test_exr_with_a_smaller_data_window_fills_its_display_window(tmp_path):
     output.close()
     pixels = frame_io.read_image(tmp_path / "a.exr")
     assert pixels.shape == (3, 4, 3) and pixels.sum() == 6 and pixels[1, 1:3].min() == 1
+
+
+def test_whole_numbers_of_32_bits_are_refused(tmp_path):
+    """As 16-bit colour, which they were read as, an object's number is black."""
+    codes = np.arange(6, dtype=np.uint32).reshape(2, 3)
+    OpenEXR.File({}, dict.fromkeys("RGB", codes)).write(str(tmp_path / "a.exr"))
+    with pytest.raises(FootageError, match="up to 16 bits, or floats; got .*a.exr of wider ones"):
+        frame_io.open_footage(tmp_path / "a.exr")
 
 
 def test_a_volume_is_refused(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from core.errors import FootageError
-from core.plate.doctor import Diagnosis, diagnose, find_black, find_wrong_place, is_same_picture
+from core.plate.doctor import Diagnosis, diagnose, find_black, find_wrong_place, is_blank, is_same_picture
 from core.plate.frames import Image, Plane
 from core.plate.photometric import PhotometricFit
 from tests.plate_scenes import H, W, motion, relit, scene, shoot, with_subject
@@ -149,10 +149,10 @@ def test_frames_that_show_nothing_of_the_plate(world: NDArray[np.float32]) -> No
     assert "The frames 103, 104, 105, 106, 107 show nothing" in finding.message
 
 
-def test_bars_and_the_black_of_a_fade(world: NDArray[np.float32]) -> None:
+def test_bars_are_told_once(world: NDArray[np.float32]) -> None:
     plate = shoot(world, motion(), 0)
     noise = np.random.default_rng(2).integers(0, 4, plate.shape, np.uint8)
-    for where, share in ((np.s_[:30], 1 / 9), (np.s_[:, -48:], 0.1), (np.s_[:], 1.0)):
+    for where, share in ((np.s_[:30], 1 / 9), (np.s_[:, -48:], 0.1)):
         src = shoot(world, motion(), 1)
         src[where] = noise[where]
         finding = find_black(7, src, plate)
@@ -161,7 +161,23 @@ def test_bars_and_the_black_of_a_fade(world: NDArray[np.float32]) -> None:
     coat = shoot(world, motion(), 1)
     coat[100:, 40:440] = noise[100:, 40:440]
     assert find_black(7, coat, plate) is None
-    assert "black" in kinds(diagnose([(7, src), *takes(world)], plate, matte=find_actor))
+    barred = takes(world)
+    for _, frame in barred:
+        frame[:30] = noise[:30]
+    assert [finding.kind for finding in diagnose(barred, plate, matte=find_actor).findings] == ["black"]
+
+
+def test_a_blank_frame_is_no_bar(world: NDArray[np.float32]) -> None:
+    """The end of a fade, to black or to white, but for a lamp; not a coat, nor what its plate shows, too."""
+    plate = shoot(world, motion(), 0)
+    noise = np.random.default_rng(2).integers(0, 4, plate.shape, np.uint8)
+    for src in (noise, 255 - noise):
+        src[:20, :20] = 128
+        assert is_blank(src, plate) and not is_blank(src, src) and find_black(7, src, plate) is None
+        coat = shoot(world, motion(), 1)
+        coat[100:, 40:440] = src[100:, 40:440]
+        assert not is_blank(coat, plate)
+    assert "black" not in kinds(diagnose([(7, noise), *takes(world)], plate, matte=find_actor))
 
 
 def test_a_frame_is_its_plate_only_where_it_is_the_same_take(world: NDArray[np.float32]) -> None:
@@ -178,6 +194,12 @@ def test_the_right_place(world: NDArray[np.float32], share: float, dark: int) ->
     src, subject = with_subject(shoot(world, motion(3, 0)), share)
     bgr = shoot(world, motion(), 5) // np.uint8(dark)
     assert find_wrong_place(src, bgr, None, lambda src, bgr: knows(subject, src)) is None
+
+
+def test_the_right_place_beside_somebody_large_whom_the_network_misses(world: NDArray[np.float32]) -> None:
+    src, _ = with_subject(shoot(world, motion(3, 0)), 0.85)
+    assert find_wrong_place(src, shoot(world, motion(), 5), None, None) is None
+    assert find_wrong_place(src, shoot(scene(5), motion(), 5), None, None)
 
 
 def knows(subject: NDArray[np.bool_], src: Image) -> Plane:

@@ -76,9 +76,13 @@ def run_engine(folder: str) -> None:
 
     class TrueMatte:
         is_recurrent = False
+        device = "cpu"
         overlapping = staticmethod(nullcontext)
+        memory = staticmethod(dict)
 
         def reset(self) -> None: ...
+
+        def remember(self, memory: dict[str, Any]) -> None: ...
 
         def matte(self, src: Any, *_: Any) -> Matte:
             return Matte(pha, np.full(src.shape, 0.6, np.float32), np.zeros_like(pha))

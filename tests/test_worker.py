@@ -151,6 +151,16 @@ def test_cancel_a_running_and_a_waiting_command(worker):
     assert [m.type for m in worker.answers("waiting")] == ["done"]
 
 
+def test_cancels_of_what_does_not_run_or_wait_are_forgotten():
+    messages = (protocol.DryRun(1, 0.0), "1"), (protocol.Cancel("1"), "2"), (protocol.Cancel("none"), "3")
+    worker = Worker(io.BytesIO(b"".join(protocol.encode(message, id) for message, id in messages)), io.BytesIO())
+    worker._read_commands()
+    assert worker._cancelled == {"1"}
+    worker._queue.put(None)
+    worker._run_commands()
+    assert not worker._cancelled and b'"cancelled"' in worker._answers.getvalue()
+
+
 def test_nonsense_is_answered_and_survived(worker):
     for line in (b"nonsense\n", b'{"id": "9", "type": "fly"}\n', b"\xff\xfe\n", b"x" * (protocol.MAX_LINE * 2) + b"\n"):
         worker.send_line(line)

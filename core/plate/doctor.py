@@ -29,6 +29,7 @@ SUBJECT = 0.1  # alpha from which a pixel may be the subject
 # Below these a plate is good: the matte does not change by what an eye would see.
 UNLIKE = 0.3  # correlation of local structure below which two pictures show different places
 CERTAIN = 0.6  # correlation from which on one frame is enough to know the place
+PART, SURELY = 0.025, 0.8  # share of the blocks, and their correlation, that no picture of another place has
 PLAIN = 3.0  # deviation within a block, in codes of 255, up to which it may be noise
 TELLING = 0.03  # share of the blocks that must show something in both pictures, else they may be of one place
 SHIFT = 1.5  # pixels of the look
@@ -45,6 +46,7 @@ MOVED_DIFFERENCE = 0.07  # sRGB-encoded units
 CLIPPED = 0.97  # sRGB-encoded value from which a picture no longer tells how bright a thing was
 BLACK, LIT = 0.03, 0.1  # sRGB-encoded values up to which a pixel is black, and from which on it is not
 BARS = 0.02  # share of the frame that is black in whole rows or columns and lit in the plate
+ALL = 0.98  # share of a row, a column or a picture that is all of it, but for what glows in it
 SOMEONE = 0.004  # share of a picture from which on a subject is found in it
 SAME, OTHER = 2 / 255, 0.001  # difference in sRGB-encoded units that another take exceeds in a larger share of values
 MOVED_LEAST = 0.0006  # share of the frame that one object must take
@@ -96,8 +98,7 @@ class _Look:
 
     src: Image  # (h, w, 3) float32, sRGB-encoded
     bgr: Image  # the plate under it, matched
-    background: Mask  # no subject, and a plate
-    subject: Mask
+    background: Mask  # no subject, no bars, and a plate
     aligned: AlignedPlate
     fit: PhotometricFit
     likeness: float  # correlation of local structure, -1 to 1
@@ -211,36 +212,62 @@ def find_hidden_place(number: int, src: Image, bgr: Image, known: Mask) -> Findi
 
 
 def find_black(number: int, src: Image, bgr: Image, known: Mask | None = None) -> Finding | None:
-    """Whether a frame is black where its plate is not, over whole rows or columns: bars, or the start of a fade.
+    """Whether a frame has bars: is black where its plate is not, over whole rows or columns, but not all over.
 
     Arguments as for `find_wrong_place`. It takes a millisecond.
     """
-    step = max(1, min(src.shape[:2]) // 128)
-    black, dark = (
-        cv2.inRange(as_srgb(image[::step, ::step]), (0.0,) * 3, (most,) * 3) > 0
-        for image, most in ((src, BLACK), (bgr, LIT))
-    )
-    lit = ~dark if known is None else ~dark & known[::step, ::step]
-    bars = (black.mean(axis=1, keepdims=True) > 0.98) | (black.mean(axis=0, keepdims=True) > 0.98)
-    share = float((bars & lit).mean())
-    if share < BARS:
+    share = float(_bars(src, bgr, known).mean())
+    if share < BARS or is_blank(src, bgr):
         return None
     return Finding(
         "black",
         "amber",
-        f"Frame {number} is black where the plate is not, on {100 * share:.0f} % of the picture: bars, or a fade. That "
-        "would be taken for the subject.",
-        "Crop the bars away or cover them with a garbage mask; begin the job after a fade",
+        f"Frame {number} is black where the plate is not, on {100 * share:.0f} % of the picture: bars. They would be "
+        "taken for the subject.",
+        "Crop them away or cover them with a garbage mask",
         "garbage_mask",
         None,
         round(share, 3),
     )
 
 
+def is_blank(src: Image, bgr: Image) -> bool:
+    """Whether a frame is black or white all over and its plate is not: the end of a fade, which shows no subject.
+
+    It takes a millisecond.
+    """
+    small = _thinned(src)
+    blank = _within(small, 0, BLACK) | _within(small, 1 - BLACK, 1)
+    if blank.mean() <= ALL:
+        return False
+    plate = _thinned(bgr)
+    return bool((blank & ~_within(plate, 0, LIT) & ~_within(plate, 1 - LIT, 1)).mean() >= BARS)
+
+
+def _bars(src: Image, bgr: Image, known: Mask | None) -> Mask:
+    """Where whole rows or columns of a frame are black and its plate is lit; reduced."""
+    black, lit = _within(_thinned(src), 0, BLACK), ~_within(_thinned(bgr), 0, LIT)
+    if known is not None:
+        lit &= _thinned(known)
+    bars = (black.mean(axis=1, keepdims=True) > ALL) | (black.mean(axis=0, keepdims=True) > ALL)
+    return np.asarray(bars & lit)
+
+
+def _within(image: Image, least: float, most: float) -> Mask:
+    """Where all channels are."""
+    return np.asarray(cv2.inRange(image, (least,) * 3, (most,) * 3) > 0)
+
+
+def _thinned(image: Image) -> Image:
+    """Every n-th pixel, so that about 128 rows or columns are left; colours as sRGB from 0 to 1."""
+    step = max(1, min(image.shape[:2]) // 128)
+    thinned = image[::step, ::step]
+    return thinned if image.ndim == 2 else as_srgb(thinned)
+
+
 def is_same_picture(src: Image, bgr: Image) -> bool:
     """Whether a frame is its plate, noise and all; not another take of it. It takes a millisecond."""
-    step = max(1, min(src.shape[:2]) // 128)
-    a, b = (as_srgb(image[::step, ::step]) for image in (src, bgr))
+    a, b = _thinned(src), _thinned(bgr)
     return bool(np.count_nonzero(np.abs(a - b) > SAME) < OTHER * a.size)
 
 
@@ -272,12 +299,12 @@ def _look(src: Image, plate: Image, known: Mask | None, start: Matrix | None, ma
     h, w = src.shape[:2]
     pha = np.zeros((h, w), np.float32) if matte is None else _matte_at(matte, src)
     aligned = PlateAligner(plate, known=known, start=start).align(src, pha if matte is not None else None)
-    margin = np.ones((9, 9), np.uint8)
-    subject = cv2.dilate((pha > SUBJECT).astype(np.uint8), margin) > 0
-    background = aligned.valid & ~subject
+    bars = cv2.resize(_bars(src, aligned.bgr, None).view(np.uint8), (w, h), interpolation=cv2.INTER_NEAREST)
+    hidden = cv2.dilate(np.maximum(bars, pha > SUBJECT), np.ones((9, 9), np.uint8)) > 0
+    background = aligned.valid & ~hidden
     fit = match_plate(aligned.bgr, src, background)
     bgr = fit.apply(aligned.bgr)
-    return _Look(src, bgr, background, subject, aligned, fit, likeness(src, bgr, background))
+    return _Look(src, bgr, background, aligned, fit, likeness(src, bgr, background))
 
 
 def _matte_at(matte: Matte, src: Image) -> Plane:
@@ -289,7 +316,8 @@ def _matte_at(matte: Matte, src: Image) -> Plane:
 
 def likeness(src: Image, bgr: Image, background: Mask) -> float:
     """Correlation of local structure over the background, its most different half left out: what stands in front of
-    the plate unmasked is no evidence of another place. 1 where too little is to be seen."""
+    the plate unmasked is no evidence of another place, and at least UNLIKE where a part surely shows this one. 1 where
+    too little is to be seen."""
     size = (max(1, src.shape[1] // 2), max(1, src.shape[0] // 2))
     weight = (cv2.resize(background.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.9).astype(np.uint8)
     greys = np.dstack([small_grey(image, size) for image in (src, bgr)])
@@ -304,7 +332,8 @@ def likeness(src: Image, bgr: Image, background: Mask) -> float:
     if np.count_nonzero(telling) < TELLING * telling.size:
         return 1.0
     kept = np.sort(correlation[telling])
-    return float(np.median(kept[len(kept) // 2 :]))
+    value = float(np.median(kept[len(kept) // 2 :]))
+    return max(value, UNLIKE) if np.count_nonzero(kept > SURELY) >= PART * telling.size else value
 
 
 def _of_wrong_place(looks: list[_Look]) -> Finding:
