@@ -8,7 +8,7 @@ from typing import Any
 
 import bpy
 
-from . import node, runner, sequencer, settings, tasks
+from . import runner, settings, tasks
 from .errors import UserError
 
 _handle: Any = None
@@ -29,8 +29,7 @@ def run(arguments: list[str]) -> int:
     for tree in trees:
         name = tree.name
         try:
-            is_used = bool(bpy.data.user_map(subset=[tree])[tree])  # by a compositor, at whatever depth
-            tasks.matte(tree, _scene_of(tree), None if is_used else sequencer.numbers_on_strips(tree))
+            tasks.matte_in_its_scene(tree)
             message = runner.task.message if runner.task is not None else ""
             failures += runner.task is None or runner.task.state != "finished"
         except UserError as error:
@@ -40,22 +39,6 @@ def run(arguments: list[str]) -> int:
     if args.save:
         bpy.ops.wm.save_mainfile()
     return 1 if failures else 0
-
-
-def _scene_of(tree: bpy.types.NodeTree) -> bpy.types.Scene:
-    """The scene whose compositor has the group, be it inside of others, else whose strips show its clip."""
-    active = bpy.context.scene
-    scenes = (active, *bpy.data.scenes)
-    for scene in scenes:
-        compositor = node.find_compositor(scene)
-        if compositor and _holds(compositor, tree):
-            return scene
-    return next((scene for scene in scenes if sequencer.source_strip(scene, tree)), active)
-
-
-def _holds(outer: bpy.types.NodeTree, tree: bpy.types.NodeTree) -> bool:
-    groups = {node.node_tree for node in outer.nodes if node.type == "GROUP" and node.node_tree}
-    return tree in groups or any(_holds(group, tree) for group in groups)
 
 
 def register() -> None:

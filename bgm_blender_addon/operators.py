@@ -72,7 +72,8 @@ def report_task(operator: bpy.types.Operator, begin: Callable[[], None]) -> set[
         return {"CANCELLED"}
     task = runner.task
     if task is None or task.running:
-        operator.report({"INFO"}, "Started; Blender stays usable meanwhile")
+        when = "It begins when the jobs before it have ended" if runner.waiting else "Started"
+        operator.report({"INFO"}, f"{when}; Blender stays usable meanwhile")
         return {"FINISHED"}
     for warning in task.warnings:
         operator.report({"WARNING"}, warning)
@@ -123,11 +124,8 @@ class GroupOperator:
         tree = find_tree(context, self.group)
         if not settings.is_own(tree):
             raise UserError(f"The group {tree.name} is linked from another file. Matte it there, or make it local.")
+        tasks.check_idle(tree)
         return tree
-
-    @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        return is_free(cls)
 
 
 class BGM_OT_add_node(bpy.types.Operator):
@@ -203,6 +201,25 @@ class BGM_OT_matte_clip(GroupOperator, bpy.types.Operator):
 
     def begin(self, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:
         tasks.matte(tree, context.scene)
+
+
+class BGM_OT_matte_all(bpy.types.Operator):
+    """Matte the clips of all matting nodes in this file, one after the other"""
+
+    bl_idname = "bgm.matte_all"
+    bl_label = "Matte All Nodes"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        failed = False
+        for tree in settings.matting_trees():
+            if settings.is_own(tree) and runner.task_of(tree) is None:
+                name = tree.name
+                try:
+                    tasks.matte_in_its_scene(tree)
+                except UserError as error:
+                    failed = True
+                    self.report({"ERROR"}, f"{name}: {error}")
+        return {"CANCELLED"} if failed else {"FINISHED"}
 
 
 class BGM_OT_matte_frame(GroupOperator, bpy.types.Operator):
@@ -302,17 +319,24 @@ class BGM_OT_fit_scene(GroupOperator, bpy.types.Operator):
 
 
 class BGM_OT_cancel(bpy.types.Operator):
-    """Stop the running job after its current frame; finished frames are kept"""
+    """Stop the job after its current frame, and keep what is finished; one that waits does not begin"""
 
     bl_idname = "bgm.cancel"
     bl_label = "Cancel"
+
+    group: bpy.props.StringProperty(
+        name="Group",
+        description="Name of the matting node group whose job it is; empty: what runs now",
+        options={"HIDDEN", "SKIP_SAVE"},
+    )
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
         return runner.busy()
 
+    @in_words
     def execute(self, context: bpy.types.Context) -> set[str]:
-        runner.cancel()
+        runner.cancel(find_tree(context, self.group) if self.group else None)
         return {"FINISHED"}
 
 
@@ -384,10 +408,6 @@ class BGM_OT_open_folder(GroupOperator, bpy.types.Operator):
         bpy.ops.wm.path_open(filepath=str(folder))
         return {"FINISHED"}
 
-    @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        return True
-
 
 class BGM_OT_add_strip(GroupOperator, bpy.types.Operator):
     """Put the cut-out in the sequencer: over the strip that shows its clip, in sync, or on a channel of its own"""
@@ -422,7 +442,7 @@ class StripOperator:
         if strip is None or strip.type not in sequencer.FOOTAGE:
             cls.poll_message_set("No strip of footage is active. Select a movie or image strip in the sequencer")
             return False
-        return is_free(cls)
+        return True
 
 
 class BGM_OT_set_up_strip(StripOperator, bpy.types.Operator):
@@ -462,6 +482,7 @@ register, unregister = bpy.utils.register_classes_factory(
     (
         BGM_OT_add_node,
         BGM_OT_matte_clip,
+        BGM_OT_matte_all,
         BGM_OT_matte_frame,
         BGM_OT_make_plate,
         BGM_OT_check_plate,

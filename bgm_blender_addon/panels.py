@@ -30,13 +30,17 @@ def characters(context: bpy.types.Context) -> int:
     return int((context.region.width / scale - 70) / 6.3) if context.region else 40
 
 
-def draw_progress(layout: bpy.types.UILayout) -> None:
-    """The job that runs now, and its cancel button."""
-    factor, text, _ = runner.progress()
+def draw_progress(layout: bpy.types.UILayout, tree: bpy.types.NodeTree | None = None) -> bool:
+    """A group's job, or what runs now, and its cancel button. Returns whether there is one."""
+    task = runner.task_of(tree) if tree is not None else None
+    if task is None and (tree is not None or not runner.busy()):
+        return False
+    factor, text = (task.factor, task.message) if task is not None else runner.progress()[:2]
     row = layout.row(align=True)
     row.progress(factor=factor, type="BAR", text=f"{factor:.0%}" if factor else "")
-    row.operator("bgm.cancel", text="", icon="X")
+    row.operator("bgm.cancel", text="", icon="X").group = tree.name if tree is not None else ""
     draw_text(layout, text, width=characters(bpy.context))
+    return True
 
 
 def draw_main(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:
@@ -45,7 +49,7 @@ def draw_main(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bpy.
     layout.use_property_split = True
     layout.use_property_decorate = False
     column = layout.column()
-    column.enabled = not runner.busy()
+    column.enabled = runner.task_of(tree) is None
     column.label(text="Clip", icon="FILE_MOVIE")
     column.template_ID(bgm, "clip", open="clip.open")
     draw_plate_choice(column, bgm)
@@ -56,9 +60,7 @@ def draw_main(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bpy.
         range_column.prop(bgm, "frame_first")
         range_column.prop(bgm, "frame_last")
     layout.separator(factor=0.5)
-    if runner.busy():
-        draw_progress(layout)
-    else:
+    if not draw_progress(layout, tree):
         draw_buttons(layout, tree)
         if bgm.clip is not None and not settings.scene_fits(context.scene, bgm.clip):
             layout.operator("bgm.fit_scene", icon="SCENE_DATA").group = tree.name
@@ -82,15 +84,17 @@ def draw_buttons(layout: bpy.types.UILayout, tree: bpy.types.NodeTree) -> None:
     row = column.row(align=True)
     row.scale_y = 1.5
     row.operator("bgm.matte_clip", icon="RENDER_ANIMATION").group = tree.name
+    if len(settings.matting_trees()) > 1:
+        column.operator("bgm.matte_all", icon="RENDER_ANIMATION")
     column.operator("bgm.matte_frame", icon="RENDER_STILL").group = tree.name
 
 
 def draw_outcome(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:
     """How the last run ended, and the preview where there is one."""
-    task = runner.task
+    task = runner.ended.get(tree.session_uid)
     width = characters(context)
     draw_text(layout, tree.bgm.status, LIGHTS.get(tree.bgm.status_light, "INFO"), width)
-    if task is None or task.group_uid != tree.session_uid:
+    if task is None:
         return
     if task.message == tree.bgm.status:
         for warning in task.warnings[:3]:
@@ -194,9 +198,7 @@ def draw_no_engine(layout: bpy.types.UILayout, context: bpy.types.Context) -> bo
     except UserError as error:
         box = layout.box()
         draw_text(box, str(error), "INFO", characters(context) - 4)
-        if runner.busy():
-            draw_progress(box)
-        else:
+        if not draw_progress(box):
             box.operator("bgm.make_environment", icon="IMPORT")
             draw_offline(box, characters(context) - 4)
             box.operator(
@@ -267,7 +269,7 @@ class SubPanel:
 
     def draw(self, context: bpy.types.Context) -> None:
         tree = operators.shown_tree(context)
-        self.layout.enabled = not runner.busy()
+        self.layout.enabled = runner.task_of(tree) is None
         type(self).draw_settings(self.layout, context, tree)
 
 
@@ -327,8 +329,7 @@ class BGM_PT_sequencer(SequencerPanel, bpy.types.Panel):
         layout.use_property_split = True
         layout.use_property_decorate = False
         draw_plate_choice(layout, tree.bgm)
-        if runner.busy():
-            draw_progress(layout)
+        if draw_progress(layout, tree):
             return
         row = layout.row()
         row.scale_y = 1.5
@@ -359,9 +360,7 @@ def draw_preferences(layout: bpy.types.UILayout, chosen: preferences.BGM_AP_pref
     except UserError as error:
         draw_text(box, str(error), "ERROR", width)
         heard = False
-    if runner.busy():
-        draw_progress(box)
-    else:
+    if not draw_progress(box):
         draw_engine_state(box, width, heard)
         row = box.row()
         row.operator("bgm.check_engine", icon="VIEWZOOM")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The one job that runs now: commands to the engine and their answers, on a timer in the GUI, blocking in `blender -b`.
+"""Jobs, one after another: commands to the engine and its answers, on a timer in the GUI, blocking in `blender -b`.
 
 State lives in this module, not in the file: it survives undo and the loading of another file. Groups are found again
 by `session_uid`, never kept as references, which undo would invalidate.
@@ -37,8 +37,8 @@ class Task:
     group_uid: int = 0  # session_uid of the group it belongs to
     on_stop: Callable[[], None] = lambda: None  # what becomes of what was done before it was cancelled or failed
     light: str = "green"  # of what it found out, where it finishes
-    state: str = "running"  # then "finished", "cancelled" or "failed"
-    message: str = "Starting the engine"  # what is happening, then how it ended
+    state: str = "waiting"  # then "running", then "finished", "cancelled" or "failed"
+    message: str = "Waiting for the jobs before it"  # what is happening, then how it ended
     factor: float = 0.0  # 0 to 1
     warnings: list[str] = field(default_factory=list)
     _id: str = ""
@@ -52,6 +52,8 @@ class Task:
 
 
 task: Task | None = None  # the one that runs, or the last that ran
+waiting: list[Task] = []  # those that run after it
+ended: dict[int, Task] = {}  # the last one of each group, by its `group_uid`
 maker: environment.EnvironmentMaker | None = None  # likewise
 engine: protocol.Engine | None = None  # what the engine last said of itself
 _client: EngineClient | None = None
@@ -59,7 +61,12 @@ _drawn: Any = None  # what the screen shows of it
 
 
 def busy() -> bool:
-    return (task is not None and task.running) or (maker is not None and not maker.finished)
+    return (task is not None and task.running) or making()
+
+
+def making() -> bool:
+    """Whether the engine's environment is being made."""
+    return maker is not None and not maker.finished
 
 
 def progress() -> tuple[float, str, str]:
@@ -67,31 +74,41 @@ def progress() -> tuple[float, str, str]:
     if maker is not None and not maker.finished:
         return maker.factor, maker.message, "Make the engine's environment"
     assert task is not None
-    return task.factor, task.message, task.title
+    return task.factor, task.message, task.title + (f", {len(waiting)} waiting" if waiting else "")
+
+
+def task_of(tree: bpy.types.NodeTree) -> Task | None:
+    """A group's task that runs or waits."""
+    tasks = (task, *waiting) if task is not None and task.running else waiting
+    return next((each for each in tasks if each.group_uid == tree.session_uid), None)
 
 
 def start(new_task: Task) -> None:
-    """Begin a task; in `blender -b`, also wait for its end, printing its progress.
+    """Begin a task, after those that were asked for before; in `blender -b`, wait for its end, printing its progress.
 
     Raises:
-        UserError: another one runs, or there is no engine.
+        UserError: there is no engine, or its environment is being made.
     """
-    global task
+    if making():
+        raise UserError("The engine's environment is being made. Wait for it to end, or cancel it.")
     if busy():
-        raise UserError("Another job is running. Wait for it to end, or cancel it.")
-    client = _running_client()
-    task = new_task
-    _send_next(client, new_task)
+        waiting.append(new_task)
+        return
+    _begin(new_task)
     _pump_until_done()
 
 
-def cancel() -> None:
-    """Ask the running task to end after its current frame, the environment being made to end at once."""
-    if task is not None and task.running and _client is not None:
-        task._cancelling = True
-        task.message = "Cancelling after this frame"
-        _client.cancel(task._id)
-    if maker is not None and not maker.finished:
+def cancel(tree: bpy.types.NodeTree | None = None) -> None:
+    """Ask a group's task, or what runs now, to end after its current frame; what does not compute yet ends at once."""
+    chosen = task_of(tree) if tree is not None else task
+    if chosen is not None and chosen in waiting:
+        waiting.remove(chosen)
+        _end(chosen, "cancelled")
+    elif chosen is not None and chosen.running and _client is not None:
+        chosen._cancelling = True
+        chosen.message = "Cancelling after this frame"
+        _client.cancel(chosen._id)
+    elif tree is None and maker is not None and not maker.finished:
         maker.cancel()
 
 
@@ -139,6 +156,8 @@ def pump() -> float | None:
         for id, message in _client.drain():
             if task is not None and id == task._id:
                 _take(_client, task, message)
+    while waiting and not busy():
+        _begin_next()
     redraw()
     return PUMP_SECONDS if busy() else None
 
@@ -146,7 +165,8 @@ def pump() -> float | None:
 def redraw() -> None:
     """Draw anew whatever shows progress, where there is news; without a screen, the status bar would crash Blender."""
     global _drawn
-    state = (task and (task.title, task.state, task.message), maker and (maker.finished, maker.message, maker.factor))
+    made = maker and (maker.finished, maker.message, maker.factor)
+    state = (task and (task.title, task.state, task.message), made, len(waiting))
     manager = bpy.context.window_manager
     if bpy.app.background or manager is None or state == _drawn:
         return
@@ -183,6 +203,24 @@ def _variables() -> dict[str, str]:
     return {} if "OCIO" in os.environ or not config.is_file() else {"OCIO": str(config)}
 
 
+def _begin(new_task: Task) -> None:
+    global task
+    client = _running_client()
+    task = new_task
+    task.state, task.message = "running", "Starting the engine"
+    _send_next(client, task)
+
+
+def _begin_next() -> None:
+    """Begin what has waited the longest; where the engine does not start any more, it has failed."""
+    following = waiting.pop(0)
+    try:
+        _begin(following)
+    except UserError as error:
+        following._error = str(error)
+        _end(following, "failed")
+
+
 def _send_next(client: EngineClient, task: Task) -> None:
     task._result = {}
     task._id = client.send(task.commands.pop(0))
@@ -213,6 +251,7 @@ def _take(client: EngineClient, task: Task, message: protocol.Message) -> None:
 
 
 def _end(task: Task, outcome: str) -> None:
+    ended[task.group_uid] = task
     task.state = outcome
     if outcome == "finished":
         try:
@@ -314,6 +353,8 @@ def unregister() -> None:
     global task, maker
     if bpy.app.timers.is_registered(pump):
         bpy.app.timers.unregister(pump)
+    waiting.clear()
+    ended.clear()
     cancel()
     stop_engine()
     task = maker = None  # this module stays in memory, and nothing would end them any more

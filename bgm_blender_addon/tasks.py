@@ -53,6 +53,22 @@ def matte(
     runner.start(task)
 
 
+def matte_in_its_scene(tree: bpy.types.NodeTree) -> None:
+    """Matte the group's clip by the scene whose compositor has the group; if only strips show it, what they show.
+
+    Raises:
+        UserError: as `matte`.
+    """
+    is_used = bool(bpy.data.user_map(subset=[tree])[tree])  # by a compositor, at whatever depth
+    matte(tree, _scene_of(tree), None if is_used else sequencer.numbers_on_strips(tree))
+
+
+def check_idle(tree: bpy.types.NodeTree) -> None:
+    """Raise UserError if a job of this group runs or waits: its files are there, and its settings are taken."""
+    if runner.task_of(tree) is not None:
+        raise UserError(f"A job of {tree.name} is running or waiting. Wait for it to end, or cancel it.")
+
+
 def show_results(tree: bpy.types.NodeTree, folder: Path) -> None:
     """Show the images of an output folder, as they are now, in the group and in strips of them.
 
@@ -178,6 +194,7 @@ def matte_strip(scene: bpy.types.Scene, strip: bpy.types.Strip) -> None:
     """
     is_new, clips = sequencer.find_group(strip) is None, set(bpy.data.movieclips)
     tree = sequencer.group_for_strip(scene, strip)
+    check_idle(tree)
     tree.bgm.use_matte = True
     scene_uid, strip_name = scene.session_uid, strip.name
     others = {other.name for other in sequencer.all_strips(scene) if other != strip}
@@ -304,6 +321,22 @@ def describe_engine() -> str:
             "Install the same release of both."
         )
     return "The engine works"
+
+
+def _scene_of(tree: bpy.types.NodeTree) -> bpy.types.Scene:
+    """The scene whose compositor has the group, be it inside of others, else whose strips show its clip."""
+    active = bpy.context.scene
+    scenes = (active, *bpy.data.scenes)
+    for scene in scenes:
+        compositor = node.find_compositor(scene)
+        if compositor and _holds(compositor, tree):
+            return scene
+    return next((scene for scene in scenes if sequencer.source_strip(scene, tree)), active)
+
+
+def _holds(outer: bpy.types.NodeTree, tree: bpy.types.NodeTree) -> bool:
+    groups = {node.node_tree for node in outer.nodes if node.type == "GROUP" and node.node_tree}
+    return tree in groups or any(_holds(group, tree) for group in groups)
 
 
 def _task(

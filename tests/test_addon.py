@@ -410,6 +410,14 @@ def test_what_a_day_brings(version: str, archive: Path, fake_engine: Path, seque
     assert "the nodes Core Mask are missing" in result["broken"]
     assert result["broken status"] == result["broken"]
     assert result["second scene"] == [1004, 1005]
+    assert result["queue"] == ["Matte shot_v2.1001.png, 2 waiting", "running", "waiting", "waiting"]
+    assert "Matting shot_v2.003 is running or waiting" in result["twice"]
+    ends, sources, icons = result["ends"]
+    assert ends == ["finished", "cancelled", "finished"]
+    assert sources == ["Alpha Matte", "Clip", "Alpha Matte"] and icons == ["CHECKMARK", "X", "CHECKMARK"]
+    assert result["engine gone"][0] == ["finished", "failed", "finished"] and "no-python" in result["engine gone"][1]
+    words, count, ends = result["all"]
+    assert "the nodes Core Mask are missing" in words and count == 3 and ends == ["finished"] * 3
     assert not result["busy"]
 
 
@@ -587,7 +595,7 @@ def test_in_the_application(application: list[str], archive: Path, tmp_path: Pat
     assert (result["state"], result["message"]) == ("finished", "24 frames, 1 to 24")
     assert result["wired"] == [1, 24, True]  # after an undo in the middle of the job
     assert result["undone"] and "its node is no longer in this file" in result["redone"][0] and result["redone"][1]
-    assert result["cancelled"] == "cancelled"
+    assert (result["cancelled"], result["waited"]) == ("cancelled", "finished")
     assert result["other file"][0] == "finished" and "no longer in this file" in result["other file"][1]
     assert result["failure"][0] == "failed" and "plate.png" in result["failure"][1]
     assert result["during a move"]

@@ -109,7 +109,7 @@ def main() -> None:
     preferences.python = str(args["python"])
     said["engine again"] = error_of(ops.check_engine)
     said["no strip"] = error_of(ops.matte_strip)  # as are those of greyed buttons
-    ended, runner.task = runner.task, runner.Task("Another job", [], str)
+    ended, runner.task = runner.task, runner.Task("Another job", [], str, state="running")
     said["another job"] = error_of(ops.check_engine)
     runner.task = ended
     assert "CHECKMARK" in drawn_preferences(preferences)

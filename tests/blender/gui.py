@@ -132,15 +132,32 @@ def steps() -> Iterator[object]:
         ui_step(bpy.ops.ed.redo)
     result["redone"] = [runner.task.message, name in bpy.data.node_groups]
 
-    # Cancelling, and loading another file meanwhile
+    # A second node's job waits for the first one's; that is cancelled, and the second begins
     tree = bpy.data.node_groups[name]
     tree.bgm.use_matte = True
+    yield 1.0  # the editor finds its tree again when it is drawn
+    area = max((area for area in window().screen.areas if area.type == "NODE_EDITOR"), key=lambda area: area.width)
+    with bpy.context.temp_override(window=window(), area=area):
+        bpy.ops.bgm.add_node(clip=bpy.data.movieclips[0].name, plate=bpy.data.images[Path(ARGS["plate"]).name].name)
+    second = area.spaces.active.edit_tree.nodes.active
+    second.location = (0, 400)
+    second_name = second.node_tree.name
+    second.node_tree.bgm.output_folder = "//matting/second/"
     ui_step(bpy.ops.bgm.matte_clip, group=name)
+    ui_step(bpy.ops.bgm.matte_clip, group=second_name)
     yield lambda: runner.task.factor > 0.1
+    picture("compositor_waiting")
     ui_step(bpy.ops.bgm.cancel)
     yield lambda: not runner.busy()
-    result["cancelled"] = runner.task.state
+    groups = [bpy.data.node_groups[each] for each in (name, second_name)]
+    result["cancelled"], result["waited"] = (runner.ended[group.session_uid].state for group in groups)
+    nodes = area.spaces.active.edit_tree.nodes
+    first, added = (next(node for node in nodes if getattr(node, "node_tree", None) == group) for group in groups)
+    nodes.remove(added)
+    first.select, nodes.active = True, first
     result["engine"] = runner._client.pid
+
+    # Loading another file meanwhile
     ui_step(bpy.ops.wm.save_mainfile)
     ui_step(bpy.ops.bgm.matte_clip, group=name)
     ui_step(bpy.ops.wm.read_homefile, use_empty=True)

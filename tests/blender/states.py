@@ -4,6 +4,7 @@
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -87,9 +88,10 @@ def main() -> None:
     assert "on purpose" in error_of(ops.matte_clip)
     os.environ["FAKE_WORKER"] = ""
     result["failed"] = [outcome(tree)[0]]
-    runner.task, task = None, runner.task  # as in a file that is opened again
+    ended = dict(runner.ended)
+    runner.ended.clear()  # as in a file that is opened again
     result["failed"].append(outcome(tree)[0])
-    runner.task = task
+    runner.ended.update(ended)
     result["stopped"] = tree.nodes["Alpha Matte"].image.filepath.split("/")[3]
 
     # While the footage is out of reach, a saved node keeps the length of its results
@@ -120,8 +122,33 @@ def main() -> None:
     assert addon("command").run(["matte", "--node", new.name]) == 0
     result["second scene"] = json.loads((settings.output_folder(new.bgm) / "job.yaml").read_text())["frames"]
 
+    # In the window jobs wait for each other: each takes its own node only, and comes to its own end
+    def pump() -> list[str]:
+        while runner.pump() is not None:
+            time.sleep(0.01)
+        return [runner.ended[group.session_uid].state for group in queue]
+
+    runner._pump_until_done = lambda: None
+    queue = [addon("node").new_group(clip) for _ in range(3)]
+    for group in queue:
+        addon("node").add_to_scene(second, group)
+        group.bgm.plate_source, group.bgm.output_folder = "NONE", f"//matting/{group.name}/"
+        assert not error_of(ops.matte_clip, group=group.name)
+    result["queue"] = [runner.progress()[2], *(runner.task_of(group).state for group in queue)]
+    result["twice"] = error_of(ops.matte_clip, group=queue[2].name)
+    assert not error_of(ops.cancel, group=queue[1].name)
+    result["ends"] = [pump(), [shown(group) for group in queue], [outcome(group)[0] for group in queue]]
+
+    for group in queue[:2]:
+        assert not error_of(ops.matte_clip, group=group.name)
+    engine = os.environ["BGM_ENGINE_PYTHON"]
+    os.environ["BGM_ENGINE_PYTHON"] = str(folder / "no-python")  # gone before the second job begins
+    result["engine gone"] = [pump(), queue[1].bgm.status]
+    os.environ["BGM_ENGINE_PYTHON"] = engine
+    result["all"] = [error_of(ops.matte_all), len(runner.waiting), pump()]
+
     # A job does not outlive the add-on
-    runner.task = runner.Task("Matte", [], lambda result: "")
+    runner.task = runner.Task("Matte", [], lambda result: "", state="running")
     runner.unregister()
     result["busy"] = runner.busy()
     finish(**result)
