@@ -9,7 +9,7 @@ import functools
 import logging
 import random
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +23,6 @@ from torch.utils.data import DataLoader, Dataset
 from core.checkpoints import load_model, save_model
 from core.data.clips import ClipDataset, Mix
 from core.errors import JobError, ending_in_words
-from core.evaluation import mean_scores, score_clip
 from core.matting import Matter
 from core.memory import reused_memory
 from core.models import RecurrentMatting
@@ -34,6 +33,7 @@ from core.models.scales import average
 from core.training import looks, losses, windows
 from core.training.loop import Batch, Process, Trainer, Validation, join_processes, sample_order
 from core.training.options import add_loop_arguments, loop_options, parse_with_config
+from core.training.validation import score_samples
 
 log = logging.getLogger(__name__)
 
@@ -311,19 +311,16 @@ def _clips_of_pool(
 
 
 def validate(model: nn.Module, clips: Dataset[dict[str, Any]], args: argparse.Namespace) -> Validation:
-    """All measures over the frames of the first clips of the validation split, and pictures of four last frames."""
+    """Validate on the first clips of the validation split."""
     device = next(model.parameters()).device
-    scores: list[dict[str, float]] = []
-    images: dict[str, Tensor] = {}
-    for index in range(1 if args.dry_run else min(args.valid_clips, len(clips))):  # type: ignore[arg-type]
-        clip = clips[index]
+
+    def predict(clip: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         src, bgr = (clip[name].unsqueeze(0).to(device) for name in ("src", "bgr"))
         pred = model(src, bgr if clip["has_plate"] else None, downsample_ratio=args.valid_downsample_ratio)
-        scores += score_clip(pred.pha[0], clip["pha"], pred.fgr[0], clip["fgr"])
-        if index < 4:
-            views = (clip["src"][-1], pred.pha[0, -1].expand(3, -1, -1), clip["pha"][-1].expand(3, -1, -1))
-            images[f"{index}_src_pred_true"] = torch.cat([view.cpu() for view in views], dim=-1)
-    return Validation(mean_scores(scores), images)
+        return pred.pha[0], pred.fgr[0]
+
+    count = 1 if args.dry_run else min(args.valid_clips, len(clips))  # type: ignore[arg-type]
+    return score_samples((clips[index] for index in range(count)), predict)
 
 
 if __name__ == "__main__":
