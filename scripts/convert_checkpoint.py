@@ -33,7 +33,7 @@ def main(args: argparse.Namespace) -> None:
 
     Raises:
         CheckpointError: the input is no model, or does not match.
-        JobError: the output is called otherwise, or the model is this project's own already.
+        JobError: the output has another ending, or the model is already in this project's format.
     """
     if args.output.suffix != ".safetensors":
         raise JobError("an output NAME.safetensors", str(args.output), "Name it so")

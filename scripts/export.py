@@ -103,7 +103,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def write(model: nn.Module, path: Path, inputs: list[Tensor], names: list[str], outputs: tuple[str, ...]) -> None:
-    """Record the network on these inputs, with sizes left open; the file appears when it is whole."""
+    """Trace the network on these inputs, with sizes left open; the file appears when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def record(partial: Path) -> None:
@@ -123,7 +123,7 @@ def write(model: nn.Module, path: Path, inputs: list[Tensor], names: list[str], 
             torch.jit.save(torch.jit.freeze(traced), str(partial))
 
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # recording warns of every check on shapes; torch of newer exporters
+        warnings.simplefilter("ignore")  # tracing warns of every check on shapes, torch of its newer exporter
         write_whole(path, record)
 
 

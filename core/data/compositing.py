@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Layers with exact alpha, laid over each other and over a background.
 
-A layer is straight colour fgr (H, W, 3) and alpha pha (H, W, 1), float32, 0 to 1, sRGB-encoded. What is composed here
-holds to src = fgr * pha + bgr * (1 - pha), the paper's equation 1, to the last bit of a float.
+A layer is straight colour fgr (H, W, 3) and alpha pha (H, W, 1), float32, 0 to 1, sRGB-encoded. Composites satisfy
+src = fgr * pha + bgr * (1 - pha) (Lin et al. 2021, equation 1) to the last bit of a float.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from .augmentation import Floats, Matrix, apply_table, defocus, motion_blur, recolor, warp
 from .pool import Bytes
 
-LEAST_ALPHA = 1 / 512  # below it a layer's colour is not to be had by division
+LEAST_ALPHA = 1 / 512  # below it, division by alpha does not give a layer's colour
 
 
 class Layer(NamedTuple):

@@ -120,7 +120,7 @@ class ImagePairDataset(Dataset[dict[str, Tensor]]):
         fgr_path, pha_path: files or folders, matched in sorted order.
         bgr_path: file or folder of backgrounds.
         size: pixels, side of an item.
-        seed: turns the order in which backgrounds are taken.
+        seed: of all random draws; without `augment` it shifts the order of the backgrounds.
 
     Raises:
         FootageError: an empty folder, or foregrounds and alphas that differ in number.
