@@ -116,6 +116,10 @@ class World:
         lit = relight(fgr, take.light)
         return self.expose(self.clean(take) * (1 - pha[..., None]) + lit * pha[..., None], take.noise)
 
+    def shoot(self, subjects: Sequence[tuple[Image, Plane]], takes: Sequence[Take]) -> list[Image]:
+        """The frames of a shot, each with its subject and its take."""
+        return [self.frame(subject, take) for subject, take in zip(subjects, takes, strict=True)]
+
 
 def relight(encoded: Image, light: PhotometricFit) -> Image:
     """Change exposure, white balance, gamma and vignetting in linear light, by the definition."""
@@ -345,7 +349,7 @@ def measure_handheld(material: Material, shots: int = 3, frames: int = 10) -> di
         phas = [subject[1] for subject in subjects]
         plate = world.plate()
         for name, takes in (("locked_off", [Take()] * frames), ("handheld", [shake(t) for t in range(frames)])):
-            srcs = [world.frame(subject, take) for subject, take in zip(subjects, takes, strict=True)]
+            srcs = world.shoot(subjects, takes)
             pred = matte_clip(material, srcs, ShotPlate(plate))
             alone = matte_clip(material, srcs, ShotPlate(plate, align=False, match=False))
             values |= {
@@ -381,7 +385,7 @@ def measure_clip(material: Material, shots: int = 4, frames: int = 40) -> dict[s
             if name == "drifting":
                 lights = [PhotometricFit((2 ** (math.sin(t / 6) / 3),) * 3) for t in range(frames)]
                 takes = [replace(take, light=light) for take, light in zip(takes, lights, strict=True)]
-            srcs = [world.frame(subject, take) for subject, take in zip(subjects, takes, strict=True)]
+            srcs = world.shoot(subjects, takes)
             relight = None if name == "drifting_unmatched" else PhotometricFit.apply
             started = time.perf_counter()
             made = plate_from_clip(srcs, matte=subject_finder(material), samples=24, relight=relight)
@@ -415,7 +419,7 @@ def measure_pan(material: Material, shots: int = 3, frames: int = 36) -> dict[st
             for t in range(frames)
         ]
         subjects = [place(people[-1 - 3 * i], size, 0.8, 0.5 + 0.2 * math.sin(t / 5)) for t in range(frames)]
-        srcs = [world.frame(subject, take) for subject, take in zip(subjects, takes, strict=True)]
+        srcs = world.shoot(subjects, takes)
         phas = [subject[1] for subject in subjects]
         started = time.perf_counter()
         made = plate_from_clip(srcs, matte=subject_finder(material), samples=24, extend=True)
@@ -567,10 +571,7 @@ def measure_cost(material: Material, frames: int = 12) -> dict[str, float]:
     ]
     for name, takes in (("locked_off", [Take()] * frames), ("handheld", shake)):
         light = PhotometricFit((1.2, 1.1, 1.0))
-        srcs = [
-            world.frame(s, Take(t.x, t.y, t.degrees, t.scale, t.parallax, light))
-            for s, t in zip(subjects, takes, strict=True)
-        ]
+        srcs = world.shoot(subjects, [replace(take, light=light) for take in takes])
         shot = ShotPlate(plate)
         times = []
         for src, (_, pha) in zip(srcs, subjects, strict=True):
