@@ -29,8 +29,8 @@ def extend_foreground(fgr: Tensor, pha: Tensor, traceable: bool = False) -> Tens
         (N, 3, H, W).
     """
     seen, weight = fgr[..., ::2, ::2], pha[..., ::2, ::2].square()  # every other pixel is enough for a mean
-    own, weighed, weights = (halved(x) for x in (seen, seen * weight, weight))
-    quarter = torch.cat([weighed, weights], dim=1)
+    own, weighted, weights = (halved(x) for x in (seen, seen * weight, weight))
+    quarter = torch.cat([weighted, weights], dim=1)
     found = _NOTHING * torch.cat([own, torch.ones_like(weights)], dim=1)
     for size, share in _REACH.items():
         found = found.add_(blurred(quarter, size), alpha=share)

@@ -268,11 +268,11 @@ class SolvingRefiner(WindowRefiner):
         solved = torch.stack(solve_alpha(fgr, half_src, half_bgr), dim=1)
         x = self.trunk(_joined(guides, half_src, half_bgr, solved))
         correction = self.correct(x).float()
-        src, bgr, fgr = _shorn(src, 2), _shorn(bgr, 2), _shorn(fgr, 2) + correction
+        src, bgr, fgr = _cropped(src, 2), _cropped(bgr, 2), _cropped(fgr, 2) + correction
         found = solve_alpha(fgr[:, :, None], src, bgr)
         out = self.predict(self.head(_joined(x, src.flatten(1, 2), bgr.flatten(1, 2), *found))).float()
         gate, added = torch.tanh(out[:, :4]), out[:, 4:]
-        solved, correction, src, bgr = (_shorn(x, 2) for x in (found[0], correction, src, bgr))
+        solved, correction, src, bgr = (_cropped(x, 2) for x in (found[0], correction, src, bgr))
         pha, residual = _quartered(before[:, :1])[:, 0], _quartered(before[:, 1:])
         pha = pha + gate * (solved - pha) + added[:, :4]
         residual = residual + added[:, 4:].unflatten(1, (3, 4)) + correction[:, :, None]
@@ -298,7 +298,7 @@ def _joined(*parts: Tensor) -> Tensor:
     return torch.cat([part.to(dtype) for part in parts], dim=1).contiguous(memory_format=torch.channels_last)
 
 
-def _shorn(x: Tensor, margin: int) -> Tensor:
+def _cropped(x: Tensor, margin: int) -> Tensor:
     return x[..., margin:-margin, margin:-margin]
 
 

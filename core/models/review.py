@@ -244,15 +244,15 @@ def _see_through(pha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return least, most, ((least - 0.04) / 0.08).clamp(0, 1) * ((0.99 - most) / 0.04).clamp(0, 1)
 
 
-def _spread_out(weighed: Tensor, weight: Tensor, enough: Tensor | float, nothing: Tensor | float) -> Tensor:
+def _spread_out(weighted: Tensor, weight: Tensor, enough: Tensor | float, nothing: Tensor | float) -> Tensor:
     """The weighted mean (N, 1, h, w) of nearby pixels, or of pixels farther away where those weigh too little.
 
     Args:
-        weighed, weight: (N, 1, h, w) values times their weights, and the weights.
+        weighted, weight: (N, 1, h, w) values times their weights, and the weights.
         enough: the weight at which nearby pixels count as much as those farther away.
         nothing: the weight of a value of 0, which remains where nothing has any weight.
     """
-    levels = [(weighed, weight)]
+    levels = [(weighted, weight)]
     while max(levels[-1][1].shape[-2:]) > 1:
         levels.append((halved(levels[-1][0]), halved(levels[-1][1])))
     mean = levels[-1][0] / (levels[-1][1] + nothing)
