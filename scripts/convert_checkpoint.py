@@ -18,6 +18,7 @@ from core.models import MattingBase
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("input", type=Path, help="a checkpoint of BackgroundMattingV2 or 2022-BackgroundMatting")
     parser.add_argument("output", type=Path, help="NAME.safetensors")

@@ -47,11 +47,13 @@ class RecurrentStep(nn.Module):
         self.downsample_ratio = downsample_ratio
 
     def forward(self, src: Tensor, bgr: Tensor, r1: Tensor, r2: Tensor, r3: Tensor, r4: Tensor) -> tuple[Tensor, ...]:
+        """Matte one frame (B, 3, H, W): pha, fgr, err and the four states for the next one."""
         pha, fgr, err, rec = self.model(src, bgr, (r1, r2, r3, r4), self.downsample_ratio)
         return pha, fgr, err, *rec
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("model", help='a model file, or "default"')
     parser.add_argument("output", type=Path, help="NAME.onnx or NAME.pt")

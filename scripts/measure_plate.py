@@ -42,22 +42,17 @@ MARGIN = 0.15  # share of the frame that the world reaches beyond it on each sid
 
 @dataclass(frozen=True)
 class Take:
-    """How one picture is taken.
+    """How one picture is taken."""
 
-    x, y: shift in shares of the width; degrees, scale: about the middle; parallax: pixels that the nearest depth moves;
-    light: what the exposure does; blur: sigma in pixels; noise: sigma in sRGB-encoded units; pan: degrees that a camera
-    with a lens of 1.2 frame widths turns right.
-    """
-
-    x: float = 0.0
+    x: float = 0.0  # shift, as a share of the frame's width
     y: float = 0.0
-    degrees: float = 0.0
+    degrees: float = 0.0  # about the middle
     scale: float = 1.0
-    parallax: tuple[float, float] = (0.0, 0.0)
+    parallax: tuple[float, float] = (0.0, 0.0)  # pixels that the nearest depth moves
     light: PhotometricFit = PhotometricFit()
-    blur: float = 0.0
-    noise: float = NOISE
-    pan: float = 0.0
+    blur: float = 0.0  # sigma, pixels
+    noise: float = NOISE  # sigma, sRGB-encoded
+    pan: float = 0.0  # degrees that a camera with a lens of 1.2 frame widths turns right
 
 
 class World:
@@ -162,9 +157,16 @@ def cover(image: Image, width: int, height: int) -> Image:
 
 
 def place(cutout: Image, size: tuple[int, int], height: float, x: float) -> tuple[Image, Plane]:
-    """A cut-out (h, w, 4) standing on the frame's lower edge -> fgr (H, W, 3) float32 and pha (H, W).
+    """A cut-out standing on the frame's lower edge.
 
-    height: share of the frame's; x: where its middle stands, 0 (left) to 1.
+    Args:
+        cutout: (h, w, 4) straight RGBA, uint8.
+        size: width and height of the frame.
+        height: share of the frame's.
+        x: where its middle stands, 0 (left) to 1.
+
+    Returns:
+        fgr (H, W, 3) and pha (H, W), float32, 0 to 1.
     """
     W, H = size
     scale = height * H / cutout.shape[0]
@@ -607,6 +609,7 @@ MEASURES: dict[str, Callable[[Material], dict[str, float]]] = {
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True, help="folder of photographs, JPEG or PNG")
     parser.add_argument("--cutouts", type=Path, required=True, help="folder of RGBA cut-outs, people last, PNG")
@@ -620,6 +623,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Measure what --only names; return the figures by measure and name."""
     network = None
     if args.model != "none":
         from core.checkpoints import load_model

@@ -112,6 +112,7 @@ class Shot:
 
     @property
     def name(self) -> str:
+        """Unique in a series: KIND-SUBJECT-NUMBER."""
         return f"{self.kind}-{self.subject}-{self.number:05d}"
 
     def path(self, pool: Path) -> Path:
@@ -355,6 +356,7 @@ def hold(
 
 
 def random_pose(rng: np.random.Generator, stage: Any) -> Any:
+    """A pose a little off the one that the model was made in."""
     return stage.Pose(
         head=(rng.normal(0, 0.12), rng.normal(0, 0.1), rng.normal(0, 0.35)),
         torso=rng.normal(0, 0.15),
@@ -522,6 +524,7 @@ BUILDERS: dict[str, Callable[[Shot, dict[str, Path], np.random.Generator, Any], 
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description="Render subjects with exact alpha into a training pool.")
     parser.add_argument("--packages", type=Path, required=True, help="folder with sweethome3d-furniture_*.deb")
     parser.add_argument("--hdri", type=Path, required=True, help="folder of environment maps, *.hdr")

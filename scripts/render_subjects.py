@@ -85,6 +85,7 @@ def vertices(mesh: Any) -> Array:
 
 
 def add_mesh(name: str, points: Array, edges: Any, faces: Any, material: Any) -> Any:
+    """A mesh of (N, 3) points in metres: faces as lists of corners, or without faces, (M, 2) edges."""
     mesh = bpy.data.meshes.new(name)
     mesh.from_pydata(points.tolist() if len(faces) else [], [], faces)
     if not len(faces):  # strands: many, so without a Python list for each
@@ -545,6 +546,7 @@ def set_render(width: int, height: int, threads: int, shutter: float) -> None:
 
 
 def set_frame(number: int) -> None:
+    """Go to a frame; frames count from 1."""
     bpy.context.scene.frame_set(number)
 
 

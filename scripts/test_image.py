@@ -35,6 +35,7 @@ OUTPUTS = ("com", "alp", "fgr", "err", "ref")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("src_path", type=Path, help="source image or folder")
     parser.add_argument("bck_path", type=Path, help="background image or folder")
