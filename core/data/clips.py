@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..color import to_float
 from . import procedural
 from .augmentation import (
     Floats,
@@ -212,7 +213,7 @@ class _Scene:
             src = composed(layer, bgr)
             found["src"].append(develop(src, False))
             found["pha"].append(layer.pha)
-            fgr = np.where(layer.pha > 0, layer.fgr, found["src"][-1] * np.float32(1 / 255))
+            fgr = np.where(layer.pha > 0, layer.fgr, to_float(found["src"][-1]))
             found["fgr"].append(fgr.astype(np.float32))
         plates: dict[bytes, Bytes] = {}
         for t in range(self.frames):
@@ -235,7 +236,7 @@ class _Scene:
         if self._chance(mix.plain_background):
             room = self._plain_room(side)
         else:
-            room = self._crop(side).astype(np.float32) * np.float32(1 / 255)
+            room = to_float(self._crop(side))
             if self._chance(mix.soft_background):
                 room = blur(room, float(rng.uniform(0.5, 5) * self.size / 256))
         plate = room

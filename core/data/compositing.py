@@ -13,6 +13,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from ..color import to_float
 from .augmentation import Floats, Matrix, apply_table, defocus, motion_blur, recolor, warp
 from .pool import Bytes
 
@@ -46,10 +47,10 @@ def place(
         motion: pixels (x, y) that it moves while the shutter is open; focus: radius of its defocus.
     """
     straight = np.asarray(warp(image[..., :3], matrix, size, cv2.BORDER_REPLICATE), np.uint8)
-    pha = np.asarray(warp(image[..., 3], matrix, size), np.float32) * np.float32(1 / 255)
+    pha = to_float(warp(image[..., 3], matrix, size))
     if table is not None:
         straight = apply_table(straight, table)
-    fgr = recolor(straight.astype(np.float32) * np.float32(1 / 255), saturation, hue)
+    fgr = recolor(to_float(straight), saturation, hue)
     if focus >= 0.5 or np.hypot(*motion) >= 1:
         return filtered(Layer(fgr, pha), lambda image: motion_blur(defocus(image, focus), motion))
     return Layer(fgr, pha)
