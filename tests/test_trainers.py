@@ -359,6 +359,7 @@ def test_looks_are_the_engines() -> None:
             look = each.look(model)
         error = (model.reviewed(look).coarse[:, 3:].clamp(0, 1) - each.pha).abs().mean()
         assert error < 0.03 < each.pha.mean()
+        assert each.fgr.shape == (1, 3, *each.pha.shape[2:])
         assert ((look.src_sm - each.fgr).abs() * (each.pha > 0.99)).max() < 0.1
     assert len({each.pha.shape for each in seen}) > 1
 

@@ -103,6 +103,10 @@ def test_error_cross_entropy_is_least_at_the_expected_error_and_steep_near_nothi
     assert at(0.025) < min(at(0.02), at(0.03)) and math.isfinite(at(0.0)) and math.isfinite(at(1.0))
 
 
+def test_overshoot_counts_what_lies_beyond_the_range_and_its_margin() -> None:
+    assert losses.overshoot(torch.tensor([-1.2, 0.5, 1.2, 2.2])) == pytest.approx((1.0 + 0 + 0 + 1.0) / 4)
+
+
 def test_losses_of_two_halves_average_to_the_whole() -> None:
     """What several processes rely on."""
     generator = torch.Generator().manual_seed(0)
