@@ -26,8 +26,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from core.checkpoints import write_whole
 from core.errors import CheckpointError, MattingError
+from core.frame_io import write_whole
 from core.matting import choose_device, choose_precision
 
 log = logging.getLogger(__name__)
@@ -178,10 +178,11 @@ def swap_class(module: nn.Module, old: type[nn.Module], new: type[nn.Module]) ->
 
 
 def write_state(state: Mapping[str, Any], path: Path) -> None:
-    """Write tensors and plain values as torch does, whole or not at all."""
+    """Write tensors and plain values as torch does, whole or not at all, and make their folder."""
     content = io.BytesIO()  # written by torch itself, a full disk raises no OSError
     torch.save(state, content)
-    write_whole(path, content.getbuffer())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, lambda part: part.write_bytes(content.getbuffer()))
 
 
 class _Objective(nn.Module):
@@ -252,6 +253,7 @@ class Trainer:
         Raises:
             CheckpointError: `checkpoint_path` holds a run and `resume` was not asked for, or its file does not fit.
             MattingError: no finite gradient in 20 steps.
+            OutputError: a checkpoint cannot be written.
         """
         options, last = self.options, self.options.checkpoint_path / "last.pt"
         if last.exists() and not options.dry_run:
@@ -262,6 +264,9 @@ class Trainer:
                     "Pass --resume to go on with that run, or another --checkpoint_path",
                 )
             self._load(last)
+        if self.process.leads and not options.dry_run:
+            for unfinished in options.checkpoint_path.glob(".*.part.*"):  # a killed run's
+                unfinished.unlink()
         steps = self.done + 1 if options.dry_run else options.steps
         objective: nn.Module = _Objective(self.model, self._step)
         if self.process.world > 1:
