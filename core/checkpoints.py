@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from core.errors import CheckpointError
 from core.foreign_weights import Weights, list_names, read_torch_file, recognise
+from core.frame_io import write_whole
 from core.models import MattingBase, MattingRefine, RecurrentMatting
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def locate_model(name_or_path: str | Path) -> Path:
         CheckpointError: no such file.
     """
     bundled = _WEIGHTS / f"{name_or_path}.safetensors"
-    path = bundled if name_or_path in list_models() else Path(name_or_path)
+    path = bundled if str(name_or_path) in list_models() else Path(name_or_path)
     if not os.path.isfile(path):
         raise CheckpointError("a model file, or one of " + ", ".join(list_models()), str(path), "Check the path")
     return path
@@ -170,32 +171,19 @@ def half_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_model(model: nn.Module, path: str | Path, metadata: Mapping[str, Any], *, half: bool = False) -> None:
-    """Write a model's weights, whole or not at all.
+    """Write a model's weights, whole or not at all, and make their folder.
 
     Args:
         metadata: "architecture", the class's name, and "arguments", the dictionary it is made with; further entries are
             kept. What is no string is stored as JSON.
         half: write what `half_weights` makes of them, at half the size, to ship them.
+
+    Raises:
+        OutputError: the file cannot be written.
     """
     state = half_weights(model.state_dict()) if half else model.state_dict()
     tensors = {key: value.detach().contiguous().cpu() for key, value in state.items()}
     strings = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
-    write_whole(Path(path), save(tensors, strings))  # safetensors' own writing has no OSError for a full disk
-
-
-def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Write a file whole or not at all, and its folder.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")  # the same each time: a killed run's is written over
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    content = save(tensors, strings)  # written by safetensors itself, a full disk raises no OSError
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_whole(Path(path), lambda part: part.write_bytes(content))

@@ -72,7 +72,11 @@ def dtssd(pred: Sequence[Alpha], true: Sequence[Alpha]) -> float:
 
 
 def foreground_mse(pred_fgr: NDArray[np.float32], true_fgr: NDArray[np.float32], true_pha: Alpha) -> float | None:
-    """Mean squared difference x 1000 of straight foregrounds (H, W, 3) where the true alpha is above 0, if anywhere."""
+    """Mean squared difference x 1000 of straight foregrounds (H, W, 3) where true alpha is above 0; None if nowhere.
+
+    Args:
+        pred_fgr, true_fgr: sRGB-encoded, 0 to 1.
+    """
     visible = true_pha > 0
     if not visible.any():
         return None
@@ -93,7 +97,7 @@ def score_frame(
     true_fgr: NDArray[np.float32] | None = None,
     before: tuple[Alpha, Alpha] | None = None,
 ) -> dict[str, float]:
-    """All measures of one frame by name; those of the unknown region end in `_unknown` and lack where it is empty.
+    """All measures of one frame by name. Those of the unknown region end in `_unknown`; an empty region has none.
 
     Args:
         before: predicted and true alpha of the frame before, for dtSSD.

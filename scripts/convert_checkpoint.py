@@ -18,6 +18,7 @@ from core.models import MattingBase
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("input", type=Path, help="a checkpoint of BackgroundMattingV2 or 2022-BackgroundMatting")
     parser.add_argument("output", type=Path, help="NAME.safetensors")
@@ -33,7 +34,7 @@ def main(args: argparse.Namespace) -> None:
 
     Raises:
         CheckpointError: the input is no model, or does not match.
-        JobError: the output is called otherwise, or the model is this project's own already.
+        JobError: the output has another ending, or the model is already in this project's format.
     """
     if args.output.suffix != ".safetensors":
         raise JobError("an output NAME.safetensors", str(args.output), "Name it so")

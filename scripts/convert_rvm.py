@@ -88,6 +88,7 @@ def load_onnx_weights(model: RecurrentMatting, path: Path) -> None:
 
 
 def parse_args() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--onnx", type=Path, help=f"{ONNX_NAME}; without it the installed package is searched")
     parser.add_argument(
@@ -100,6 +101,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
+    """Write the published weights, with the trained ones added if --trained names them."""
     model = RecurrentMatting(blind=args.trained is not None)
     load_onnx_weights(model.blind or model, args.onnx or find_onnx())
     if args.trained is not None:

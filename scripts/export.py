@@ -47,11 +47,13 @@ class RecurrentStep(nn.Module):
         self.downsample_ratio = downsample_ratio
 
     def forward(self, src: Tensor, bgr: Tensor, r1: Tensor, r2: Tensor, r3: Tensor, r4: Tensor) -> tuple[Tensor, ...]:
+        """Matte one frame (B, 3, H, W): pha, fgr, err and the four states for the next one."""
         pha, fgr, err, rec = self.model(src, bgr, (r1, r2, r3, r4), self.downsample_ratio)
         return pha, fgr, err, *rec
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("model", help='a model file, or "default"')
     parser.add_argument("output", type=Path, help="NAME.onnx or NAME.pt")
@@ -103,7 +105,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def write(model: nn.Module, path: Path, inputs: list[Tensor], names: list[str], outputs: tuple[str, ...]) -> None:
-    """Record the network on these inputs, with sizes left open; the file appears when it is whole."""
+    """Trace the network on these inputs, with sizes left open; the file appears when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def record(partial: Path) -> None:
@@ -123,7 +125,7 @@ def write(model: nn.Module, path: Path, inputs: list[Tensor], names: list[str], 
             torch.jit.save(torch.jit.freeze(traced), str(partial))
 
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # recording warns of every check on shapes; torch of newer exporters
+        warnings.simplefilter("ignore")  # tracing warns of every check on shapes, torch of its newer exporter
         write_whole(path, record)
 
 

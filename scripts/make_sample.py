@@ -167,6 +167,7 @@ def expose(picture: Array, rng: np.random.Generator) -> Array:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description="Make the sample shot in scripts/sample.")
     parser.add_argument("--people", type=Path, required=True, help="folder with reallusion/, from Reallusion.sh3f")
     parser.add_argument("--hdri", type=Path, required=True, help="folder with immenstadter_horn_1k.hdr")

@@ -42,22 +42,17 @@ MARGIN = 0.15  # share of the frame that the world reaches beyond it on each sid
 
 @dataclass(frozen=True)
 class Take:
-    """How one picture is taken.
+    """How one picture is taken."""
 
-    x, y: shift in shares of the width; degrees, scale: about the middle; parallax: pixels that the nearest depth moves;
-    light: what the exposure does; blur: sigma in pixels; noise: sigma in sRGB-encoded units; pan: degrees that a camera
-    with a lens of 1.2 frame widths turns right.
-    """
-
-    x: float = 0.0
+    x: float = 0.0  # shift, as a share of the frame's width
     y: float = 0.0
-    degrees: float = 0.0
+    degrees: float = 0.0  # about the middle
     scale: float = 1.0
-    parallax: tuple[float, float] = (0.0, 0.0)
+    parallax: tuple[float, float] = (0.0, 0.0)  # pixels that the nearest depth moves
     light: PhotometricFit = PhotometricFit()
-    blur: float = 0.0
-    noise: float = NOISE
-    pan: float = 0.0
+    blur: float = 0.0  # sigma, pixels
+    noise: float = NOISE  # sigma, sRGB-encoded
+    pan: float = 0.0  # degrees that a camera with a lens of 1.2 frame widths turns right
 
 
 class World:
@@ -116,6 +111,10 @@ class World:
         lit = relight(fgr, take.light)
         return self.expose(self.clean(take) * (1 - pha[..., None]) + lit * pha[..., None], take.noise)
 
+    def shoot(self, subjects: Sequence[tuple[Image, Plane]], takes: Sequence[Take]) -> list[Image]:
+        """The frames of a shot, each with its subject and its take."""
+        return [self.frame(subject, take) for subject, take in zip(subjects, takes, strict=True)]
+
 
 def relight(encoded: Image, light: PhotometricFit) -> Image:
     """Change exposure, white balance, gamma and vignetting in linear light, by the definition."""
@@ -158,9 +157,16 @@ def cover(image: Image, width: int, height: int) -> Image:
 
 
 def place(cutout: Image, size: tuple[int, int], height: float, x: float) -> tuple[Image, Plane]:
-    """A cut-out (h, w, 4) standing on the frame's lower edge -> fgr (H, W, 3) float32 and pha (H, W).
+    """A cut-out standing on the frame's lower edge.
 
-    height: share of the frame's; x: where its middle stands, 0 (left) to 1.
+    Args:
+        cutout: (h, w, 4) straight RGBA, uint8.
+        size: width and height of the frame.
+        height: share of the frame's.
+        x: where its middle stands, 0 (left) to 1.
+
+    Returns:
+        fgr (H, W, 3) and pha (H, W), float32, 0 to 1.
     """
     W, H = size
     scale = height * H / cutout.shape[0]
@@ -345,7 +351,7 @@ def measure_handheld(material: Material, shots: int = 3, frames: int = 10) -> di
         phas = [subject[1] for subject in subjects]
         plate = world.plate()
         for name, takes in (("locked_off", [Take()] * frames), ("handheld", [shake(t) for t in range(frames)])):
-            srcs = [world.frame(subject, take) for subject, take in zip(subjects, takes, strict=True)]
+            srcs = world.shoot(subjects, takes)
             pred = matte_clip(material, srcs, ShotPlate(plate))
             alone = matte_clip(material, srcs, ShotPlate(plate, align=False, match=False))
             values |= {
@@ -381,7 +387,7 @@ def measure_clip(material: Material, shots: int = 4, frames: int = 40) -> dict[s
             if name == "drifting":
                 lights = [PhotometricFit((2 ** (math.sin(t / 6) / 3),) * 3) for t in range(frames)]
                 takes = [replace(take, light=light) for take, light in zip(takes, lights, strict=True)]
-            srcs = [world.frame(subject, take) for subject, take in zip(subjects, takes, strict=True)]
+            srcs = world.shoot(subjects, takes)
             relight = None if name == "drifting_unmatched" else PhotometricFit.apply
             started = time.perf_counter()
             made = plate_from_clip(srcs, matte=subject_finder(material), samples=24, relight=relight)
@@ -415,7 +421,7 @@ def measure_pan(material: Material, shots: int = 3, frames: int = 36) -> dict[st
             for t in range(frames)
         ]
         subjects = [place(people[-1 - 3 * i], size, 0.8, 0.5 + 0.2 * math.sin(t / 5)) for t in range(frames)]
-        srcs = [world.frame(subject, take) for subject, take in zip(subjects, takes, strict=True)]
+        srcs = world.shoot(subjects, takes)
         phas = [subject[1] for subject in subjects]
         started = time.perf_counter()
         made = plate_from_clip(srcs, matte=subject_finder(material), samples=24, extend=True)
@@ -567,10 +573,7 @@ def measure_cost(material: Material, frames: int = 12) -> dict[str, float]:
     ]
     for name, takes in (("locked_off", [Take()] * frames), ("handheld", shake)):
         light = PhotometricFit((1.2, 1.1, 1.0))
-        srcs = [
-            world.frame(s, Take(t.x, t.y, t.degrees, t.scale, t.parallax, light))
-            for s, t in zip(subjects, takes, strict=True)
-        ]
+        srcs = world.shoot(subjects, [replace(take, light=light) for take in takes])
         shot = ShotPlate(plate)
         times = []
         for src, (_, pha) in zip(srcs, subjects, strict=True):
@@ -606,6 +609,7 @@ MEASURES: dict[str, Callable[[Material], dict[str, float]]] = {
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True, help="folder of photographs, JPEG or PNG")
     parser.add_argument("--cutouts", type=Path, required=True, help="folder of RGBA cut-outs, people last, PNG")
@@ -619,6 +623,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Measure what --only names; return the figures by measure and name."""
     network = None
     if args.model != "none":
         from core.checkpoints import load_model

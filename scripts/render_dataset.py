@@ -4,7 +4,7 @@
     python scripts/render_dataset.py --packages FOLDER --hdri FOLDER --output POOL --count 500 [--clips]
 
 Stills go to POOL/{train,test}/rendered/KIND-SUBJECT-NUMBER.png, clips to .../rendered_clips/NAME/0001.png.
-What is there is skipped, so that the command may be stopped and called again. Models come from Debian's
+Files that exist are skipped, so that the command may be stopped and called again. Models come from Debian's
 sweethome3d-furniture (unpacked into --packages on the first call). Runs itself again in Blender's Python.
 """
 
@@ -112,6 +112,7 @@ class Shot:
 
     @property
     def name(self) -> str:
+        """Unique in a series: KIND-SUBJECT-NUMBER."""
         return f"{self.kind}-{self.subject}-{self.number:05d}"
 
     def path(self, pool: Path) -> Path:
@@ -120,7 +121,7 @@ class Shot:
 
 
 def split_of(kind: str, subject: str, number: int) -> str:
-    """train or test, for good. A person or model is on one side only, whatever kind of picture shows it."""
+    """train or test, permanently. A person or model is on one side only, whatever kind of picture shows it."""
     if subject in PEOPLE:
         return "test" if PEOPLE[subject][0] in TEST_PEOPLE else "train"
     # Glassware is made anew for each number: no two are the same. "u": a salt that leaves both sides some of each kind.
@@ -129,7 +130,7 @@ def split_of(kind: str, subject: str, number: int) -> str:
 
 
 def plan(count: int, seed: int, models: set[str], frames: int = 1) -> list[Shot]:
-    """The first `count` shots of a series without end: a longer plan begins with the shorter one."""
+    """The first `count` shots of an endless series: a longer plan begins with the shorter one."""
     kinds = list(SHARES)
     weights = np.array([SHARES[kind] for kind in kinds], float)
     shots = []
@@ -355,6 +356,7 @@ def hold(
 
 
 def random_pose(rng: np.random.Generator, stage: Any) -> Any:
+    """A pose a little off the one that the model was made in."""
     return stage.Pose(
         head=(rng.normal(0, 0.12), rng.normal(0, 0.1), rng.normal(0, 0.35)),
         torso=rng.normal(0, 0.15),
@@ -370,7 +372,7 @@ def mix_poses(a: Any, b: Any, share: float, stage: Any) -> Any:
             tuple((1 - share) * np.array(p) + share * np.array(q))
             if isinstance(p, tuple)
             else (1 - share) * p + share * q
-            for p, q in ((getattr(a, key), getattr(b, key)) for key in ("head", "torso", "lean", "shift", "swing"))
+            for p, q in ((getattr(a, key), getattr(b, key)) for key in ("head", "torso", "lean", "swing"))
         )
     )
 
@@ -454,7 +456,7 @@ def make_glassware(make: str, rng: np.random.Generator, stage: Any) -> Any:
         return stage.add_sheet(crumple(rng, cloth), make, material)
     material = stage.make_veil(make, tuple(tint), cover, float(rng.uniform(0.0, 0.25)))
     outline = glass_outline(make, rng)
-    wall = outline * [1, 1] - [float(rng.uniform(0.0012, 0.004)), 0]
+    wall = outline - [float(rng.uniform(0.0012, 0.004)), 0]
     inside = np.maximum(wall[::-1], 0.0) + [0, 0.002]
     piece = stage.lathe(np.concatenate([[[0.0, outline[0, 1]]], outline, inside]).astype(np.float32), make, material)
     if rng.random() < 0.35:
@@ -522,6 +524,7 @@ BUILDERS: dict[str, Callable[[Shot, dict[str, Path], np.random.Generator, Any], 
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description="Render subjects with exact alpha into a training pool.")
     parser.add_argument("--packages", type=Path, required=True, help="folder with sweethome3d-furniture_*.deb")
     parser.add_argument("--hdri", type=Path, required=True, help="folder of environment maps, *.hdr")

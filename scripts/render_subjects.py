@@ -85,6 +85,7 @@ def vertices(mesh: Any) -> Array:
 
 
 def add_mesh(name: str, points: Array, edges: Any, faces: Any, material: Any) -> Any:
+    """A mesh of (N, 3) points in metres: faces as lists of corners, or without faces, (M, 2) edges."""
     mesh = bpy.data.meshes.new(name)
     mesh.from_pydata(points.tolist() if len(faces) else [], [], faces)
     if not len(faces):  # strands: many, so without a Python list for each
@@ -153,12 +154,8 @@ def use_picture_alpha(subject: Any) -> None:
         tree = material.node_tree
         shader = tree.nodes.get("Principled BSDF")
         for node in tree.nodes:
-            if (
-                node.type == "TEX_IMAGE"
-                and node.image
-                and node.image.channels == 4
-                and not shader.inputs["Alpha"].is_linked
-            ):
+            has_alpha = node.type == "TEX_IMAGE" and node.image and node.image.channels == 4
+            if has_alpha and not shader.inputs["Alpha"].is_linked:
                 tree.links.new(node.outputs["Alpha"], shader.inputs["Alpha"])
 
 
@@ -259,12 +256,11 @@ class Head:
 
 @dataclass(frozen=True)
 class Pose:
-    """Angles in radians, shifts in metres; all zero leaves the subject as it was modelled."""
+    """Angles in radians, distances in metres; all zero leaves the subject as it was modelled."""
 
     head: tuple[float, float, float] = (0.0, 0.0, 0.0)  # pitch, roll, yaw
     torso: float = 0.0  # yaw of the chest against the hips
     lean: tuple[float, float] = (0.0, 0.0)  # x and y shift of the neck
-    shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
     swing: tuple[float, float, float] = (0.0, 0.0, 0.0)  # of the hair's tips, per metre of hair
 
 
@@ -313,7 +309,7 @@ def bend(points: Array, pose: Pose, head: Head, hair: bool = False, along: Array
     moved[:, 1] = neck[1] + np.sin(angle) * offset[:, 0] + np.cos(angle) * offset[:, 1] + pose.lean[1] * chest_share
     if along is not None:
         moved += np.array(pose.swing, np.float32) * (along**2 / max(float(along.max()), 1e-6))[:, None]
-    return (moved + np.array(pose.shift, np.float32)).astype(np.float32)
+    return moved.astype(np.float32)
 
 
 def grow_hair(head: Head, style: HairStyle, rng: np.random.Generator) -> Array:
@@ -345,9 +341,8 @@ def grow_hair(head: Head, style: HairStyle, rng: np.random.Generator) -> Array:
     for index in range(style.points):
         strands[:, index] = position
         drift = 0.7 * drift + 0.7 * rng.normal(size=(count, 3))
-        in_face = (
-            ((position - head.middle) / np.linalg.norm(position - head.middle, axis=1, keepdims=True)) @ head.forward
-        ) > 0.45
+        from_middle = position - head.middle
+        in_face = (from_middle / np.linalg.norm(from_middle, axis=1, keepdims=True)) @ head.forward > 0.45
         heading = heading + frizz * drift + gravity * np.array([0, 0, -1]) + 0.5 * in_face[:, None] * side
         heading /= np.linalg.norm(heading, axis=1, keepdims=True)
         position = position + heading * step
@@ -389,10 +384,7 @@ def grow_fur(mesh: Any, style: HairStyle, rng: np.random.Generator) -> Array:
     comb = np.array([0.15, style.sweep_back, -style.gravity])
     comb = comb - (normal @ comb)[:, None] * normal
     size = float(np.ptp(triangle.reshape(-1, 3), axis=0).max())
-    clump = (
-        np.argmin(((root[:, None] - root[None, : style.clumps]) ** 2).sum(-1), axis=1) if style.clumps < 400 else None
-    )
-    clump = np.arange(style.strands) % style.clumps if clump is None else clump
+    clump = np.arange(style.strands) % style.clumps
     patch = np.sin(root @ rng.normal(size=(3, 3)) * 9 / size)
     heading = style.lift * normal + (1 - style.lift) * comb + 0.25 * patch
     heading /= np.linalg.norm(heading, axis=1, keepdims=True) + 1e-9
@@ -432,9 +424,7 @@ def add_strands(strands: Array, radius: float, material: Any, name: str = "Hair"
     named.inputs["Name"].default_value = "thickness"
     tree.links.new(named.outputs["Attribute"], chain[1].inputs["Radius"])
     chain[2].inputs["Material"].default_value = material
-    hair = bpy.data.objects.new(
-        name, bpy.data.hair_curves.new(name)
-    )  # Cycles draws strands of this type of object only
+    hair = bpy.data.objects.new(name, bpy.data.hair_curves.new(name))  # the only type that Cycles draws as strands
     hair.data.materials.append(material)
     bpy.context.scene.collection.objects.link(hair)
     hair.modifiers.new("Strands", "NODES").node_group = tree
@@ -504,13 +494,7 @@ def add_light(
     """An area light 3 m from `target` (3,); azimuth 0 is in front (-y), pi behind: a rim light."""
     data = bpy.data.lights.new("Light", "AREA")
     data.energy, data.size, data.color = power, size, colour
-    light = bpy.data.objects.new("Light", data)
-    bpy.context.scene.collection.objects.link(light)
-    away = Vector(
-        (math.sin(azimuth) * math.cos(elevation), -math.cos(azimuth) * math.cos(elevation), math.sin(elevation))
-    )
-    light.location = Vector(target) + 3 * away
-    light.rotation_euler = away.to_track_quat("Z", "Y").to_euler()
+    _aim("Light", data, target, azimuth, elevation, 3.0)
 
 
 def add_camera(
@@ -520,20 +504,25 @@ def add_camera(
     data = bpy.data.cameras.new("Camera")
     data.lens = lens  # millimetres, sensor 36 mm
     data.clip_start = 0.01
-    camera = bpy.data.objects.new("Camera", data)
-    bpy.context.scene.collection.objects.link(camera)
-    away = Vector(
-        (math.sin(azimuth) * math.cos(elevation), -math.cos(azimuth) * math.cos(elevation), math.sin(elevation))
-    )
     distance = extent * lens / 36
-    camera.location = Vector(target) + distance * away
-    camera.rotation_euler = away.to_track_quat("Z", "Y").to_euler()
     if f_stop is not None:
         data.dof.use_dof = True
         data.dof.focus_distance = distance
         data.dof.aperture_fstop = f_stop
-    bpy.context.scene.camera = camera
+    camera = bpy.context.scene.camera = _aim("Camera", data, target, azimuth, elevation, distance)
     return camera
+
+
+def _aim(name: str, data: Any, target: Array, azimuth: float, elevation: float, distance: float) -> Any:
+    """Put a light or camera at a distance (metres) from the target, turned towards it (radians)."""
+    aimed = bpy.data.objects.new(name, data)
+    bpy.context.scene.collection.objects.link(aimed)
+    away = Vector(
+        (math.sin(azimuth) * math.cos(elevation), -math.cos(azimuth) * math.cos(elevation), math.sin(elevation))
+    )
+    aimed.location = Vector(target) + distance * away
+    aimed.rotation_euler = away.to_track_quat("Z", "Y").to_euler()
+    return aimed
 
 
 def set_render(width: int, height: int, threads: int, shutter: float) -> None:
@@ -557,6 +546,7 @@ def set_render(width: int, height: int, threads: int, shutter: float) -> None:
 
 
 def set_frame(number: int) -> None:
+    """Go to a frame; frames count from 1."""
     bpy.context.scene.frame_set(number)
 
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""From a render's linear premultiplied light to a straight picture with colours beyond its edge. No bpy."""
+"""From a render's linear premultiplied light to a straight picture with colours beyond its edge.
+
+NumPy only: it runs in Blender's Python, which has neither OpenCV nor the engine's other packages. No bpy.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ RELIABLE = 0.1  # below this alpha, premultiplied colour divided by alpha is mos
 
 
 def straighten(premul: Array, alpha: Array) -> Array:
-    """Straight linear colour (H, W, 3) from premultiplied; where alpha is slight, its neighbours' colour goes on."""
+    """Straight linear colour (H, W, 3) from premultiplied; where alpha is small, from neighbours with more of it."""
     colour = (premul / np.maximum(alpha, 1e-4)[..., None]).astype(np.float32)
     trust = np.clip((alpha - RELIABLE / 2) / (RELIABLE / 2), 0, 1).astype(np.float32)
     return extend_colours(colour, trust)

@@ -35,6 +35,7 @@ OUTPUTS = ("com", "alp", "fgr", "err", "ref")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("src_path", type=Path, help="source image or folder")
     parser.add_argument("bck_path", type=Path, help="background image or folder")
@@ -81,7 +82,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def find_pairs(src_path: Path, bck_path: Path) -> list[tuple[Path, Path, Path]]:
-    """Source, background, and the source's name inside of its folder, without its ending.
+    """Source, background, and the source's name inside its folder, without its ending.
 
     Raises:
         FootageError: no images, two sources of one name, or not as many backgrounds as sources.
@@ -118,7 +119,7 @@ def find_images(path: Path) -> list[Path]:
 
 
 class RefinedWhere:
-    """Overhears where MattingRefine refines, which no matte says.
+    """Records where MattingRefine refines, which a matte does not tell.
 
     Raises:
         JobError: another network.

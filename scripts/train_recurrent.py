@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Train the default network in stages: the coarse part on clips, what follows its encoder on looks, the refiner."""
+"""Train the default network in stages: coarse part on clips, decoder and review on looks, refiner on windows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import functools
 import logging
 import random
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +23,6 @@ from torch.utils.data import DataLoader, Dataset
 from core.checkpoints import load_model, save_model
 from core.data.clips import ClipDataset, Mix
 from core.errors import JobError, ending_in_words
-from core.evaluation import mean_scores, score_clip
 from core.matting import Matter
 from core.memory import reused_memory
 from core.models import RecurrentMatting
@@ -34,10 +33,11 @@ from core.models.scales import average
 from core.training import looks, losses, windows
 from core.training.loop import Batch, Process, Trainer, Validation, join_processes, sample_order
 from core.training.options import add_loop_arguments, loop_options, parse_with_config
+from core.training.validation import score_samples
 
 log = logging.getLogger(__name__)
 
-# (split, size, frames, shares of its mix that are not the usual ones) -> clips
+# (split, size, frames, changes to the usual mix) -> clips
 MakeClips = Callable[[str, int, int, dict[str, float]], "Dataset[dict[str, Any]]"]
 
 
@@ -49,9 +49,9 @@ class Stage:
     size: int = 256  # pixels, side of the square crop
     frames: int = 2
     batch: int = 6  # clips, looks, or windows, per step of one process
-    downsample_ratio: float | tuple[float, float] = 1.0  # at which the network looks; a range is drawn from
+    downsample_ratio: float | tuple[float, float] = 1.0  # scale of the network's input; each step draws from a range
     part: str = "coarse"  # what learns, see `PARTS`; "decoder" and "review" are the last of "coarse"
-    mix: dict[str, float] = dataclasses.field(default_factory=dict)  # of `core.data.clips.Mix`
+    mix: dict[str, float] = dataclasses.field(default_factory=dict)  # changes to `core.data.clips.Mix`
 
 
 PROTOTYPE = Stage(steps=2000)
@@ -97,7 +97,7 @@ def make_stages(described: Sequence[dict[str, Any]] | None, steps: int | None) -
     """The run's stages; `steps` cuts them, or lengthens the last.
 
     Raises:
-        JobError: a stage has a key that it cannot have, or none.
+        JobError: there is no stage, or one has an unknown key or an impossible value.
     """
     try:
         stages = [PROTOTYPE] if described is None else [Stage(**stage) for stage in described]
@@ -140,7 +140,12 @@ def stage_batches(
     process: Process,
     model: RecurrentMatting,
 ) -> Iterator[Batch]:
-    """This process's batches from step `start` to the last stage's end: small clips, or windows that `model` guides."""
+    """This process's batches from step `start` to the last stage's end: clips, looks or windows.
+
+    Args:
+        workers: data loader processes.
+        model: the network in training, which makes looks and windows of clips.
+    """
     begin = 0
     for number, stage in enumerate(stages):
         first = max(start - begin, 0)
@@ -170,7 +175,7 @@ def stage_batches(
 def _load(
     clips: Dataset[dict[str, Any]], workers: int, seed: int, process: Process, batch: int, first: int, end: int
 ) -> DataLoader[Batch]:
-    """Batches of clips from number `first` to `end`."""
+    """Batches of `batch` clips, from batch number `first` to `end`."""
     order = sample_order(len(clips), seed, first * batch * process.world, process)  # type: ignore[arg-type]
     chosen = [[next(order) for _ in range(batch)] for _ in range(first, end)]
     return DataLoader(clips, batch_sampler=chosen, num_workers=workers, pin_memory=torch.cuda.is_available())
@@ -181,7 +186,7 @@ def _draw_ratio(ratio: float | tuple[float, float], seed: int) -> float:
 
 
 def _smaller(batch: Batch, ratio: float) -> Batch:
-    """The clips at the size that the network's coarse part would reduce them to."""
+    """The clips, shrunk as the network's coarse part would shrink them."""
     frames = {name: batch[name] for name in ("src", "bgr", "pha", "fgr")}
     small = {name: torch.unflatten(average(x.flatten(0, 1), ratio), 0, x.shape[:2]) for name, x in frames.items()}
     return batch | small
@@ -192,7 +197,7 @@ def compute_losses(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
     Args:
         batch: src, bgr, fgr (B, T, 3, H, W), pha (B, T, 1, H, W), has_plate (B,) bool: those with a plate and those
-            without go through the network in a pass of their own. Or what `draw_looks` or `draw_windows` gives.
+            without go through the network in a pass of their own. Or what `draw_looks` or `draw_windows` yields.
     """
     part = "refiner" if "guides" in batch else batch.get("part", "coarse")
     for name, child in model.named_children():
@@ -215,7 +220,7 @@ def compute_losses(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 
 def _look_losses(model: RecurrentMatting, seen: Sequence[looks.Seen]) -> dict[str, Tensor]:
-    """Those of clips, of single frames; where there is none, of nothing."""
+    """The losses of clips, for single frames; without any look, a loss of 0."""
     total = {"pha_l1": 0 * model.plate_review.see_through.reach.sum()}
     for each in seen:
         look = each.look(model)
@@ -226,7 +231,7 @@ def _look_losses(model: RecurrentMatting, seen: Sequence[looks.Seen]) -> dict[st
 
 
 def _losses(look: Look, err: Tensor, pha: Tensor, fgr: Tensor, true_pha: Tensor, true_fgr: Tensor) -> dict[str, Tensor]:
-    """Of what came of a look; alphas and foregrounds (B, T, ...)."""
+    """The losses of a look's result; alphas and foregrounds are (B, T, ...)."""
     found = losses.clip_losses(pha, fgr, true_pha, true_fgr)
     found["err_cross_entropy"] = ERROR_WEIGHT * losses.error_cross_entropy(err, pha, true_pha)
     found["pha_overshoot"] = OVERSHOOT_WEIGHT * losses.overshoot(look.coarse[:, 3:])
@@ -239,7 +244,7 @@ def _add(total: dict[str, Tensor], found: dict[str, Tensor], share: Tensor | flo
 
 
 def _window_losses(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """The paper's, which judge details, not what is wrong all over a window."""
+    """The paper's losses, which judge detail more than an error all over a window."""
     refiner = cast(SolvingRefiner, model.refiner)
     pred = refiner.refine_windows(batch["src"], batch["bgr"], batch["guides"], batch["before"])
     margin = 2 * refiner.half_margin
@@ -264,7 +269,7 @@ def parameter_groups(
 
 
 def build_model(init: str) -> RecurrentMatting:
-    """The network to train, with the weights of `init`, "none" for random ones."""
+    """The network to train, with the weights of `init`; "none" is random ones."""
     if init == "none":
         return RecurrentMatting()
     model = load_model(init)
@@ -311,19 +316,16 @@ def _clips_of_pool(
 
 
 def validate(model: nn.Module, clips: Dataset[dict[str, Any]], args: argparse.Namespace) -> Validation:
-    """All measures over the frames of the first clips of the validation split, and pictures of four last frames."""
+    """Validate on the first clips of the validation split."""
     device = next(model.parameters()).device
-    scores: list[dict[str, float]] = []
-    images: dict[str, Tensor] = {}
-    for index in range(1 if args.dry_run else min(args.valid_clips, len(clips))):  # type: ignore[arg-type]
-        clip = clips[index]
+
+    def predict(clip: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         src, bgr = (clip[name].unsqueeze(0).to(device) for name in ("src", "bgr"))
         pred = model(src, bgr if clip["has_plate"] else None, downsample_ratio=args.valid_downsample_ratio)
-        scores += score_clip(pred.pha[0], clip["pha"], pred.fgr[0], clip["fgr"])
-        if index < 4:
-            views = (clip["src"][-1], pred.pha[0, -1].expand(3, -1, -1), clip["pha"][-1].expand(3, -1, -1))
-            images[f"{index}_src_pred_true"] = torch.cat([view.cpu() for view in views], dim=-1)
-    return Validation(mean_scores(scores), images)
+        return pred.pha[0], pred.fgr[0]
+
+    count = 1 if args.dry_run else min(args.valid_clips, len(clips))  # type: ignore[arg-type]
+    return score_samples((clips[index] for index in range(count)), predict)
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ def test_gradient_error_of_a_missed_edge() -> None:
     true[:, 15:] = 0.5  # stretched to 0..1 first
     assert evaluation.gradient_errors(np.full_like(true, 0.7), true).sum() == pytest.approx(5 * per_row, rel=1e-4)
     assert evaluation.gradient_errors(0.5 * true, true).sum() == 0
+    assert evaluation.gradient_errors(0.5 * true + 0.25, true).sum() == pytest.approx(0, abs=1e-4)
     upright = evaluation.gradient_errors(true.T.copy(), np.zeros_like(true.T))
     assert upright.sum() == pytest.approx(5 * per_row, rel=1e-4)
 

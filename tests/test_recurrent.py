@@ -483,8 +483,9 @@ def test_without_a_plate_the_blind_network_takes_over(published: Any) -> None:
     assert not np.allclose(model(src, src, downsample_ratio=0.5).pha[:, 0], pha, atol=1e-2)
 
 
-def test_default_weights_load() -> None:
-    model = load_model()
+@pytest.mark.parametrize("name", ["default", Path("default")])
+def test_default_weights_load(name: str | Path) -> None:
+    model = load_model(name)
     assert isinstance(model, RecurrentMatting)
     assert not model.training
     assert {p.dtype for p in model.parameters()} == {torch.float32}

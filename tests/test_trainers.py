@@ -245,15 +245,24 @@ STAGES = """[{steps: 4, size: 32, frames: 2, batch: 3},
     {steps: 3, size: 128, frames: 1, batch: 2, downsample_ratio: 0.5, part: refiner}]"""
 
 
-@pytest.mark.parametrize("cut", [8, 10])  # in the review's stage, in the refiner's
-def test_stages_run_one_after_another_and_a_resume_enters_in_the_middle(tmp_path: Path, cut: int) -> None:
-    flags = _recurrent_flags(tmp_path / "whole", "--stages", STAGES, "--save_every", 1, "--precision", "fp32")
-    whole = train_recurrent.main(train_recurrent.parse_args(flags), Clips)
-    assert {"pha_l1", "pha_gradient", "fgr_l1"} <= whole.keys()
-    model = load_model(tmp_path / "whole/c/last.safetensors")
-    assert isinstance(model, RecurrentMatting)
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, float], Path]:
+    """What a run through all STAGES returned, and the model file that it wrote."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("whole")
+    flags = _recurrent_flags(folder, "--stages", STAGES, "--precision", "fp32")
+    return train_recurrent.main(train_recurrent.parse_args(flags), Clips), folder / "c/last.safetensors"
 
-    flags = _recurrent_flags(tmp_path / "cut", "--stages", STAGES, "--save_every", 1, "--precision", "fp32")
+
+@pytest.mark.parametrize("cut", [8, 10])  # in the review's stage, in the refiner's
+def test_stages_run_one_after_another_and_a_resume_enters_in_the_middle(
+    tmp_path: Path, whole_run: tuple[dict[str, float], Path], cut: int
+) -> None:
+    whole, model = whole_run
+    assert {"pha_l1", "pha_gradient", "fgr_l1"} <= whole.keys()
+    assert isinstance(load_model(model), RecurrentMatting)
+
+    flags = _recurrent_flags(tmp_path, "--stages", STAGES, "--save_every", cut, "--precision", "fp32")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         steps = iter(range(cut))
         original = train_recurrent.compute_losses
@@ -265,10 +274,10 @@ def test_stages_run_one_after_another_and_a_resume_enters_in_the_middle(tmp_path
 
         patch.setattr(train_recurrent, "compute_losses", interrupted)
         train_recurrent.main(train_recurrent.parse_args(flags), Clips)
-    assert torch.load(tmp_path / "cut/c/last.pt", weights_only=True)["step"] == cut
+    assert torch.load(tmp_path / "c/last.pt", weights_only=True)["step"] == cut
     resumed = train_recurrent.main(train_recurrent.parse_args([*flags, "--resume"]), Clips)
     assert resumed["loss"] == whole["loss"]
-    one, other = (load_file(tmp_path / name / "c/last.safetensors") for name in ("whole", "cut"))
+    one, other = load_file(model), load_file(tmp_path / "c/last.safetensors")
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -350,6 +359,7 @@ def test_looks_are_the_engines() -> None:
             look = each.look(model)
         error = (model.reviewed(look).coarse[:, 3:].clamp(0, 1) - each.pha).abs().mean()
         assert error < 0.03 < each.pha.mean()
+        assert each.fgr.shape == (1, 3, *each.pha.shape[2:])
         assert ((look.src_sm - each.fgr).abs() * (each.pha > 0.99)).max() < 0.1
     assert len({each.pha.shape for each in seen}) > 1
 

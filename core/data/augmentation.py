@@ -84,7 +84,7 @@ def smooth_noise(shape: tuple[int, int], length: float, rng: np.random.Generator
 
 @cache
 def _grain() -> Floats:
-    """Normal noise to cut pieces from: drawing it anew for each frame would take longer than all else."""
+    """Normal noise to cut pieces from: drawing it anew for each frame would take longer than everything else."""
     return np.random.default_rng(0).standard_normal((1024, 1024 + 512, 3), np.float32)
 
 
@@ -107,7 +107,7 @@ def add_noise(image: Floats, read: float, shot: float, rng: np.random.Generator)
 
 
 def blur(image: Floats, sigma: float) -> Floats:
-    """Gaussian blur of `sigma` pixels; of a cut-out, give it premultiplied colour."""
+    """Gaussian blur of `sigma` pixels; for a cut-out, pass premultiplied colour."""
     if sigma < 0.2:
         return image
     blurred = cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
@@ -115,7 +115,7 @@ def blur(image: Floats, sigma: float) -> Floats:
 
 
 def defocus(image: Floats, radius: float) -> Floats:
-    """Blur by a lens' round aperture, `radius` pixels; of a cut-out, give it premultiplied colour."""
+    """Blur by a lens's round aperture of `radius` pixels; for a cut-out, pass premultiplied colour."""
     if radius < 0.5:
         return image
     reach = int(np.ceil(radius))
@@ -156,12 +156,12 @@ def sharpen(image: Floats, amount: float) -> Floats:
 def color_table(
     rng: np.random.Generator, exposure: float = 0.0, balance: float = 0.0, contrast: float = 0.0, gamma: float = 0.0
 ) -> NDArray[np.uint8]:
-    """A random tone curve (256, 3) for 8-bit images; each number is the deviation of its effect.
+    """A random tone curve (256, 3) for 8-bit images; each argument is the standard deviation of its effect.
 
     Args:
         exposure, balance: relative gain of all channels, and of each.
         contrast: relative change of the distance to mid-grey.
-        gamma: of the logarithm of the exponent.
+        gamma: logarithm of the exponent.
     """
     return table_of(
         gain=np.exp(rng.normal(0, exposure) + rng.normal(0, balance, 3)),
@@ -200,13 +200,14 @@ def recolor(image: Floats, saturation: float = 1.0, hue: float = 0.0) -> Floats:
 def cast_shadow(
     pha: Floats, offset: tuple[float, float], softness: float, lean: float = 0.0, squash: float = 1.0
 ) -> Floats:
-    """How much of the light (H, W, 1), 0 to 1, a subject's alpha keeps from what is behind it.
+    """A subject's shadow: the share of light (H, W, 1), 0 to 1, that its alpha keeps from the background.
 
     Args:
         pha: (H, W, 1).
         offset: pixels by which the shadow lies to the right and below.
         softness: pixels, sigma of its blur.
-        lean: shear about the subject's foot; `squash`: the shadow's height by the subject's.
+        lean: shear about the subject's foot.
+        squash: the shadow's height divided by the subject's.
     """
     height, width = pha.shape[:2]
     step = 4 if min(height, width) >= 128 else 1

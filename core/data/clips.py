@@ -9,7 +9,7 @@ A clip is a dict of float32 tensors, RGB sRGB-encoded, 0 to 1, T = frames, H = W
     bgr (T, 3, H, W)   its clean plate, as imperfect as plates are; the same frame T times where nothing moves
     pha (T, 1, H, W)   true alpha
     fgr (T, 3, H, W)   true straight colour; equal to src where pha is 0
-    has_plate ()       bool; where False the network is to go without bgr, and the subjects are people
+    has_plate ()       bool; if False, the network must do without bgr, and the subjects are people
 The default collate function makes batches (B, T, C, H, W). Nothing is shared between workers but the pool's cache on
 disk; `valid` and `test` give a few hundred fixed clips.
 """
@@ -29,12 +29,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..color import to_float
 from . import procedural
 from .augmentation import (
     Floats,
     Matrix,
     add_noise,
     affine,
+    apply_table,
     blur,
     cast_shadow,
     color_table,
@@ -56,7 +58,7 @@ LENGTHS = {"train": 1_000_000, "valid": 256, "test": 256}
 
 @dataclass(frozen=True)
 class Mix:
-    """How often what happens, as shares of all clips unless a field says otherwise."""
+    """How often each thing happens: shares of all clips unless a field says otherwise."""
 
     no_plate: float = 0.05
     no_subject: float = 0.07
@@ -64,7 +66,7 @@ class Mix:
     three_subjects: float = 0.07
     distractors: float = 0.65  # one to three things that are in the plate as well
     ghost: float = 0.06  # a thing that is in the plate only
-    # kinds of subject, by weight; of those that the pool has
+    # weights of the kinds of subject; kinds that the pool lacks are left out
     people: float = 0.2
     animals: float = 0.1
     rendered_people: float = 0.2
@@ -96,14 +98,14 @@ class Mix:
     compressed: float = 0.4
     sharpened: float = 0.15
     noise: float = 0.75
-    plate_averaged: float = 0.4  # of the noisy: a plate of many frames has next to no noise
+    plate_averaged: float = 0.4  # of the noisy clips: a plate averaged from many frames has next to no noise
     flicker: float = 0.15
     soft_lens: float = 0.1
 
 
 @dataclass(frozen=True)
 class Actor:
-    """A subject, its looks and its way through the frame."""
+    """A subject, its appearance and its path through the frame."""
 
     images: list[Bytes]  # one, or one per frame
     path: Callable[[float], Matrix]  # at frame t, from the image to the frame
@@ -124,7 +126,7 @@ class Actor:
 
 
 class ClipDataset(Dataset[dict[str, Tensor]]):
-    """Clips by index; the module's text says what one holds.
+    """Clips by index; the module's docstring says what a clip holds.
 
     Args:
         pool: folder of the pool (see `Pool`).
@@ -211,7 +213,7 @@ class _Scene:
             src = composed(layer, bgr)
             found["src"].append(develop(src, False))
             found["pha"].append(layer.pha)
-            fgr = np.where(layer.pha > 0, layer.fgr, found["src"][-1] * np.float32(1 / 255))
+            fgr = np.where(layer.pha > 0, layer.fgr, to_float(found["src"][-1]))
             found["fgr"].append(fgr.astype(np.float32))
         plates: dict[bytes, Bytes] = {}
         for t in range(self.frames):
@@ -234,7 +236,7 @@ class _Scene:
         if self._chance(mix.plain_background):
             room = self._plain_room(side)
         else:
-            room = self._crop(side).astype(np.float32) * np.float32(1 / 255)
+            room = to_float(self._crop(side))
             if self._chance(mix.soft_background):
                 room = blur(room, float(rng.uniform(0.5, 5) * self.size / 256))
         plate = room
@@ -260,7 +262,7 @@ class _Scene:
         if self._chance(0.5):
             piece = piece[:, ::-1]
         table = color_table(rng, exposure=0.2, balance=0.08, contrast=0.12, gamma=0.12)
-        return np.asarray(cv2.LUT(np.ascontiguousarray(piece), np.ascontiguousarray(table[None])), np.uint8)
+        return apply_table(np.ascontiguousarray(piece), table)
 
     def _plain_room(self, side: int) -> Floats:
         """A wall, a studio backdrop, a green screen: one colour with a gradient and some unevenness."""
@@ -429,7 +431,7 @@ class _Scene:
         Args:
             room: what it may be coloured like; None for a prop, which stays where it is.
             size: pixels of the frame.
-            scale: range of its longer side by the frame's.
+            scale: range of its longer side, as a share of the frame's.
         """
         mix, rng = self.mix, self.rng
         figure = kind in FIGURES

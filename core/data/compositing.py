@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Layers with exact alpha, laid over each other and over a background.
 
-A layer is straight colour fgr (H, W, 3) and alpha pha (H, W, 1), float32, 0 to 1, sRGB-encoded. What is composed here
-holds to src = fgr * pha + bgr * (1 - pha), the paper's equation 1, to the last bit of a float.
+A layer is straight colour fgr (H, W, 3) and alpha pha (H, W, 1), float32, 0 to 1, sRGB-encoded. Composites satisfy
+src = fgr * pha + bgr * (1 - pha) (Lin et al. 2021, equation 1) to the last bit of a float.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from ..color import to_float
 from .augmentation import Floats, Matrix, apply_table, defocus, motion_blur, recolor, warp
 from .pool import Bytes
 
-LEAST_ALPHA = 1 / 512  # below it a layer's colour is not to be had by division
+LEAST_ALPHA = 1 / 512  # below it, division by alpha does not give a layer's colour
 
 
 class Layer(NamedTuple):
@@ -46,10 +47,10 @@ def place(
         motion: pixels (x, y) that it moves while the shutter is open; focus: radius of its defocus.
     """
     straight = np.asarray(warp(image[..., :3], matrix, size, cv2.BORDER_REPLICATE), np.uint8)
-    pha = np.asarray(warp(image[..., 3], matrix, size), np.float32) * np.float32(1 / 255)
+    pha = to_float(warp(image[..., 3], matrix, size))
     if table is not None:
         straight = apply_table(straight, table)
-    fgr = recolor(straight.astype(np.float32) * np.float32(1 / 255), saturation, hue)
+    fgr = recolor(to_float(straight), saturation, hue)
     if focus >= 0.5 or np.hypot(*motion) >= 1:
         return filtered(Layer(fgr, pha), lambda image: motion_blur(defocus(image, focus), motion))
     return Layer(fgr, pha)

@@ -120,7 +120,7 @@ class ImagePairDataset(Dataset[dict[str, Tensor]]):
         fgr_path, pha_path: files or folders, matched in sorted order.
         bgr_path: file or folder of backgrounds.
         size: pixels, side of an item.
-        seed: turns the order in which backgrounds are taken.
+        seed: of all random draws; without `augment` it shifts the order of the backgrounds.
 
     Raises:
         FootageError: an empty folder, or foregrounds and alphas that differ in number.
@@ -154,14 +154,13 @@ class ImagePairDataset(Dataset[dict[str, Tensor]]):
 
     def _compose(self, subject: Bytes, bgr: Bytes, rng: np.random.Generator) -> dict[str, Floats]:
         size = (self.size, self.size)
+        cut, cover = _shrunk(subject, self.size)
         if not self.augment:
-            cut, cover = _shrunk(subject, self.size)
             layer = place(cut, cover, size)
             room, cover = _shrunk(bgr, self.size)
-            plate = warp(room, cover, size, cv2.BORDER_REPLICATE).astype(np.float32) * np.float32(1 / 255)
+            plate = to_float(warp(room, cover, size, cv2.BORDER_REPLICATE))
             return _finished(compose(layer, plate), plate, layer)
 
-        cut, cover = _shrunk(subject, self.size)
         layer = place(
             cut,
             _moved(self.size, rng, (0.4, 1.0)) @ cover,
@@ -173,8 +172,7 @@ class ImagePairDataset(Dataset[dict[str, Tensor]]):
         room, cover = _shrunk(bgr, self.size, zoom=2.0)
         tinted = apply_table(room, color_table(rng, exposure=0.1, balance=0.03, contrast=0.1, gamma=0.08))
         moved = warp(tinted, _moved(self.size, rng, (1.0, 2.0)) @ cover, size, cv2.BORDER_REFLECT_101)
-        plate = np.asarray(moved, np.float32) * np.float32(1 / 255)
-        plate = recolor(plate, float(rng.uniform(0.85, 1.15)), float(rng.uniform(-15, 15)))
+        plate = recolor(to_float(moved), float(rng.uniform(0.85, 1.15)), float(rng.uniform(-15, 15)))
         behind = plate
         if rng.random() < 0.3:
             offset = (float(rng.normal(0, 0.05)) * self.size, float(rng.uniform(0, 0.08)) * self.size)
@@ -189,7 +187,7 @@ class ImagePairDataset(Dataset[dict[str, Tensor]]):
             src, plate = sharpen(src, amount), sharpen(plate, amount)
         if rng.random() < 0.8:
             table = color_table(rng, exposure=0.06, balance=0.02, contrast=0.05, gamma=0.04)
-            plate = apply_table((255 * plate.clip(0, 1)).round().astype(np.uint8), table) * np.float32(1 / 255)
+            plate = to_float(apply_table((255 * plate.clip(0, 1)).round().astype(np.uint8), table))
         if rng.random() < 0.3:
             move = rng.normal(0, 1.5, 2)
             middle = (self.size / 2, self.size / 2)

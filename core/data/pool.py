@@ -20,7 +20,7 @@ from .split import SPLITS
 
 Bytes = NDArray[np.uint8]  # (H, W, 3) RGB or (H, W, 4) straight RGBA, sRGB-encoded
 
-# What scripts/render_dataset.py calls its pictures, by whether people, fur or what lets light through is in them.
+# Kinds of the pictures in rendered/, by the first word of the name that scripts/render_dataset.py gives them.
 RENDERED = {
     "hair": "rendered_people",
     "held": "rendered_people",
@@ -38,7 +38,10 @@ class Pool:
         root: the pool's folder; decoded images go to its `.cache`.
         split: "train", "valid" or "test".
 
-    `kinds` has the subjects' files by folder, those of rendered/ by RENDERED and the rest as "rendered_things".
+    Attributes:
+        kinds: the subjects' files by folder; those in rendered/ by RENDERED, or else as "rendered_things".
+        clips: the frames' files of each moving subject.
+        backgrounds: the photographs' files.
 
     Raises:
         FootageError: no such split, or one without subjects or without photographs.
@@ -70,7 +73,7 @@ class Pool:
     def subject(self, path: Path, longest: float) -> Bytes:
         """A subject (h, w, 4), the smallest stored size whose longer side is at least `longest` pixels.
 
-        Its colour goes on where alpha is 0, so it may be resampled without its alpha and never brings in a dark rim.
+        Its colour continues where alpha is 0, so colour and alpha may be resampled separately without a dark rim.
         """
         return self._level(path, longest, longer=True)
 
@@ -134,7 +137,7 @@ def make_pyramid(image: Bytes) -> list[Bytes]:
 
 
 def extend_colors(image: Bytes) -> Bytes:
-    """Straight RGBA (H, W, 4) whose colour goes on smoothly where there is none (alpha below 4/255)."""
+    """Continue the colour of straight RGBA (H, W, 4) smoothly to where alpha is below 4/255 (pull-push)."""
     alpha = image[..., 3:].astype(np.float32) / 255
     known = np.where(alpha >= 4 / 255, alpha, 0)
     pyramid = [np.dstack([image[..., :3] * known, known])]

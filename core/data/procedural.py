@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Subjects that are drawn, not photographed, with exact alpha: solids, hair, plants, wires, and what is see-through.
+"""Subjects that are drawn, not photographed, with exact alpha: solids, hair, plants, wires, transparent things.
 
 Each function returns straight RGBA (H, W, 4), 8 bit, with colour everywhere. What a network learns from them is that
 any shape and any texture can be subject, down to a fraction of a pixel and to a tenth of an alpha.
@@ -84,7 +84,7 @@ def strands(texture: Bytes, rng: np.random.Generator) -> Bytes:
 def fur(texture: Bytes, rng: np.random.Generator) -> Bytes:
     """A shape with a fringe of hair: thousands of strands in locks, combed one way, that grow sparse towards the tips.
 
-    Where strands lie close, alpha is high and not 1: neither a solid nor single strands teach that.
+    Where strands are dense, alpha is high but not 1, which neither solids nor single strands teach.
     """
     size = texture.shape[0]
     full = SUPERSAMPLING * size
@@ -314,10 +314,10 @@ def glass(texture: Bytes, rng: np.random.Generator) -> Bytes:
 
 
 def sheet(texture: Bytes, rng: np.random.Generator) -> Bytes:
-    """A flat sheet seen at an angle, next to no texture, hard edges: half of them opaque, the others smoked or tinted.
+    """A flat sheet seen at an angle, with hard edges and hardly any texture: half are opaque, others smoked or tinted.
 
-    A dark one does to the background what a shadow does, but for its outline, its rim and what it reflects; and an
-    opaque one is as flat: what lets light through shows the background's texture.
+    A dark sheet darkens the background as a shadow does; only its outline, rim and reflections differ. An opaque sheet
+    is just as flat; only the background's texture does not show through it.
     """
     size = texture.shape[0]
     full = SUPERSAMPLING * size
@@ -349,19 +349,19 @@ def sheet(texture: Bytes, rng: np.random.Generator) -> Bytes:
 
 
 def thin_out(image: Bytes, rng: np.random.Generator) -> Bytes:
-    """A subject made partly transparent: its alpha times a smooth field, as of frosted glass, smoke, motion or lace."""
+    """A subject made partly transparent: its alpha times a smooth field, like frosted glass, smoke, motion or lace."""
     shape = image.shape[:2]
     field = 1 / (1 + np.exp(-rng.uniform(0.5, 3) * smooth_noise(shape, max(shape) / rng.uniform(1.5, 8), rng)[..., 0]))
     low, high = rng.uniform(0.05, 0.6), rng.uniform(0.5, 1.0)
     kept = low + (high - low) * field
-    if rng.random() < 0.3:  # see-through by brightness, as glass with highlights is
+    if rng.random() < 0.3:  # transparent by brightness, as glass with highlights is
         kept = kept * (0.25 + 0.75 * blur(image[..., :3].mean(2).astype(np.float32), 1.0) / 255)
     thinned = image.copy()
     thinned[..., 3] = (image[..., 3] * kept).round()
     return thinned
 
 
-DRAWN: dict[str, tuple[Callable[[Bytes, np.random.Generator], Bytes], float]] = {  # and how often
+DRAWN: dict[str, tuple[Callable[[Bytes, np.random.Generator], Bytes], float]] = {  # each with its share
     "blob": (blob, 0.36),
     "strands": (strands, 0.1),
     "fur": (fur, 0.16),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Clamping with a gradient beyond its range, so that what is wrong there can still be trained away."""
+"""Clamping with a gradient outside of the range, so that wrong values there can still be trained away."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class _ClampUnit(torch.autograd.Function):
-    LEAK = 0.1  # of the gradient, outside: the whole of it pulls what is rightly saturated back inside
+    LEAK = 0.1  # share of the gradient that passes outside; all of it would pull rightly saturated values back inside
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ class _ClampUnit(torch.autograd.Function):
 def clamp_unit(x: Tensor) -> Tensor:
     """Clamp to 0..1 with a small gradient outside.
 
-    Clamping's own gradient is zero there, and what is wrong would stay wrong: an alpha that is negative everywhere
-    could never be trained away.
+    Clamping's own gradient is zero there, so wrong values would stay wrong: an alpha that is negative everywhere could
+    never be trained away.
     """
     return _ClampUnit.apply(x) if x.requires_grad else x.clamp(0, 1)  # type: ignore[no-untyped-call]

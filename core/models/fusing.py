@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Fold what is constant at inference into the weights."""
+"""Prepare a model's weights for inference."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Model = TypeVar("Model", bound=nn.Module)
 def fused(model: Model) -> Model:
     """A copy for inference: batch norms folded into the convolutions before them, weights in channels-last layout.
 
-    Its outputs are the model's in eval mode; its state dict is not a checkpoint's any more.
+    Its outputs are the model's in eval mode, but its state dict no longer fits a checkpoint.
     """
     model = copy.deepcopy(model).eval()
     for parent in list(model.modules()):

@@ -33,7 +33,7 @@ class MattingRefine(MattingBase):
             what `suit` finds.
         refine_threshold: expected error, 0 to 1, for "thresholding".
         refine_kernel_size: the refiner's kernels, 3 or 1.
-        refine_prevent_oversampling: in "sampling", leave out pixels whose expected error is nil.
+        refine_prevent_oversampling: in "sampling", leave out pixels whose expected error is 0.
     """
 
     def __init__(
@@ -66,15 +66,16 @@ class MattingRefine(MattingBase):
         self.refiner = Refiner(refine_mode, pixels, refine_threshold, refine_kernel_size, refine_prevent_oversampling)
 
     def suit(self, height: int, width: int, backbone_scale: float = 0.0, sample_pixels: int = 0) -> None:
-        """Set what frames of this size ask for: what is given here, else what the network was made with, else the
-        paper's settings.
+        """Choose the settings for frames of this size: the arguments, else what the network was made with, else the
+        paper's.
 
-        Those (HD 1/4 and 80,000 pixels, 4K 1/8 and 320,000) are one rule, which is carried on here to other sizes:
-        the base network sees as many pixels whatever the frame, and the same share of all pixels is refined.
+        The paper's settings (HD: 1/4 and 80,000 pixels; 4K: 1/8 and 320,000) follow one rule, which serves other sizes
+        as well: the base network sees the same number of pixels for every frame, and the same share of all pixels is
+        refined.
 
         Args:
-            backbone_scale: above 0; more than 1/2 is taken for that, and what leaves less than a patch for that.
-            sample_pixels: above 0.
+            backbone_scale: clamped to between one patch and 1/2; 0 if not given.
+            sample_pixels: how many pixels to refine; 0 if not given.
         """
         scale = backbone_scale or self.arguments["backbone_scale"] or 360 / math.sqrt(height * width)
         self.backbone_scale = min(LARGEST_SCALE, max(scale, PATCH / min(height, width)))
@@ -111,7 +112,7 @@ class MattingRefine(MattingBase):
         return pha, fgr, pha_sm, clamp_unit(fgr_sm + src_sm), err_sm, ref_sm
 
     def _shrink(self, image: Tensor) -> Tensor:
-        """To the size of the base network's frame, rounded down; sampled as that size asks, not as the scale does."""
+        """To the size of the base network's frame, rounded down; sampled by the sizes' ratio, not by the scale."""
         return F.interpolate(
             image,
             scale_factor=self.backbone_scale,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Cut windows out of frames, out of upsampled feature maps that are never built as a whole, and put them back."""
+"""Cut windows out of frames, and out of upsampled feature maps that are never built as a whole; put tiles back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 def cut_windows(image: Tensor, b: Tensor, y: Tensor, x: Tensor, size: int) -> Tensor:
-    """Copy square windows that lie within the image: run by run, which is what memory is fast at.
+    """Copy square windows that lie within the image, in contiguous runs, which is fast.
 
     Args:
         image: (B, C, H, W), contiguous or channels-last.
@@ -33,7 +33,7 @@ def cut_windows(image: Tensor, b: Tensor, y: Tensor, x: Tensor, size: int) -> Te
 
 
 def cut_padded_windows(image: Tensor, b: Tensor, y: Tensor, x: Tensor, size: int, replicate: bool = False) -> Tensor:
-    """As `cut_windows`, pixel by pixel, of windows that may lie outside of the image: zero there, or its edge."""
+    """Like `cut_windows`, but pixel by pixel, for windows that reach outside of the image: zero there, or its edge."""
     C, H, W = image.shape[1], image.shape[2], image.shape[3]
     steps = torch.arange(size, device=y.device)
     rows = (y[:, None] + steps)[:, :, None]

@@ -31,12 +31,12 @@ _STRIP = 64  # rows of a full frame that a few steps in a row find in the proces
 
 
 class RecurrentOutput(NamedTuple):
-    """What the network says of a run of frames; without the T axis where the source had none."""
+    """The result for consecutive frames; without the T axis if the source had none."""
 
     pha: Tensor  # (B, T, 1, H, W) alpha, 0 to 1
     fgr: Tensor  # (B, T, 3, H, W) straight foreground, sRGB-encoded, 0 to 1
     err: Tensor  # (B, T, 1, h, w) expected absolute error of alpha, 0 to 1, at the coarse size
-    rec: State  # what the next frame needs: (B, C, h/2, w/2) down to (B, C, h/16, w/16)
+    rec: State  # memory for the next frame: (B, C, h/2, w/2) down to (B, C, h/16, w/16)
 
 
 class PlateFeatures(NamedTuple):
@@ -49,27 +49,27 @@ class PlateFeatures(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What the network made of a run of frames at the coarse size: `finish` brings it to theirs. N = B * T."""
+    """The coarse result for consecutive frames, which `finish` brings to full resolution. N = B * T."""
 
-    src: Tensor  # (N, 3, H, W), its sides made to divide by `PATCH` where they have to
+    src: Tensor  # (N, 3, H, W), padded to multiples of `PATCH` where the refinement needs it
     plate: PlateFeatures | None
     src_sm: Tensor  # (N, 3, h, w)
     coarse: Tensor  # (N, 4, h, w) foreground residual and alpha, not clamped; alpha not yet reviewed
     err: Tensor  # (N, 1, h, w) expected error's logit
     hid: Tensor  # (N, 16, h, w)
-    evidence: tuple[Tensor, list[Tensor]] | None  # what the review is given of a plate: difference and relations
-    before: State | None  # what was remembered when the frames were looked at for the last time
+    evidence: tuple[Tensor, list[Tensor]] | None  # what the review sees of a plate: difference and relations
+    before: State | None  # the memory before the last look at these frames
     rec: State
-    shape: tuple[int, ...]  # of the source as it was given
+    shape: tuple[int, ...]  # the source's, as it was passed
     downsample_ratio: float
 
     def guides(self, traceable: bool = False) -> tuple[Tensor, ...]:
         """Alpha, foreground residual, expected error, features and the foreground, as `SolvingRefiner` takes them.
 
-        The foreground is extended: where little is covered it has the plate's colour in it, and alpha cannot be solved
-        by that.
+        The foreground is extended, because where the subject covers little, the network's own foreground contains the
+        plate's colour, and alpha cannot be solved with that.
 
-        No gradient goes back: mixed with the coarse losses' it made the coarse network diverge.
+        No gradient flows back: together with the coarse losses, it made the coarse network diverge.
         """
         residual, pha = (
             x.contiguous(memory_format=torch.channels_last) for x in self.coarse.detach().tensor_split([3], dim=1)
@@ -80,7 +80,7 @@ class Look(NamedTuple):
 
 
 class PlateConv2d(nn.Conv2d):
-    """A convolution with further input channels for what the plate tells, of no effect until they are trained.
+    """A convolution with extra input channels for the plate, which have no effect until they are trained.
 
     Args:
         plate_channels: channels of the plate's input; the other arguments are those of `nn.Conv2d`.
@@ -94,7 +94,7 @@ class PlateConv2d(nn.Conv2d):
     def forward(self, *inputs: Tensor, plate: tuple[Tensor, ...] = ()) -> Tensor:
         """Inputs (B, C, H, W) with `in_channels` in all, and the plate's with `plate_channels` -> (B, out, H, W).
 
-        All are cast to the first one's precision before they are joined: under autocast that is the lower one.
+        Before they are joined, all are cast to the first one's precision, which under autocast is the lower one.
         """
         weight, bias = self.weight, self.bias
         if plate:
@@ -117,7 +117,7 @@ class _LiteAspp(nn.Module):
 
 
 class _ConvGru(nn.Module):
-    """Convolutional gated recurrent unit over half of the channels; the other half passes by (section 3.2)."""
+    """Convolutional gated recurrent unit over half of the channels; the others pass unchanged (section 3.2)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -186,7 +186,7 @@ class _Decoder(nn.Module):
         Args:
             srcs: (B * frames, 3, ...) the source at 1/2, 1/4 and 1/8 of the coarse size.
             images: (B * frames, 6, ...) plate and absolute difference at the same sizes; empty without a plate.
-            relations: what `relate` finds; empty without a plate.
+            relations: what `relate` returns; empty without a plate.
             changes: absolute differences of the encoder's features, finest first; empty without a plate.
         """
         plates: list[tuple[Tensor, ...]] = [()] * 3
@@ -245,21 +245,22 @@ class _GuidedRefiner(nn.Module):
 class RecurrentMatting(nn.Module):
     """RobustVideoMatting with a clean plate.
 
-    The same encoder sees source and plate apart, and the decoder is told the absolute difference of their features at
-    every scale; the pixels' own difference enters beside the source at every scale. (The plate in the encoder's first
-    layer instead: with the same training time twice the error.) It is told as well how the source follows the plate
-    from pixel to pixel, by which glass and shadows differ from what is opaque. At full resolution the refinement of Lin
-    et al. 2021, section 3.3, looks at source and plate wherever the coarse alpha is expected to err.
+    The same encoder sees source and plate separately, and the decoder gets the absolute difference of their features
+    at every scale; the difference of their pixels enters beside the source at every scale. (With the plate in the
+    encoder's first layer instead, the error after the same training time was twice as large.) The decoder also gets a
+    local regression of the source on the plate (`relate`), which tells glass and shadows from opaque subjects. At full
+    resolution, the refinement of Lin et al. 2021, section 3.3, sees source and plate wherever the coarse alpha is
+    expected to be wrong.
 
     Args:
-        blind: hold a second network of this kind that takes over where there is no plate: the warm start, untouched.
+        blind: hold a second network of this kind for frames without a plate: the one that training started from.
         refine_threshold: expected error, 0 to 1, above which a patch is refined at full resolution.
 
     Attributes:
         arguments: what the network was made with, as weight files record it.
-        blind: that network, or None, whereupon this one judges without a plate as well as it learnt to.
-        filter: the full resolution without a plate.
-        refiner: the full resolution with one.
+        blind: that network; if it is None, this one also serves frames without a plate.
+        filter: brings the coarse result to full resolution without a plate.
+        refiner: does so with one.
     """
 
     def __init__(self, blind: bool = False, refine_threshold: float = 0.02) -> None:
@@ -315,15 +316,15 @@ class RecurrentMatting(nn.Module):
         downsample_ratio: float = 1.0,
         looks: int = 1,
     ) -> Look:
-        """The coarse part, all that the next frame waits for.
+        """Run the coarse network, which is all that the next frame has to wait for.
 
         Args:
             src: (B, T, 3, H, W), or (B, 3, H, W) for one frame; sRGB-encoded, 0 to 1.
             bgr: clean plate of the same shape; (B, 1, 3, H, W) or (B, 3, H, W) if it is the same for all frames;
-                what `encode_plate` made of it; None without one.
-            rec: the state after the frame before, None at the first frame.
-            downsample_ratio: the scale at which the network looks; below 1 its result is brought to full size.
-            looks: how often to look at the first frame, for what is remembered of it to settle.
+                or what `encode_plate` returned; None without a plate.
+            rec: the memory after the frame before; None at the first frame.
+            downsample_ratio: scale of the coarse network's input; below 1, `finish` brings its result to full size.
+            looks: how often to look at the first frame, so that its memory settles.
 
         Raises:
             ShapeError: source and plate differ in size, or a shape is none of the above.
@@ -340,7 +341,7 @@ class RecurrentMatting(nn.Module):
         src = _fold(src)
         if plate is not None:
             src = self._padded(src, downsample_ratio)
-            # no set: an exporter's sizes have no hash
+            # a list, as an exporter's sizes cannot be hashed
             fitting = [(batch, count, *src.shape[1:]) for count in (frames, 1)]
             if tuple(plate.bgr.shape) not in fitting:
                 raise ShapeError(
@@ -359,7 +360,7 @@ class RecurrentMatting(nn.Module):
         single, height, width = len(look.shape) == 4, look.shape[-2], look.shape[-1]
         frames = 1 if single else look.shape[1]
         fgr, pha = look.coarse.tensor_split([3], dim=1)
-        if look.downsample_ratio == 1 and (plate is None or self.training):  # gradients pass no refiner
+        if look.downsample_ratio == 1 and (plate is None or self.training):  # no gradients pass through the refiner
             fgr, pha = fgr.clone(), pha.clone()  # which the look keeps
         elif plate is None:
             fgr, pha = self.filter(src, look.src_sm, look.coarse, look.hid).tensor_split([3], dim=1)
@@ -378,7 +379,7 @@ class RecurrentMatting(nn.Module):
         return RecurrentOutput(pha, fgr, err, look.rec)
 
     def guide_refiner(self, src: Tensor, bgr: Tensor, downsample_ratio: float) -> tuple[Tensor, ...]:
-        """What `refiner` would be given of clips and plates (B, T, 3, H, W): for a training of it alone."""
+        """The refiner's inputs for clips and plates (B, T, 3, H, W), to train it alone."""
         look = self.reviewed(self.look(src, bgr, None, downsample_ratio))
         assert look.plate is not None
         return look.src, _repeat(look.plate.bgr, src.shape[1]), *look.guides()
@@ -386,11 +387,11 @@ class RecurrentMatting(nn.Module):
     def _cleared(
         self, src: Tensor, bgr: Tensor, bgr_sm: Tensor, look: Look, pha: Tensor, fgr: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Alpha (N, 1, H, W) and foreground (N, 3, H, W), written over where something is see-through.
+        """Overwrite alpha (N, 1, H, W) and foreground (N, 3, H, W) inside transparent surfaces.
 
-        There alpha is the review's, which judged such a surface as a whole, where the refinement sees the plate in it;
-        the colour is that of `clear_foreground`. `bgr_sm` (N, 3, h, w) is the plate at the coarse size; the others are
-        what `finish` has at the full one.
+        There, alpha becomes the review's, which judged the surface as a whole, while the refinement sees the plate in
+        it; colour becomes that of `clear_foreground`. `bgr_sm` (N, 3, h, w) is the plate at the coarse size; the other
+        arguments are what `finish` has at full resolution.
         """
         judged = look.coarse[:, 3:].float().clamp(0, 1)
         coarse = halved(judged)
@@ -425,7 +426,7 @@ class RecurrentMatting(nn.Module):
         ratio: float,
         looks: int,
     ) -> Look:
-        """Sources (N, 3, H, W), which had that shape, reduced, through encoder and decoder."""
+        """Shrink sources (N, 3, H, W), passed in `shape`, and run encoder and decoder."""
         frames = shape[1] if len(shape) == 5 else 1
         shrink = shrunk if plate is None else average
         src_sm = shrink(src, ratio).contiguous(memory_format=torch.channels_last)
@@ -451,7 +452,7 @@ class RecurrentMatting(nn.Module):
         return Look(src, plate, src_sm, coarse, err, hid, evidence, before, rec, shape, ratio)
 
     def reviewed(self, look: Look) -> Look:
-        """With the review's alpha and expected error (of 0 to 1), before a plate."""
+        """The look with the review's alpha, if it has a plate, and with the expected error from 0 to 1."""
         if look.evidence is None:
             return look._replace(err=torch.sigmoid(look.err))
         pha, doubt = self.plate_review(look.hid, *look.evidence, clamp_unit(look.coarse[:, 3:]))
@@ -459,7 +460,7 @@ class RecurrentMatting(nn.Module):
         return look._replace(coarse=coarse, err=torch.sigmoid(look.err + doubt))
 
     def _padded(self, x: Tensor, ratio: float) -> Tensor:
-        """Sizes that the refinement's patches divide, where it comes to that."""
+        """Padded to multiples of the refinement's patches, unless the refinement will not be used."""
         return x if self.training and ratio == 1 else divisible(x, PATCH)
 
     def _encode(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -469,7 +470,13 @@ class RecurrentMatting(nn.Module):
 
 
 def _clear(src: Tensor, bgr: Tensor, pha: Tensor, fgr: Tensor, judged: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
-    """By the last of `parts`: `judged` as alpha, and their first three, with the fourth of its detail, as colour."""
+    """Blend in a transparent surface's alpha and colour.
+
+    Args:
+        src, bgr, pha, fgr: (N, 1 or 3, H, W).
+        judged: (N, 1, H, W) the surface's alpha.
+        parts: (N, 5, H, W) its colour, how much of the source's detail is its own, and how far to blend, 0 to 1.
+    """
     color, own, share = parts.tensor_split([3, 4], dim=1)
     pha = torch.lerp(pha, judged, share)
     detail = src - torch.lerp(bgr, color, pha)
@@ -489,7 +496,7 @@ def _unfold(x: Tensor, frames: int) -> Tensor:
 def _fold(x: Tensor) -> Tensor:
     """(B, T, C, H, W) -> (B * T, C, H, W).
 
-    A single frame is not flattened: that leaves a stride for the batch by which PyTorch no longer takes the tensor for
-    channels-last, and what comes of it is copied from one layout into the other over and over.
+    A single frame is squeezed, not flattened: flattening leaves a stride for the batch with which PyTorch no longer
+    takes the tensor for channels-last, and every result is copied from one layout to the other.
     """
     return x.squeeze(1) if x.shape[1] == 1 else x.flatten(0, 1)

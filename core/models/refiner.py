@@ -30,12 +30,12 @@ Cut: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
 
 PATCH = 4  # side of a patch in pixels; it is 2 at half and 1 at quarter resolution
 _WIDEST_TILE = 16  # in patches
-# At half resolution. What goes through the network at once stays in a CPU's cache; a card wants much at once.
+# At half resolution. One pass should fit a CPU's cache; a GPU wants large ones.
 _PIXELS_PER_PASS = {"cpu": 1 << 15, "cuda": 1 << 22}
 
 
 class WindowRefiner(nn.Module):
-    """Chooses patches of 4 x 4 pixels, cuts their neighbourhoods, and puts back what a network makes of them.
+    """Chooses patches of 4 x 4 pixels, cuts out their neighbourhoods, and puts back the refined patches.
 
     A subclass is that network: it overrides `refine_windows`.
 
@@ -43,10 +43,10 @@ class WindowRefiner(nn.Module):
         mode: "sampling" (the `sample_pixels` worst), "thresholding" (all above `threshold`) or "full" (everywhere).
         sample_pixels: pixels to refine in mode "sampling"; a patch has 16.
         threshold: expected error, 0 to 1, above which a patch is refined in mode "thresholding".
-        prevent_oversampling: leave out patches whose expected error is nil in mode "sampling".
+        prevent_oversampling: in mode "sampling", leave out patches whose expected error is 0.
     """
 
-    replicate = False  # what lies outside of the frame: its edge, or zeros
+    replicate = False  # outside of the frame, repeat its edge; else it is zero there
     half_margin: int  # pixels around a patch, at half resolution, that the network consumes
 
     def __init__(
@@ -74,8 +74,8 @@ class WindowRefiner(nn.Module):
             pha: (B, 1, h, w) coarse alpha.
             fgr: (B, 3, h, w) coarse foreground residual.
             err: (B, 1, h, w) expected absolute error of alpha.
-            hid: (B, C, h, w) features, hidden_channels in all; the network computes in their precision, which is the
-                weights'.
+            hid: (B, C, h, w) features, hidden_channels in all; in the precision of the weights, which is the one that
+                the network computes in.
 
         Returns:
             pha (B, 1, H, W) and foreground residual fgr (B, 3, H, W), neither clamped; ref (B, 1, H/4, W/4), 1 where a
@@ -83,7 +83,7 @@ class WindowRefiner(nn.Module):
         """
         H, W = src.shape[2:]
         dtype = hid[0].dtype
-        # Pixel by pixel, as windows are cut of it: joined by channels it might come out by planes
+        # Channels last, as windows are cut out of it: joined along dim 1, it might come out in planes
         features = torch.cat([x.to(dtype).permute(0, 2, 3, 1) for x in (*hid, pha, fgr)], dim=3)
         if self.mode == "full":
             out = self._refine_everywhere(torch.cat([src, bgr], dim=1).to(dtype), features).to(src.dtype)
@@ -234,13 +234,13 @@ class Refiner(WindowRefiner):
 class SolvingRefiner(WindowRefiner):
     """A refinement that knows the compositing equation.
 
-    The hidden features end in the straight foreground. The network sees at both resolutions what alpha would be if that
-    were right, corrects it in between, and says at each pixel how far to go from the coarse alpha to the solved one.
-    (The paper's, which has to learn such a product from convolutions, hardly moved in as many steps.) What it predicts
-    besides is added; before training that is nothing.
+    The last hidden features are the straight foreground. At both resolutions, the network sees the alpha that solves
+    the compositing equation with that foreground; in between it corrects the foreground. It says at each pixel how far
+    to go from the coarse alpha to the solved one. (The paper's network has to learn such a product from convolutions,
+    and hardly improved in as many steps.) It also predicts corrections, which are added; before training they are 0.
 
-    All is computed at half resolution: each 2 x 2 pixels of the full one are one with four times the channels, which
-    leaves a processor less to do besides the arithmetic.
+    Everything is computed at half resolution: each 2 x 2 pixels of the full resolution are one pixel with four times
+    the channels, which leaves a CPU less to do besides the arithmetic.
 
     Args:
         threshold, hidden_channels: as of `WindowRefiner`, and of the base network's features.
@@ -268,11 +268,11 @@ class SolvingRefiner(WindowRefiner):
         solved = torch.stack(solve_alpha(fgr, half_src, half_bgr), dim=1)
         x = self.trunk(_joined(guides, half_src, half_bgr, solved))
         correction = self.correct(x).float()
-        src, bgr, fgr = _shorn(src, 2), _shorn(bgr, 2), _shorn(fgr, 2) + correction
+        src, bgr, fgr = _cropped(src, 2), _cropped(bgr, 2), _cropped(fgr, 2) + correction
         found = solve_alpha(fgr[:, :, None], src, bgr)
         out = self.predict(self.head(_joined(x, src.flatten(1, 2), bgr.flatten(1, 2), *found))).float()
         gate, added = torch.tanh(out[:, :4]), out[:, 4:]
-        solved, correction, src, bgr = (_shorn(x, 2) for x in (found[0], correction, src, bgr))
+        solved, correction, src, bgr = (_cropped(x, 2) for x in (found[0], correction, src, bgr))
         pha, residual = _quartered(before[:, :1])[:, 0], _quartered(before[:, 1:])
         pha = pha + gate * (solved - pha) + added[:, :4]
         residual = residual + added[:, 4:].unflatten(1, (3, 4)) + correction[:, :, None]
@@ -292,13 +292,13 @@ def _quartered(windows: Tensor) -> Tensor:
 
 
 def _joined(*parts: Tensor) -> Tensor:
-    """Along their channels, in the layout that convolutions want, and in the precision that autocast gives them."""
+    """Joined along the channels, in channels-last layout and in the precision that autocast gives convolutions."""
     device = parts[-1].device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else parts[-1].dtype
     return torch.cat([part.to(dtype) for part in parts], dim=1).contiguous(memory_format=torch.channels_last)
 
 
-def _shorn(x: Tensor, margin: int) -> Tensor:
+def _cropped(x: Tensor, margin: int) -> Tensor:
     return x[..., margin:-margin, margin:-margin]
 
 
@@ -320,10 +320,10 @@ def solve_alpha(fgr: Tensor, src: Tensor, bgr: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def fuse_foreground(fgr: Tensor, pha: Tensor, src: Tensor, bgr: Tensor) -> Tensor:
-    """Bring a foreground closer to the one that gives the source over the plate: the more so the more alpha there is.
+    """Move a foreground towards the one that gives the source over the plate: the higher alpha, the more.
 
-    The last step of Forte 2021, "Approximate Fast Foreground Colour Estimation", with the plate for the background that
-    is estimated there: it takes out what shines through, and what is opaque becomes the source's own pixel.
+    The last step of Forte 2021, "Approximate Fast Foreground Colour Estimation", with the plate in place of the
+    background that is estimated there. It removes what shines through; where alpha is 1, it gives the source's pixel.
 
     Args:
         fgr, src, bgr: (N, 3, ...) straight foreground, source and plate.

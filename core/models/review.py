@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How a source follows its plate from pixel to pixel, and what that says about alpha where things are see-through."""
+"""The local regression of a source on its plate, and what it says about the alpha of transparent things."""
 
 from __future__ import annotations
 
@@ -10,26 +10,25 @@ from torch import Tensor, nn
 from core.models.scales import blurred, doubled, halved, largest, resized
 
 SCALES = 4  # at which `relate` looks
-BLANK = 1e-3  # variance of all channels that counts as half of the truth: noise has about that
+BLANK = 1e-3  # variance, summed over the channels, at which a measurement counts half: about that of noise
 _FLOOR = 1e-5  # added to variances before their roots are taken
 
 
 def relate(src: Tensor, bgr: Tensor, moments: list[Tensor]) -> list[Tensor]:
-    """How the source follows the plate in neighbourhoods of 10, 20, 40 and 80 pixels.
+    """Regress the source on the plate in neighbourhoods of 10, 20, 40 and 80 pixels.
 
-    By least squares, src = (1 - found) * bgr + offset. Where nothing stands before the plate, found and offset are 0;
-    behind a shadow offset is 0; an opaque subject has found 1, and where the subject lets through a part of its
-    background, found is its alpha, as far as the plate has texture to see it by: a blank plate leaves found at 0 and
-    offset at the difference.
+    By least squares, src = (1 - found) * bgr + offset. Where nothing stands in front of the plate, found and offset are
+    0. In a shadow, offset is 0. For an opaque subject, found is 1. For a transparent one, found is its alpha, as far as
+    the plate has texture to measure it by: in front of a blank plate, found is 0 and offset is the difference.
 
     Args:
         src, bgr: (B, 3, h/2, w/2), 0 to 1.
-        moments: what `plate_moments` says of the plate.
+        moments: what `plate_moments` returns for the plate.
 
     Returns:
-        At 1/2, 1/4, 1/8 and 1/16 (B, 9, ...): found, offset, four times what the line leaves over and the plate's
-        texture (standard deviations), the share of the first in both, the brightness of what would be before the plate
-        (offset / found) and the plate's.
+        At 1/2, 1/4, 1/8 and 1/16 (B, 9, ...): found, offset, four times the residual and the plate's texture (standard
+        deviations), the residual's share of both, the brightness of what would stand in front of the plate
+        (offset / found), and the plate's brightness.
     """
     relations = []
     for means, moment in zip(_local_means(src, bgr), moments, strict=True):
@@ -73,12 +72,12 @@ def _conv3(in_channels: int, out_channels: int) -> nn.Conv2d:
 
 
 class Review(nn.Module):
-    """Corrects the decoder's alpha by what the relation of source and plate shows of each neighbourhood.
+    """Corrects the decoder's alpha by the local regression of the source on the plate.
 
-    The decoder is told of that relation, but would have to build a product out of convolutions to act upon it, and
-    left glass and veils at half of what their background plainly showed. Here it says how far to go from its alpha to
-    the one that is found in neighbourhoods of each size, to 0 (behind a shadow) and to 1 (in a hole). Dark glass and a
-    shadow differ only in their outlines, which may lie far away: so it looks down to 1/64 and comes back up.
+    The decoder is given that regression, too, but would have to build a product out of convolutions to use it, and left
+    glass and veils at half of the alpha that their background plainly showed. The review says how far to go from the
+    decoder's alpha to those found in neighbourhoods of each size, to 0 (in a shadow) and to 1 (in a hole). Dark glass
+    and a shadow differ only in their outlines, which may be far away, so it looks down to 1/64 of the coarse size.
     """
 
     def __init__(self) -> None:
@@ -106,14 +105,14 @@ class Review(nn.Module):
         Args:
             hid: (N, 16, h, w) the decoder's features.
             difference: (N, 3, h/2, w/2) absolute, of source and plate.
-            relations: what `relate` finds, at 1/2 down to 1/16.
+            relations: what `relate` returns, at 1/2 down to 1/16.
             pha: (N, 1, h, w) the decoder's alpha, 0 to 1.
 
         Returns:
             Alpha, not clamped, and what to add to the logit of the expected error; both (N, 1, h, w).
         """
         image = torch.cat([x.to(hid.dtype) for x in (halved(hid), halved(pha), difference)], dim=1)
-        image = image.contiguous(memory_format=torch.channels_last)  # which one channel does not tell
+        image = image.contiguous(memory_format=torch.channels_last)  # joined with one channel, it might not be
         seen = []
         for relation in relations:
             seen.append((relation.to(hid.dtype), image))
@@ -127,7 +126,7 @@ class Review(nn.Module):
             x = F.relu_(conv(torch.cat([here, doubled(x, here)], dim=1)))
         x = F.relu_(self.conv2a(torch.cat([*seen[0], doubled(x, seen[0][1])], dim=1)))
         x = F.relu_(self.conv2b(x))
-        gates = self.gates(x).float().contiguous()  # of which sums over channels are faster
+        gates = self.gates(x).float().contiguous()  # sums over channels are faster this way
         gates, doubt = torch.tanh(gates[:, :-1]), gates[:, -1:]  # to each neighbourhood's alpha, to 0 and to 1
         alphas = [resized(r[:, :1], relations[0]) for r in relations]
         added = (gates[:, :SCALES] * torch.cat(alphas, dim=1).clamp(0, 1)).sum(1, keepdim=True) + gates[:, -1:]
@@ -137,15 +136,15 @@ class Review(nn.Module):
 
 
 class SeeThrough(nn.Module):
-    """Brings what is see-through up to the alpha that the texture of the plate behind it shows.
+    """Raises the alpha of transparent surfaces to what the texture of the plate behind them shows.
 
-    Through alpha a, texture keeps 1 - a of its contrast, whatever colour is before it. The review is told so, but goes
-    only part of the way, as a shadow may look the same, and cannot measure where the plate is blank. Here each place at
-    which the contrast can be measured is weighed by a small network, and the whole see-through surface is corrected by
-    the weighed mean of those nearby, or farther away where there are none (pull-push: Gortler et al. 1996).
+    Through alpha a, texture keeps 1 - a of its contrast, whatever colour is in front of it. The review sees that, but
+    goes only part of the way, because a shadow may look the same, and it cannot measure where the plate is blank. Here
+    a small network weights each place at which the contrast can be measured, and the whole surface is corrected by the
+    weighted mean of such places nearby, or farther away where there are none (pull-push: Gortler et al. 1996).
 
     Args:
-        channels: of the features by which places are weighed.
+        channels: of the features by which places are weighted.
     """
 
     def __init__(self, channels: int) -> None:
@@ -155,7 +154,7 @@ class SeeThrough(nn.Module):
         )
         nn.init.zeros_(self.weigh[-1].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.weigh[-1].bias)  # type: ignore[arg-type]
-        # Logarithms of the weight at which what is near counts as much as what is farther away, and of that of nothing
+        # Logarithms of `enough` and `nothing` of `_spread_out`
         self.reach = nn.Parameter(torch.tensor([-1.6, -5.0]))
 
     def forward(self, features: Tensor, relation: Tensor, pha: Tensor) -> Tensor:
@@ -163,11 +162,11 @@ class SeeThrough(nn.Module):
 
         Args:
             features: (N, channels, h, w).
-            relation: (N, 9, h, w) what `relate` finds, the finest of it.
-            pha: (N, 1, h, w) alpha, 0 to 1. No gradient goes back into it.
+            relation: (N, 9, h, w) the finest of what `relate` returns.
+            pha: (N, 1, h, w) alpha, 0 to 1. No gradient flows back into it.
 
         Returns:
-            (N, 1, h, w), at least 0, and that away from what is see-through.
+            (N, 1, h, w), at least 0; 0 outside of transparent surfaces.
         """
         pha = pha.detach()
         least, most, within = _see_through(pha)
@@ -181,29 +180,29 @@ class SeeThrough(nn.Module):
         seen = [features, relation, pha, least, most, around, *measures]
         judged = self.weigh(torch.cat([x.to(features.dtype) for x in seen], dim=1)).float()
         weight, spread, share = torch.sigmoid(judged[:, :1]), torch.sigmoid(judged[:, 1:2]), torch.tanh(judged[:, 2:])
-        # A plate out of place or out of focus explains too little of the contrast that is there
+        # A plate that is displaced or out of focus explains too little of the contrast that is there
         contrast = (slope.clamp_min(0).square() + 1.3 * spread * left / (variance + 1e-4) + 1e-6).sqrt()
         weight = within * textured * weight
         correction = share * ((1 - contrast).clamp(0, 1) - around)
-        # Never less: a subject that is coloured like its plate looks as if texture were seen through it
+        # Alpha is never lowered: through a subject coloured like its plate, texture seems to show
         return _spread_out(weight * correction, weight, *self.reach.exp()).clamp_min(0) * blurred(within, 3)
 
 
 def broadly_see_through(pha: Tensor) -> Tensor:
-    """How much each place of alpha (N, 1, h/2, w/2), 0 to 1, lies inside of a see-through surface; hair is none."""
+    """How far each pixel of alpha (N, 1, h/2, w/2) lies inside a broad transparent surface, 0 to 1; hair is none."""
     within = _see_through(pha)[2]
     broad = F.max_pool2d((10 * F.avg_pool2d(within, 4, ceil_mode=True) - 9).clamp_min(0), 3, 1, 1)
     return within * resized(broad, within)
 
 
 def clear_foreground(src: Tensor, bgr: Tensor, pha: Tensor, fgr: Tensor) -> tuple[Tensor, Tensor]:
-    """The colour of what is see-through, without the plate that shows in it.
+    """The colour of transparent surfaces, without the plate that shows through them.
 
-    In neighbourhoods of 10 pixels, so that grain and a plate that is slightly off average out. It lies between the
-    network's colour and the one that solves the compositing equation, the closer to the latter the less source and
-    plate differ nearby where nothing stands before it, but for the light: how much darker the source is there, as in a
-    shadow, it is taken to be behind the surface, too. What that leaves of the source is the subject's own detail as far
-    as there is more of it than the plate's errors make.
+    It is found in neighbourhoods of 10 pixels, so that grain and small errors of the plate average out. It lies between
+    the network's colour and the one that solves the compositing equation: the better source and plate agree nearby,
+    where nothing stands in front of the plate, the closer to the latter. If the source is darker there, as in a shadow,
+    the plate behind the surface is taken to be as much darker. Detail that this does not explain is the subject's own,
+    as far as it exceeds what the plate's errors would cause.
 
     Args:
         src, bgr, fgr: (N, 3, h/2, w/2) source, plate and the network's straight foreground, 0 to 1.
@@ -211,7 +210,7 @@ def clear_foreground(src: Tensor, bgr: Tensor, pha: Tensor, fgr: Tensor) -> tupl
 
     Returns:
         (N, 3, h/2, w/2) straight foreground, 0 to 1, and (N, 1, h/2, w/2) the subject's share of the detail, 0 to 1;
-        of use where `broadly_see_through` finds something.
+        both are meant for where `broadly_see_through` is above 0.
     """
     _, most, within = _see_through(pha)
     empty = (most < 0.02).to(pha.dtype)
@@ -234,26 +233,26 @@ def clear_foreground(src: Tensor, bgr: Tensor, pha: Tensor, fgr: Tensor) -> tupl
 
 
 def _mean_square_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Of neighbourhoods of (N, C, h, w), each averaged over the channels: (N, 1, h, w), the square of the mean."""
+    """Squared mean and variance of neighbourhoods of (N, C, h, w), averaged over the channels: (N, 1, h, w) each."""
     square = blurred(x, 5).square().mean(1, keepdim=True)
     return square, blurred(x.square().mean(1, keepdim=True), 5) - square
 
 
 def _see_through(pha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The least and the most alpha around each place, and how much that lies inside of what is see-through, 0 to 1."""
+    """Least and largest alpha around each pixel, and how far it lies inside a transparent surface, 0 to 1."""
     least, most = -largest(-pha), largest(pha)
     return least, most, ((least - 0.04) / 0.08).clamp(0, 1) * ((0.99 - most) / 0.04).clamp(0, 1)
 
 
-def _spread_out(weighed: Tensor, weight: Tensor, enough: Tensor | float, nothing: Tensor | float) -> Tensor:
-    """The weighed mean (N, 1, h, w) of what is near, or else of what is farther away.
+def _spread_out(weighted: Tensor, weight: Tensor, enough: Tensor | float, nothing: Tensor | float) -> Tensor:
+    """The weighted mean (N, 1, h, w) of nearby pixels, or of pixels farther away where those weigh too little.
 
     Args:
-        weighed, weight: (N, 1, h, w).
-        enough: the weight at which what is near counts as much as what is farther away.
-        nothing: that of no place at all, where the mean is 0.
+        weighted, weight: (N, 1, h, w) values times their weights, and the weights.
+        enough: the weight at which nearby pixels count as much as those farther away.
+        nothing: the weight of a value of 0, which remains where nothing has any weight.
     """
-    levels = [(weighed, weight)]
+    levels = [(weighted, weight)]
     while max(levels[-1][1].shape[-2:]) > 1:
         levels.append((halved(levels[-1][0]), halved(levels[-1][1])))
     mean = levels[-1][0] / (levels[-1][1] + nothing)

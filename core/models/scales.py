@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Frames and features at other sizes, and blurred.
+"""Resize and blur frames and features.
 
-On a processor OpenCV does in a tenth of torch's time what has few channels and needs no gradient.
+On a CPU, where there are few channels and no gradient is needed, OpenCV does it in a tenth of torch's time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FEW = 6  # channels
 
 
 def average(x: Tensor, ratio: float) -> Tensor:
-    """Smaller by a factor, by halves as long as that goes: unlike in `shrunk`, noise and fine texture average out."""
+    """Smaller by a factor, in steps of 1/2 where possible, so that noise and texture average out (not so `shrunk`)."""
     while ratio < 1:
         step = max(0.5, ratio)
         if _suits_opencv(x):
@@ -34,7 +34,7 @@ def average(x: Tensor, ratio: float) -> Tensor:
 
 
 def shrunk(x: Tensor, ratio: float) -> Tensor:
-    """Bilinear by a factor; the size is rounded down, as the published network does it."""
+    """Smaller by a factor, bilinear; the size is rounded down, as in the published network."""
     if ratio == 1:
         return x
     return F.interpolate(x, scale_factor=ratio, mode="bilinear", align_corners=False, recompute_scale_factor=False)
@@ -138,7 +138,7 @@ def _each(x: Tensor, change: Callable[[Image], Image]) -> Tensor:
     except error as failure:
         if failure.code != Error.StsNoMem:
             raise
-        raise torch.OutOfMemoryError(str(failure)) from None  # as torch says it, and those know who step down
+        raise torch.OutOfMemoryError(str(failure)) from None  # as torch raises it: callers fall back on that
     joined = np.stack(images) if len(images) > 1 else images[0]
     # By reshaping, an axis of one gets the stride by which torch knows the layout
     return torch.from_numpy(joined.reshape(len(images), *images[0].shape[:2], x.shape[1])).permute(0, 3, 1, 2)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from core.color import linear_to_srgb, srgb_to_linear
 from core.plate.frames import Image, Mask, Plane, as_dtype, as_srgb
 
 FIT_WIDTH = 256  # pixels of the longer side that the fit looks at
@@ -104,8 +105,8 @@ class PhotometricFit:
 
     def curves(self, size: int) -> Image:
         """(3, size) float32: the matched sRGB-encoded value for encoded values from 0 to 1, per channel."""
-        linear = _decode(np.linspace(0, 1, size, dtype=np.float32))
-        return np.asarray(_encode(np.asarray(self.gain)[:, None] * linear**self.gamma))
+        linear = srgb_to_linear(np.linspace(0, 1, size, dtype=np.float32))
+        return np.asarray(linear_to_srgb(np.asarray(self.gain)[:, None] * linear**self.gamma))
 
     def shading(self, shape: tuple[int, int]) -> Plane:
         """(H, W) float32 factor on encoded values that the vignetting makes."""
@@ -198,7 +199,7 @@ def _middle_rows(image: Image) -> Image:
 
 def _solve(a: Image, b: Image, lit: Mask, sigma: float) -> PhotometricFit:
     """Iteratively reweighted least squares on the log-linear values; see the module's first lines."""
-    x, y = np.log(_decode(a[lit])), np.log(_decode(b[lit]))  # (N, 3)
+    x, y = np.log(srgb_to_linear(a[lit])), np.log(srgb_to_linear(b[lit]))  # (N, 3)
     r2 = _radius2(lit.shape)[lit]
     N = len(x)
     rows = np.zeros((N, 3, 6), np.float64)
@@ -280,14 +281,3 @@ def _gradient(image: Image) -> Plane:
 def _mean_difference(a: Image, b: Image, where: Mask) -> float:
     """Median over pixels: what stands in the frame and is not masked does not count."""
     return float(np.median(np.abs(a - b)[where].mean(axis=1)))
-
-
-def _decode(encoded: Image) -> Image:
-    """sRGB to linear light."""
-    return np.where(encoded <= 0.04045, encoded / 12.92, ((np.maximum(encoded, 0) + 0.055) / 1.055) ** 2.4)
-
-
-def _encode(linear: Image) -> Image:
-    """Linear light to sRGB, float32."""
-    bent = 1.055 * np.maximum(linear, 1e-8) ** (1 / 2.4) - 0.055
-    return np.where(linear <= 0.0031308, 12.92 * linear, bent).astype(np.float32)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Looks at clips as the engine takes them, for a training of what comes behind the encoder.
+"""Training samples for decoder and review: looks, which are what the engine shows the network of a frame.
 
-The engine looks at a box, several times where that is new, and remembers the frames before; a training on whole frames
-knows little of that. Each clip is gone through once, with the network as it was when its stage began, and its last look
-is learnt from a few times. Which looks these are depends on seed and step alone, so a resumed run sees the same.
+In a job the network sees a crop box, looks at a new box several times, and remembers the frames before; training on
+whole frames teaches little of that. So each clip is run once with the network as it was when the stage began, and the
+last look is learnt from a few times. The looks depend on seed and step alone, so a resumed run sees the same ones.
 """
 
 from __future__ import annotations
@@ -22,32 +22,34 @@ from core.models.recurrent import Look, PlateFeatures, RecurrentMatting, State
 from core.models.scales import average
 from core.training.loop import Batch
 
-USES = 3  # of a look, on average
-KEPT = 24  # steps whose looks are drawn from again
-ASPECTS = (16 / 9, 3 / 2, 4 / 3, 1.0, 2 / 3)  # of what is cut out of a clip's square frames, width by height
+USES = 3  # how often a look is learnt from, on average
+KEPT = 24  # past steps whose looks may be drawn again
+ASPECTS = (16 / 9, 3 / 2, 4 / 3, 1.0, 2 / 3)  # width by height of the part that is cut out of a clip's square frames
 
 
 class Seen(NamedTuple):
     """What the engine shows the network of one frame, and the truth at the coarse size."""
 
-    src: Tensor  # (1, 3, H, W)
+    src: Tensor  # (1, 3, H, W), sRGB-encoded, 0 to 1
     plate: PlateFeatures
-    before: State | None
+    before: State | None  # the memory before this look
     downsample_ratio: float
     pha: Tensor  # (1, 1, h, w)
     fgr: Tensor  # (1, 3, h, w)
 
     def look(self, model: RecurrentMatting) -> Look:
-        """Look again, with the gradients of what learns."""
+        """Look again, with gradients."""
         return model.look(self.src, self.plate, self.before, self.downsample_ratio)
 
 
 @torch.no_grad()
 def look_at_clips(matter: Matter, batch: Batch, seed: list[int]) -> list[Seen]:
-    """The engine's looks at the last frames of clips, of each of which a part of random shape and length is taken.
+    """Cut a part of random shape and length out of each clip; return the engine's looks at the last frames.
 
     Args:
-        batch: clips (B, T, ...) as of `ClipDataset`; those without a plate, or a subject, give none.
+        matter: holds the network; its memory is reset.
+        batch: clips (B, T, ...) as `ClipDataset` makes them; those without a plate or a subject give no look.
+        seed: of the random parts.
     """
     rng = np.random.default_rng(seed)
     found = []
@@ -80,10 +82,11 @@ def look_at_clips(matter: Matter, batch: Batch, seed: list[int]) -> list[Seen]:
 
 
 def draw_looks(fresh: Iterator[list[Seen]], batch: int, seed: int, start: int, end: int) -> Iterator[Batch]:
-    """Batches for the steps from `start` to `end`: each step's fresh looks, and as many as lack of those before it.
+    """Batches for the steps from `start` to `end`: each step's fresh looks, filled up with looks of earlier steps.
 
     Args:
-        fresh: those of each step from `first_fresh(start)` on.
+        fresh: the new looks of each step from `first_fresh(start)` on.
+        batch: looks in a batch.
     """
     kept: deque[list[Seen]] = deque(maxlen=KEPT)
     for step, seen in zip(range(first_fresh(start), end), fresh, strict=False):
@@ -95,5 +98,5 @@ def draw_looks(fresh: Iterator[list[Seen]], batch: int, seed: int, start: int, e
 
 
 def first_fresh(start: int) -> int:
-    """The step whose fresh looks are the first that a run from `start` on draws from."""
+    """The first step whose fresh looks a run from `start` on may draw."""
     return max(0, start - KEPT)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The training loop of all three trainers: precision, clipping, EMA, checkpoints, several processes, logs.
 
-A trainer brings a model, parameter groups, `step(model, batch) -> losses`, batches from any position on, a validation.
+A trainer brings a model, parameter groups, `step(model, batch) -> losses`, batches from any step on, and a validation.
 A run is a function of its seed: batch, order and random draws of step N depend on the seed and N alone, so a run that
 was killed and resumed goes through the same steps as one that was not.
 """
@@ -26,8 +26,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from core.checkpoints import write_whole
 from core.errors import CheckpointError, MattingError
+from core.frame_io import write_whole
 from core.matting import choose_device, choose_precision
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Validation:
 class LoopOptions:
     """How a run goes; every field is a flag of the trainers."""
 
-    steps: int  # in all, over every resume
+    steps: int  # in all, resumed runs included
     checkpoint_path: Path
     logging_path: Path
     device: str = "auto"
@@ -87,8 +87,8 @@ def join_processes() -> Process:
     if "WORLD_SIZE" not in os.environ:
         return Process()
     if not dist.is_initialized():
-        # As every optimizer does. Imported after the group is made, it would keep the group's threads beyond its end,
-        # and one that asks for the interpreter while that ends aborts the process.
+        # Every optimizer imports this. Imported after the group is made, it would keep the group's threads alive beyond
+        # its end, and a thread that asks for the interpreter while that shuts down aborts the process.
         import torch._dynamo
 
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
@@ -124,7 +124,7 @@ def learning_rate_scale(step: int, options: LoopOptions) -> float:
 
 
 class _JoinedSum(torch.autograd.Function):
-    """The sum of a tensor over all processes; so is its gradient."""
+    """The sum of a tensor over all processes; its gradient is summed as well."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -178,10 +178,11 @@ def swap_class(module: nn.Module, old: type[nn.Module], new: type[nn.Module]) ->
 
 
 def write_state(state: Mapping[str, Any], path: Path) -> None:
-    """Write tensors and plain values as torch does, whole or not at all."""
-    content = io.BytesIO()  # torch's own writing has no OSError for a full disk
+    """Write tensors and plain values as torch does, whole or not at all, and make their folder."""
+    content = io.BytesIO()  # written by torch itself, a full disk raises no OSError
     torch.save(state, content)
-    write_whole(path, content.getbuffer())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, lambda part: part.write_bytes(content.getbuffer()))
 
 
 class _Objective(nn.Module):
@@ -252,6 +253,7 @@ class Trainer:
         Raises:
             CheckpointError: `checkpoint_path` holds a run and `resume` was not asked for, or its file does not fit.
             MattingError: no finite gradient in 20 steps.
+            OutputError: a checkpoint cannot be written.
         """
         options, last = self.options, self.options.checkpoint_path / "last.pt"
         if last.exists() and not options.dry_run:
@@ -262,6 +264,9 @@ class Trainer:
                     "Pass --resume to go on with that run, or another --checkpoint_path",
                 )
             self._load(last)
+        if self.process.leads and not options.dry_run:
+            for unfinished in options.checkpoint_path.glob(".*.part.*"):  # a killed run's
+                unfinished.unlink()
         steps = self.done + 1 if options.dry_run else options.steps
         objective: nn.Module = _Objective(self.model, self._step)
         if self.process.world > 1:

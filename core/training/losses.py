@@ -67,10 +67,10 @@ def error_l2(pred_err: Tensor, pred_pha: Tensor, true_pha: Tensor) -> Tensor:
 
 
 def overshoot(pha: Tensor, margin: float = 0.2) -> Tensor:
-    """Mean of how far an alpha that is not yet clamped lies beyond 0 and 1 by more than a margin.
+    """Mean distance of an unclamped alpha from the range 0 to 1, widened by a margin on both sides.
 
-    Where it is saturated and right no other loss has a gradient, and it drifts away: to -112 in the background, after
-    10,000 steps, to -1400 some hundred later. What is thin and faint drowns in that, and training diverges.
+    Where alpha is saturated and right, no other loss has a gradient, and it drifts away: in the background to -112
+    after 10,000 steps, and to -1400 some hundred steps later. Thin and faint detail drowns in that; training diverges.
     """
     pha = pha.float()
     return (pha - pha.clamp(-margin, 1 + margin)).abs().mean()
@@ -79,8 +79,8 @@ def overshoot(pha: Tensor, margin: float = 0.2) -> Tensor:
 def error_cross_entropy(pred_err: Tensor, pred_pha: Tensor, true_pha: Tensor) -> Tensor:
     """Cross entropy of the predicted error map with the alpha's true error as a soft label; as `error_l2` otherwise.
 
-    Both are least where the map is the expected error, but errors are small, and there a squared difference behind a
-    sigmoid has next to no gradient: the map stays flat for thousands of steps.
+    Both losses are smallest where the map is the expected error. But errors are small, and there the squared difference
+    behind a sigmoid has next to no gradient: the map stays flat for thousands of steps.
     """
     pred = _images(pred_err).clamp(1e-4, 1 - 1e-4)
     true = _true_error(pred_err, pred_pha, true_pha)
@@ -145,7 +145,7 @@ def _sobel(x: Tensor) -> Tensor:
 def _blur(x: Tensor) -> Tensor:
     """5-tap binomial low-pass (Burt and Adelson 1983) of (..., H, W), edges mirrored.
 
-    By sums of shifted images: of one channel they take a sixth of a convolution's time.
+    Sums of shifted images; for one channel, they take a sixth of a convolution's time.
     """
     x = F.pad(x, (2, 2, 2, 2), mode="reflect")
     for axis in (-1, -2):

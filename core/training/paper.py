@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from core.checkpoints import save_model
 from core.data import ImagePairDataset
-from core.evaluation import mean_scores, score_clip
 from core.models import MattingBase
 from core.models.matting_base import BACKBONES
 from core.training.loop import Batch, Process, Step, Trainer, Validation, join_processes, sample_order, write_state
 from core.training.options import add_loop_arguments, loop_options
+from core.training.validation import score_samples
 
 VIDEOMATTE = Path("../data/VideoMatte240K_JPEG_HD")
 BACKGROUNDS = Path("../data/Backgrounds")
@@ -62,7 +62,7 @@ def train(args: argparse.Namespace, model: MattingBase, compute_losses: Step) ->
 
     Args:
         args: the flags of `add_paper_arguments`, with a learning rate for each of the model's parts.
-        compute_losses: of a batch that `random_crop` has made smaller.
+        compute_losses: the losses of a batch, after `random_crop`.
     """
     process = join_processes()
     dataset = ImagePairDataset(
@@ -141,7 +141,7 @@ def sample_batches(
 
 
 def make_validation(args: argparse.Namespace) -> Callable[[nn.Module], Validation]:
-    """All measures, whole frames, over the first samples of the validation folders, and pictures of four."""
+    """A validation on the first samples of the validation folders."""
     dataset = ImagePairDataset(
         args.valid_rgb_path, args.valid_alp_path, args.valid_bck_path, size=args.size, seed=args.seed, augment=False
     )
@@ -149,16 +149,13 @@ def make_validation(args: argparse.Namespace) -> Callable[[nn.Module], Validatio
 
     def validate(model: nn.Module) -> Validation:
         device = next(model.parameters()).device
-        scores: list[dict[str, float]] = []
-        images: dict[str, Tensor] = {}
-        for index in range(count):
-            sample = {name: dataset[index][name].unsqueeze(0) for name in IMAGES}
-            pha, fgr, *rest = model(sample["src"].to(device), sample["bgr"].to(device))
-            scores += score_clip(pha, sample["pha"], fgr, sample["fgr"])
-            if index < 4:
-                views = (sample["src"], sample["bgr"], pha.cpu().expand_as(fgr), sample["pha"].expand_as(fgr))
-                images[f"{index}_src_bgr_pred_true"] = torch.cat(views, dim=-1)[0]
-        return Validation(mean_scores(scores), images)
+
+        def predict(sample: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+            pha, fgr, *_ = model(sample["src"].to(device), sample["bgr"].to(device))
+            return pha, fgr
+
+        items = (dataset[index] for index in range(count))
+        return score_samples(({name: item[name].unsqueeze(0) for name in IMAGES} for item in items), predict)
 
     return validate
 

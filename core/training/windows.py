@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Windows for a training of the refinement alone: cut out of clips where it has something to gain.
+"""Training samples for the refinement alone: windows, cut out of clips where it has something to gain.
 
-The coarse network stands still meanwhile, so it looks at each clip once, and the refinement learns from each window a
-few times. Which windows these are depends on the seed and the step alone, so a resumed run sees the same.
+The coarse network is frozen meanwhile, so it sees each clip once, and the refinement learns from each window a few
+times. The windows depend on seed and step alone, so a resumed run sees the same ones.
 """
 
 from __future__ import annotations
@@ -18,24 +18,25 @@ from core.models import RecurrentMatting
 from core.training.loop import Batch
 
 SIDE = 64  # pixels
-SHARE = 0.3  # of a frame's windows, at most
-CLIPS = 24  # of which one group of windows is cut
-STEPS = 40  # that learn from it
-_HOPELESS = 0.03  # mean error of a window that quarters its chance: most of it is not the refinement's to correct
-_FINE = 13  # pixels: an error that is the same so far around is not the refinement's to correct
+SHARE = 0.3  # largest share of a frame's windows that is cut
+CLIPS = 24  # clips that one group of windows is cut from
+STEPS = 40  # steps that learn from a group
+_HOPELESS = 0.03  # mean error at which a window's chance is a quarter: most of that error cannot be refined away
+_FINE = 13  # pixels: an error that is uniform over this distance cannot be refined away
 
 
 @torch.no_grad()
 def cut_training_windows(model: RecurrentMatting, batch: Batch, ratio: float, seed: list[int]) -> dict[str, Tensor]:
-    """Cut windows, at random but rather where the coarse alpha lacks detail, and rather where it lacks little else.
+    """Cut windows at random, preferably where the coarse alpha lacks detail but is otherwise right.
 
     Args:
-        batch: clips (B, T, ...) as of `ClipDataset`.
-        ratio: below 1, at which the network looks at them.
+        batch: clips (B, T, ...) as `ClipDataset` makes them.
+        ratio: downsample ratio at which the network sees them, below 1.
+        seed: of the choice of windows.
 
     Returns:
         src, bgr, guides and before as `SolvingRefiner.refine_windows` takes them, the true fgr (N, 3, S, S) and pha
-        (N, 1, S, S). Half precision: a group of them is a lot.
+        (N, 1, S, S). In half precision, because a group takes much memory.
     """
     rng = np.random.default_rng(seed)
     device = next(model.parameters()).device
@@ -69,7 +70,12 @@ def cut_training_windows(model: RecurrentMatting, batch: Batch, ratio: float, se
 
 
 def draw_windows(groups: Iterator[dict[str, Tensor]], batch: int, seed: int, start: int, end: int) -> Iterator[Batch]:
-    """Batches of windows for the steps from `start` to `end`, of groups from the one on that `start` falls into."""
+    """Batches of windows for the steps from `start` to `end`.
+
+    Args:
+        groups: what `cut_training_windows` returns, from the group that step `start` falls into on.
+        batch: windows in a batch.
+    """
     group: dict[str, Tensor] = {}
     for step in range(start, end):
         if not group or step % STEPS == 0:
