@@ -16,8 +16,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from core.errors import CheckpointError
+from core.files import write_whole
 from core.foreign_weights import Weights, list_names, read_torch_file, recognise
-from core.frame_io import write_whole
 from core.models import MattingBase, MattingRefine, RecurrentMatting
 
 log = logging.getLogger(__name__)

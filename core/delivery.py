@@ -34,6 +34,8 @@ import numpy as np
 from . import color, frame_io, plate_files
 from .color import Floats, Pixels
 from .errors import JobError, OutputError
+from .files import write_whole
+from .footage import MAX_FRAMES, file_identity
 from .job import DELIVERIES, PlateSource, check_fps, read_job
 from .plate.alignment import lay_plate
 
@@ -69,7 +71,7 @@ class Finished:
 
     def key(self, number: int) -> str:
         """Changes when a file of the frame does."""
-        return " ".join(frame_io.file_identity(path) for path in self.files[number].values())
+        return " ".join(file_identity(path) for path in self.files[number].values())
 
     @cached_property
     def size(self) -> tuple[int, int]:
@@ -277,12 +279,12 @@ class _State:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        frame_io.write_whole(self._path, lambda part: _write_text(part, json.dumps(self._keys)))
+        write_whole(self._path, lambda part: _write_text(part, json.dumps(self._keys)))
 
     def bring_up_to_date(self, path: Path, made_of: list[str], write: Callable[[Path], None]) -> None:
         key = hashlib.sha256(json.dumps([VERSION, *made_of]).encode()).hexdigest()
         if self._keys.get(path.name) != key or not path.is_file():
-            frame_io.write_whole(path, write)
+            write_whole(path, write)
             self._keys[path.name] = key
 
 
@@ -321,7 +323,7 @@ def _read_plate(finished: Finished, plate: PlateSource) -> Floats:
 def _write_movie(path: Path, kind: str, finished: Finished, rate: Fraction, step: Callable[[int], None]) -> None:
     _, codec, pix_fmt, options = _MOVIES[kind]
     numbers = list(finished.files)
-    if numbers[-1] - numbers[0] >= frame_io.MAX_FRAMES:
+    if numbers[-1] - numbers[0] >= MAX_FRAMES:
         raise JobError(
             f"frames of one shot for {path.suffix} movies, which run from the first to the last",
             f"the numbers {numbers[0]} to {numbers[-1]}",

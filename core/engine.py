@@ -32,7 +32,7 @@ from . import color, delivery, frame_io, output_folder, plate_files, share
 from .checkpoints import load_model, locate_model
 from .claims import Claims
 from .errors import JobError, OutputError
-from .frame_io import Footage, Frame
+from .footage import MOVIE_EXTENSIONS, Footage, Frame, file_identity
 from .job import Job, Source
 from .job_plate import FootageReader, JobPlate, LaidPlate, StoppedError, read_plate_early
 from .masks import MaskReader
@@ -525,8 +525,8 @@ def _segments(numbers: list[int], devices: int) -> Iterator[list[int]]:
 
 def _open_footage(source: Source) -> Footage:
     path = Path(source.path)
-    if path.suffix.lower() in frame_io.MOVIE_EXTENSIONS and os.path.isfile(path):
-        return _open_movie(path, source.color_space, frame_io.file_identity(path))
+    if path.suffix.lower() in MOVIE_EXTENSIONS and os.path.isfile(path):
+        return _open_movie(path, source.color_space, file_identity(path))
     return frame_io.open_footage(path, source.color_space)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Frames in and out: movies (PyAV), image sequences and stills (OpenImageIO), at the precision the file has. No bpy.
+"""Frames in and out: movies (see `movies.py`), image sequences and stills, at the precision the file has. No bpy.
 
 Frame numbers are the footage's own: an image sequence's are its files' numbers, a movie's count from 1. Pixels are
 those that Blender reads from the same file: as stored, whatever their sample aspect; a movie's turned by its rotation
@@ -10,23 +10,15 @@ Nothing here trusts a file: what it claims is checked before memory is taken for
 from __future__ import annotations
 
 import io
-import math
 import os
 import re
 import struct
-import threading
 import unicodedata
-import uuid
-from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
-from fractions import Fraction
-from itertools import chain, pairwise
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
-import av
 import cv2
 import numpy as np
 import OpenEXR
@@ -34,60 +26,25 @@ import OpenImageIO as oiio
 from isal import isal_zlib
 
 from .color import Pixels
-from .errors import FootageError, OutputError
+from .errors import FootageError
+from .files import write_whole
+from .footage import IMAGE_EXTENSIONS, Footage, Frame, check_size, file_identity
+from .movies import MovieFootage
 
-MOVIE_EXTENSIONS = {".avi", ".mkv", ".mov", ".mp4", ".m4v", ".mxf", ".webm", ".mpg", ".mpeg", ".ogv", ".ts", ".wmv"}
-IMAGE_EXTENSIONS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".exr", ".dpx", ".cin", ".bmp", ".tga", ".webp", ".hdr"}
-MAX_SIDE = 32768  # pixels; a larger claim is refused before anything is allocated
-MAX_PIXELS = 1 << 27  # 15360 x 8640 is the largest frame that cameras give
-MAX_FRAMES = 1 << 21  # a day at 24 frames a second
 MAX_PARTS = 64  # of a multipart EXR that are searched for colour
 MAX_SPAN = 8  # channels that are decoded at once to get at R, G and B among them
-NEAR = 4  # frames on, at most, that are decoded on the way rather than sought: a key frame may be far before
 
-# Containers that hold their own pictures: no playlists (HLS, DASH, concat), which name other files and addresses
-_CONTAINERS = "mov,mp4,matroska,webm,avi,mxf,mpeg,mpegts,mpegvideo,m4v,h264,hevc,ivf,ogg,asf,dv"
-_UNTIMED = {"mpeg", "mpegvideo"}  # containers whose pictures have no times, or not all
+
 _WIDE = {"int", "uint", "int64", "uint64"}  # OpenImageIO's names for more than 16 bits
 _LOG = {"KodakLog", "Printing density"}  # what OpenImageIO and DPX call film's encodings
 _REC709 = 0.64, 0.33, 0.3, 0.6, 0.15, 0.06, 0.3127, 0.329  # x and y of red, green, blue and white
-_HDR_CURVES = {16: "Rec.2100-PQ", 18: "Rec.2100-HLG"}  # transfer characteristics of ITU-T H.273: Blender's names
+
 
 oiio.attribute("openexr:core", 1)  # OpenEXR's newer reader: a quarter less time where each row is deflated by itself
 
 # Blender's rule: the last digits before the ending, as in shot_v2.1001.exr and shot_1001_main.exr
 _NUMBERED = re.compile(r"^(?P<prefix>.*?)(?P<number>\d{1,9})(?P<suffix>\D*\.[^.]+)$")  # longer is a time
 _PLACE_OF_NUMBER = re.compile(r"(#+|%0?\d*d)(?=[^\d#%]*\.[^.]+$)")  # as in shot.####.png and shot_%04d_main.png
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One picture: (H, W, 3) RGB uint8, uint16, float16 or float32, encoded as `color_space` says."""
-
-    pixels: Pixels
-    color_space: str
-
-
-class Footage(Protocol):
-    """A movie, a sequence or a still, opened: what it is, and its frames by number."""
-
-    path: Path
-    width: int
-    height: int
-    color_space: str
-    is_float: bool  # frames are float16 or float32
-    fps: float  # 0 for image sequences, which do not say
-    numbers: list[int]  # of the frames that exist, ascending
-    warnings: list[str]  # what the user should know about this file
-    files: Collection[Path]  # that it is read from
-
-    def frames(self, numbers: list[int]) -> Iterator[tuple[int, Frame]]:
-        """The frames of these ascending numbers, in order, decoded as they are asked for."""
-        ...
-
-    def identity(self, number: int) -> str:
-        """Changes when the frame's file changes."""
-        ...
 
 
 def open_footage(path: str | Path, color_space: str = "auto") -> Footage:
@@ -217,298 +174,6 @@ class SequenceFootage:
         return self._identities[number]
 
 
-class _Kept(NamedTuple):
-    """An open movie and where it stands."""
-
-    container: Any
-    pictures: Iterator[Any] | None  # those to come; None: not known, it stands elsewhere
-    number: int  # of the frame that `picture` shows
-    picture: Any
-
-
-class MovieFootage:
-    """A movie; frame n is what is on screen (n - 1) / fps seconds after the start, as in Blender."""
-
-    def __init__(self, path: Path, color_space: str = "auto") -> None:
-        self.path = path
-        self.files: Collection[Path] = (path,)
-        self.color_space = "srgb" if color_space == "auto" else color_space
-        self.warnings: list[str] = []
-        try:
-            with ExitStack() as opened:
-                container = opened.enter_context(self._open())
-                stream = container.streams.video[0]
-                context = stream.codec_context
-                rate = stream.guessed_rate or stream.average_rate  # as Blender asks for it
-                if not rate or not stream.time_base or not context.width:
-                    raise self._error("no frame rate or size in its header")
-                _check_size(context.width, context.height, path)
-                self.fps = float(rate)
-                self.is_float = "f32" in (context.pix_fmt or "")
-                first = _first(container.decode(stream))
-                times = _indexed_times(container, stream) or self._read_times(1 / (rate * stream.time_base))
-                self._pts = self._presentation_times(times, stream, rate)
-                if not self._pts:
-                    raise self._error("no frames in it")
-                curve = _HDR_CURVES.get(context.color_trc)
-                # What knows no times of presentation is counted from its start
-                lacks_times = container.format.name == "avi" and context.has_b_frames
-                self._order = times if lacks_times or container.format.name in _UNTIMED else None
-                opened.pop_all()
-        except av.error.FFmpegError as error:
-            raise self._error(_what_it_is(error)) from None
-        if self._order:
-            self.warnings.append(
-                f"{path.name} does not say when its pictures are shown, so every preview reads it from the start. "
-                "Convert it to MP4 or MOV for speed."
-            )
-        if curve and color_space == "auto":
-            self.warnings.append(f"{path.name} is tagged {curve}, but read as sRGB. Name its colour space.")
-        if first is not None and first.interlaced_frame:
-            self.warnings.append(
-                f"{path.name} is tagged interlaced. Where something moves, the matte will show combing: deinterlace it "
-                "first."
-            )
-        self.numbers = list(range(1, len(self._pts) + 1))
-        self._size = (context.width, context.height)
-        turned = first is not None and int(first.rotation) % 360 in (90, 270)
-        self.width, self.height = self._size[::-1] if turned else self._size
-        self._identity = file_identity(path)
-        self._lock = threading.Lock()
-        self._kept: _Kept | None = _Kept(container, None, 0, None)
-        if first is not None and (self._order or first.pts == self._pts[0]):
-            first.pts = self._pts[0]
-            self._kept = _Kept(container, None, 1, first)
-
-    def frames(self, numbers: list[int]) -> Iterator[tuple[int, Frame]]:
-        if len(numbers) == 1:
-            yield numbers[0], self._frame(numbers[0])
-        elif numbers:
-            container, pictures = self._seek(numbers[0], threads="AUTO")
-            with container:
-                shown = None
-                for number in numbers:
-                    picture = self._picture(pictures, number, shown)
-                    if picture is not shown:
-                        shown, frame = picture, self._convert(picture, number)
-                    yield number, frame
-
-    def _frame(self, number: int) -> Frame:
-        """One frame by itself, as previews ask for it.
-
-        The file stays open, which at 4K takes as long to open as a frame to decode, and a frame soon after the one
-        before is reached from there, not from the last key frame, which may be hundreds of frames back.
-        """
-        with self._lock:
-            kept, self._kept = self._kept, None  # not again what failed
-            if kept and (number == kept.number or (kept.pictures and kept.number < number < kept.number + NEAR)):
-                container, pictures, _, shown = kept
-            else:
-                (container, pictures), shown = self._seek(number, kept.container if kept else None), None
-            picture = self._picture(pictures or iter(()), number, shown)
-            self._kept = _Kept(container, pictures, number, picture)
-        return self._convert(picture, number)
-
-    def _seek(self, number: int, container: Any = None, threads: str = "SLICE") -> tuple[Any, Iterator[Any]]:
-        """The open movie, and its pictures from one at or before this frame on.
-
-        A seek may end too late: at a key frame whose group's first pictures need the group before, or where there is no
-        index. So it is tried from ever further back, at last without one.
-        """
-        fresh, back, wanted = container is None, 0, self._pts[number - 1]
-        container = container or self._open(threads)
-        while self._order is None and (target := self._pts[max(0, number - 1 - back)]) > self._pts[0]:
-            fresh = False
-            try:
-                container.seek(target, stream=container.streams.video[0])
-                pictures = _decode(container)
-                first = next(pictures, None)
-            except av.error.FFmpegError:
-                first = None
-            if first is not None and first.pts <= wanted:
-                return container, chain([first], pictures)
-            back = max(8, 2 * back)
-        if not fresh:
-            container.close()
-            container = self._open(threads)
-        return container, _decode(container, self._order)
-
-    def _picture(self, pictures: Iterator[Any], number: int, picture: Any) -> Any:
-        """What is on screen at this frame: the last picture, or one of those to come."""
-        try:
-            while picture is None or picture.pts < self._pts[number - 1]:
-                picture = next(pictures)
-        except (av.error.FFmpegError, ValueError) as error:
-            raise self._error(f"an error at frame {number}: {error}") from None
-        except StopIteration:
-            raise FootageError(
-                f"{len(self._pts)} frames in {self.path}, as its header says",
-                f"nothing decodable from frame {number} on",
-                f"Re-export the movie, or matte only frames up to {number - 1}",
-            ) from None
-        if (picture.width, picture.height) != self._size:
-            raise self._error(f"frame {number} of another size, {picture.width} x {picture.height}")
-        return picture
-
-    def _convert(self, picture: Any, number: int) -> Frame:
-        try:
-            return Frame(_picture_to_rgb(picture), self.color_space)
-        except (av.error.FFmpegError, ValueError) as error:
-            raise self._error(f"an error at frame {number}: {error}") from None
-
-    def identity(self, number: int) -> str:
-        return self._identity
-
-    def _read_times(self, step: Fraction) -> list[int]:
-        """When each picture is on screen, by reading the whole file; where it does not tell, one every `step`."""
-        with self._open() as container:
-            packets = container.demux(container.streams.video[0])
-            times = [p.dts if p.pts is None else p.pts for p in packets if p.size and not p.is_discard]
-            if container.format.name in _UNTIMED:
-                return [round(i * step) for i in range(len(times))]
-        return sorted(time for time in times if time is not None)
-
-    def _presentation_times(self, times: list[int], stream: Any, rate: Fraction) -> list[int]:
-        """When each frame number's picture is shown, in the stream's time base: one entry a frame number.
-
-        Blender shows the last picture that is due by the frame's time, rounded to the time base.
-        """
-        step = 1 / (rate * stream.time_base)
-        count = math.floor((times[-1] - times[0]) / step + Fraction(1, 2)) + 1 if times else 0
-        if count > MAX_FRAMES:
-            raise self._error(f"{len(times)} pictures spread over {count} frames")
-        due = (times[0] + math.floor(i * step + Fraction(1, 2)) for i in range(count))
-        shown = [times[bisect_right(times, time) - 1] for time in due]
-        if shown == times:
-            return times
-        self.warnings.append(
-            f"The frame rate varies: {len(times)} pictures stand for {count} frames at {float(rate):g} a second; "
-            "some are repeated or left out, as Blender does. Convert to a constant rate for exact work."
-        )
-        return shown
-
-    def _open(self, threads: str = "SLICE") -> Any:
-        try:
-            container = av.open(
-                str(self.path.absolute()),
-                options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"},
-                metadata_errors="replace",
-            )
-            if not container.streams.video or container.streams.video[0].codec_context is None:
-                container.close()
-                raise self._error("only sound in it, or pictures of an unknown codec")
-            container.streams.video[0].thread_type = threads
-            container.streams.video[0].codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-            return container
-        except av.error.FFmpegError as error:
-            raise self._error(_what_it_is(error)) from None
-
-    def _error(self, actual: str) -> FootageError:
-        return FootageError(
-            f"a movie with pictures, or an image ({', '.join(sorted(MOVIE_EXTENSIONS | IMAGE_EXTENSIONS))})",
-            f"{self.path}: {actual}",
-            "Choose the file with the pictures, or export it again if it does not play",
-        )
-
-
-def _what_it_is(error: av.error.FFmpegError) -> str:
-    """Of a file that cannot be opened as a movie."""
-    if isinstance(error, av.error.ArgumentError):  # not one of `_CONTAINERS`
-        return "only sound, or a kind of file that movies do not come in"
-    if isinstance(error, av.error.InvalidDataError):
-        return "damaged, cut off, or no movie"
-    return error.strerror or str(error)
-
-
-def _indexed_times(container: Any, stream: Any) -> list[int] | None:
-    """When each picture is on screen, from an MP4's or QuickTime's index; None where it does not tell.
-
-    The index says when pictures are decoded. Where they are not reordered, or come at a constant rate, they are shown
-    at those times, shifted. The first picture tells by how much, and the last one whether all this holds.
-    """
-    entries = list(stream.index_entries) if "mp4" in container.format.name else []
-    if not entries or len(entries) != stream.frames or any(e.is_discard or not e.size for e in entries):
-        return None
-    times = sorted(entry.timestamp for entry in entries)
-    steps = {after - before for before, after in pairwise(times)}
-    if stream.codec_context.has_b_frames and len(steps) > 1:
-        return None
-    try:
-        container.seek(times[0], stream=stream)
-        first = next(container.demux(stream)).pts
-        container.seek(times[-1], stream=stream)
-        last = max((p.pts for p in container.demux(stream) if p.size and p.pts is not None), default=None)
-    except av.error.FFmpegError:
-        return None
-    if first is None or last is None or last - first != times[-1] - times[0]:
-        return None
-    return [time + first - times[0] for time in times]
-
-
-def _decode(container: Any, order: list[int] | None = None) -> Iterator[Any]:
-    """The pictures from where the container stands, each with the time when it is on screen.
-
-    Args:
-        order: these times, where the container does not know them and stands at its start.
-    """
-    for index, picture in enumerate(container.decode(video=0)):
-        if order is not None:
-            picture.pts = order[min(index, len(order) - 1)]
-        elif picture.pts is None:
-            picture.pts = picture.dts
-        if picture.pts is not None:
-            yield picture
-
-
-def _first(pictures: Iterator[Any]) -> Any:
-    """The first of them, or None: the reader says which frame is broken when it comes to it."""
-    try:
-        return next(pictures, None)
-    except av.error.FFmpegError:
-        return None
-
-
-def _picture_to_rgb(picture: Any) -> Pixels:
-    components = picture.format.components
-    if picture.format.name.startswith("gbr") and picture.format.name.endswith(("f32le", "f32be")):
-        pixels: Pixels = picture.to_ndarray(format="gbrpf32le")
-    elif max(c.bits for c in components) > 8:
-        pixels = picture.to_ndarray(format="rgb48le", interpolation="POINT")  # of chroma: repeated
-    else:
-        subsampled = len(picture.planes) >= 3 and components[1].width < picture.width
-        # Planar: swscale's vector code, three times as fast as its plain one for rgb24, with the same result
-        pixels = (
-            _merged(_full_chroma(picture).reformat(format="gbrp")) if subsampled else picture.to_ndarray(format="rgb24")
-        )
-    turns = int(picture.rotation) % 360 // 90
-    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
-
-
-def _full_chroma(picture: Any) -> Any:
-    """An 8-bit picture with its chroma repeated to full size, which swscale then converts as exactly as Blender's does:
-    its short cut for subsampled pictures is up to 2 codes darker."""
-    full = av.VideoFrame(picture.width, picture.height, "yuv444p")
-    full.colorspace, full.color_range = picture.colorspace, picture.color_range
-    for source, target in zip(picture.planes[:3], full.planes, strict=True):
-        samples, wanted = _samples(source), _samples(target)
-        rows, columns = -(-target.height // source.height), -(-target.width // source.width)
-        wide = cv2.merge([samples] * columns).reshape(source.height, -1)
-        for row in range(rows):
-            part = wanted[row::rows]
-            part[...] = wide[: part.shape[0], : part.shape[1]]
-    return full
-
-
-def _merged(picture: Any) -> Pixels:
-    """(H, W, 3) of a "gbrp" picture; a third of the time of `to_ndarray`."""
-    green, blue, red = (_samples(plane) for plane in picture.planes)
-    return cv2.merge([red, green, blue])
-
-
-def _samples(plane: Any) -> Pixels:
-    return np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1)[:, : plane.width]
-
-
 def _sequence_files(path: Path) -> dict[int, Path]:
     match = _NUMBERED.match(path.name)
     if not match:
@@ -541,15 +206,6 @@ def _any_spelling(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def file_identity(path: Path) -> str:
-    """Changes when the file does: its name, size and time of change."""
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise FootageError(f"the file {path}", error.strerror or str(error), "Put it back, or choose another") from None
-    return f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}"
-
-
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any, tuple[int, int, int]]]:
     """An image at the part that holds its colour (the first, where none does): its reader, header and R, G, B."""
@@ -568,8 +224,8 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any, tuple[int, int, int]]]:
         image.seek_subimage(next(colorful, 0), 0)
         image.geterror()  # no part after the last: no failure
         spec = image.spec()
-        _check_size(spec.full_width, spec.full_height, path)
-        _check_size(spec.width, spec.height, path)
+        check_size(spec.full_width, spec.full_height, path)
+        check_size(spec.width, spec.height, path)
         if spec.deep:
             raise FootageError("a flat image", f"{path}, a deep one", "Flatten it")
         if spec.depth > 1:  # as DDS may be, whatever its name
@@ -603,15 +259,6 @@ def _is_unicode(path: Path) -> bool:
         return bool(str(path).encode())
     except UnicodeEncodeError:
         return False
-
-
-def _check_size(width: int, height: int, path: Path) -> None:
-    if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE and width * height <= MAX_PIXELS):
-        raise FootageError(
-            f"pictures up to {MAX_SIDE} pixels a side and {MAX_PIXELS} in all",
-            f"{path} of {width} x {height}",
-            "Scale it down or check the file",
-        )
 
 
 def read_image(path: Path) -> Pixels:
@@ -695,44 +342,6 @@ def write_image(path: Path, pixels: Pixels) -> int:
     """
     write = _write_png if path.suffix.lower() == ".png" else _write_exr
     return write_whole(path, lambda part: write(part, pixels))
-
-
-def write_whole(path: Path, write: Callable[[Path], object], sync: bool = True) -> int:
-    """Have `write` make a file under another name (same ending), and give it its name when it is whole and on disk.
-
-    Args:
-        sync: wait until it is on disk; else, after a power failure, it may be empty under its name.
-
-    Returns:
-        The file's size in bytes.
-
-    Raises:
-        OutputError: no space, no permission, or the folder is gone.
-    """
-    try:
-        try:
-            return _write_part(path, write, sync)
-        except FileNotFoundError:  # swept by an engine that took this one for dead while the machine slept
-            return _write_part(path, write, sync)
-    except (OSError, av.error.FFmpegError) as error:
-        raise OutputError(
-            f"to write {path}", error.strerror or str(error), "Free space or choose another folder, then run again"
-        ) from None
-
-
-def _write_part(path: Path, write: Callable[[Path], object], sync: bool) -> int:
-    partial = path.with_name(f".{uuid.uuid4().hex[:8]}.part.{path.name}")  # others may write the same
-    try:
-        write(partial)
-        with open(partial, "r+b") as file:  # Windows syncs no file that is open for reading only
-            if sync:
-                os.fsync(file.fileno())
-            size = os.fstat(file.fileno()).st_size
-        partial.replace(path)
-        return size
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
 def _write_png(path: Path, pixels: Pixels) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from . import color, frame_io, plate_files
 from .errors import JobError, PlateError
-from .frame_io import Footage, Frame
+from .footage import IMAGE_EXTENSIONS, Footage, Frame, file_identity
 from .job import Job
 from .matting import Matte
 from .plate import ShotPlate
@@ -79,7 +79,7 @@ class JobPlate:
         if self._motion is None:
             width, height = source.width, source.height
         else:
-            self.identity += frame_io.file_identity(plate_files.motion_path(Path(job.plate.path)))
+            self.identity += file_identity(plate_files.motion_path(Path(job.plate.path)))
             width, height = self._motion.width, self._motion.height
         if not frame_io.same_shape((height, width), (footage.height, footage.width)):
             raise PlateError(
@@ -96,7 +96,7 @@ class JobPlate:
             return FootageReader(source, source.numbers, size)
         coverage = plate_files.coverage_path(Path(job.plate.path))
         if os.path.isfile(coverage):
-            self.identity += frame_io.file_identity(coverage)
+            self.identity += file_identity(coverage)
             self._known = frame_io.resize(frame_io.read_image(coverage), *size)[..., 0] > 0
         return _read_plate(Path(job.plate.path), job.plate.color_space, size, source.identity(source.numbers[0]))
 
@@ -154,7 +154,7 @@ def read_plate_early(job: Job) -> None:
 
     Not a movie: to open it takes as long.
     """
-    if Path(job.plate.path).suffix.lower() in frame_io.IMAGE_EXTENSIONS and not job.plate.moving:
+    if Path(job.plate.path).suffix.lower() in IMAGE_EXTENSIONS and not job.plate.moving:
         source = frame_io.open_plate(job.plate.path, job.plate.color_space)
         size = (source.width, source.height)
         _read_plate(Path(job.plate.path), job.plate.color_space, size, source.identity(source.numbers[0]))

@@ -18,7 +18,7 @@ import numpy as np
 from . import color, frame_io
 from .color import Floats, Pixels
 from .errors import FootageError, JobError
-from .frame_io import Footage, Frame
+from .footage import Footage, Frame
 from .job import Masks, MaskSource
 from .matting import Matte
 

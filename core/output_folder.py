@@ -28,7 +28,8 @@ from . import color, delivery, frame_io
 from .checkpoints import locate_model
 from .claims import Claims
 from .errors import CheckpointError, JobError, MattingError, OutputError
-from .frame_io import Footage, Frame
+from .files import write_whole
+from .footage import Footage, Frame
 from .job import Job, job_text, read_job
 from .job_plate import JobPlate
 from .masks import MaskReader
@@ -123,7 +124,7 @@ class OutputFolder:
         except MattingError:
             pass  # none, or no job
         text = job_text(job, path.parent)
-        frame_io.write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+        write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
 
     def sweep(self, numbers: list[int]) -> None:
         """Remove what killed runs left half-written of these frames; call it with their claim held, or at the end."""
@@ -207,7 +208,7 @@ class OutputFolder:
         """Store what the network remembers after this frame, for the segment that follows."""
         path = self._memory_path(number)
         content = save(memory, {"key": self.key(number)})  # safetensors' own writing has no OSError for a full disk
-        frame_io.write_whole(path, lambda part: part.write_bytes(content))
+        write_whole(path, lambda part: part.write_bytes(content))
 
     def load_memory(self, number: int) -> dict[str, Tensor]:
         """What was stored after this frame under today's settings and inputs; empty if nothing was."""
@@ -317,7 +318,7 @@ class OutputFolder:
                 "frames": [records[n] for n in sorted(records)],
             }
             text = json.dumps(content, indent=1)
-            frame_io.write_whole(report, lambda part: part.write_text(text, encoding="utf-8"), sync=False)
+            write_whole(report, lambda part: part.write_text(text, encoding="utf-8"), sync=False)
         if older:
             on_warning(delivery.older_words(older))
         return {

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import JobError, PlateError
-from .frame_io import write_whole
+from .files import write_whole
 
 Homography = NDArray[np.float64]  # (3, 3), frame pixel -> plate pixel, pixel centres at whole numbers
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from .errors import FootageError
-from .frame_io import Footage, Frame
+from .footage import Footage, Frame
 
 READ_AHEAD = 4  # frames decoded before the network asks
 WRITERS = min(8, max(2, (os.cpu_count() or 2) // 2))  # threads that encode: a card gives them more than two can do

@@ -30,7 +30,8 @@ from core.checkpoints import load_model
 from core.color import Floats, Pixels, to_dtype, to_float, to_srgb
 from core.errors import CheckpointError, FootageError, JobError, ShapeError, ending_in_words
 from core.evaluation import mad, mean_scores, score_frame
-from core.frame_io import IMAGE_EXTENSIONS, read_image, resize, same_shape, write_image
+from core.footage import IMAGE_EXTENSIONS
+from core.frame_io import read_image, resize, same_shape, write_image
 from core.masks import COLOUR
 from core.matting import Matter, coarse_ratio
 from core.plate.shot import ShotPlate

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from core.checkpoints import load_model
 from core.errors import JobError, ending_in_words
-from core.frame_io import write_whole
+from core.files import write_whole
 from core.matting import COARSE_PIXELS, coarse_ratio
 from core.models import MattingRefine, RecurrentMatting
 from core.models.fusing import fused

@@ -25,7 +25,8 @@ from tqdm import tqdm
 from core.checkpoints import load_model
 from core.color import Floats, to_dtype, to_float
 from core.errors import FootageError, JobError, ending_in_words
-from core.frame_io import IMAGE_EXTENSIONS, write_image
+from core.footage import IMAGE_EXTENSIONS
+from core.frame_io import write_image
 from core.matting import Matter
 from core.models import MattingRefine
 from core.models.refiner import PATCH

@@ -26,6 +26,7 @@ from core.errors import CheckpointError, FootageError, JobError, OutputError, Pl
 from core.job import Job, Masks, MaskSource, Output, PlateSource, Source, read_job
 from core.matting import Matter
 from core.models import MattingBase
+from core.movies import MovieFootage
 from tests.plate_scenes import motion, scene, shoot
 
 ROOT = Path(__file__).parent.parent
@@ -426,8 +427,8 @@ def test_a_preview_sees_a_plate_and_a_movie_that_changed(shot, job, tmp_path):
 
 
 def test_a_second_preview_of_a_frame_does_not_decode_it_again(shot, job, tmp_path, monkeypatch):
-    decoded, decode = [], frame_io.MovieFootage.frames
-    monkeypatch.setattr(frame_io.MovieFootage, "frames", lambda self, n: decoded.append(n) or decode(self, n))
+    decoded, decode = [], MovieFootage.frames
+    monkeypatch.setattr(MovieFootage, "frames", lambda self, n: decoded.append(n) or decode(self, n))
     job = replace(job, footage=Source(str(shot.write_movie(tmp_path / "b.mkv"))))
     for number in (1, 1, 2):
         engine.preview_frame(job, number, tmp_path / "a")

@@ -15,8 +15,10 @@ import OpenImageIO as oiio
 import pytest
 
 from bgm_blender_addon import footage as in_blender
-from core import frame_io
+from core import frame_io, movies
 from core.errors import FootageError, OutputError
+from core.files import write_whole
+from core.movies import MovieFootage
 
 
 def read_all(footage):
@@ -134,20 +136,20 @@ def test_an_index_tells_when_pictures_are_shown(tmp_path, monkeypatch, name, cod
         container.mux(stream.encode(None))
     if name[0] == "c":
         os.truncate(tmp_path / name, (tmp_path / name).stat().st_size - 200)
-    read, reads = frame_io.MovieFootage._read_times, []
-    monkeypatch.setattr(frame_io.MovieFootage, "_read_times", lambda self, step: reads.append(step) or read(self, step))
-    indexed = frame_io.MovieFootage(tmp_path / name)
+    read, reads = MovieFootage._read_times, []
+    monkeypatch.setattr(MovieFootage, "_read_times", lambda self, step: reads.append(step) or read(self, step))
+    indexed = MovieFootage(tmp_path / name)
     assert bool(reads) != by_index
-    monkeypatch.setattr(frame_io, "_indexed_times", lambda container, stream: None)
-    assert indexed._pts == frame_io.MovieFootage(tmp_path / name)._pts
+    monkeypatch.setattr(movies, "_indexed_times", lambda container, stream: None)
+    assert indexed._pts == MovieFootage(tmp_path / name)._pts
 
 
 def test_single_frames_in_any_order_are_those_of_a_run(shot, tmp_path, monkeypatch):
     path = shot.write_movie(tmp_path / "a.mp4", 30)
     footage = frame_io.open_footage(path)
     run = read_all(footage)
-    opened, opening = [], frame_io.MovieFootage._open
-    monkeypatch.setattr(frame_io.MovieFootage, "_open", lambda self, *a: opened.append(1) or opening(self, *a))
+    opened, opening = [], MovieFootage._open
+    monkeypatch.setattr(MovieFootage, "_open", lambda self, *a: opened.append(1) or opening(self, *a))
     for number in (7, 8, 9, 9, 12, 30, 2, 1, 1, 3, 29):
         ((found, frame),) = footage.frames([number])
         assert found == number
@@ -159,8 +161,8 @@ def test_single_frames_in_any_order_are_those_of_a_run(shot, tmp_path, monkeypat
 @pytest.mark.parametrize(("name", "openings"), [("a.mp4", 1), ("a.mkv", 2)])  # where no index tells the times
 def test_a_movies_first_frame_is_read_where_its_opening_ended(shot, tmp_path, monkeypatch, name, openings, number):
     run = read_all(frame_io.open_footage(shot.write_movie(tmp_path / name, 30)))
-    opened, opening = [], frame_io.MovieFootage._open
-    monkeypatch.setattr(frame_io.MovieFootage, "_open", lambda self, *a: opened.append(1) or opening(self, *a))
+    opened, opening = [], MovieFootage._open
+    monkeypatch.setattr(MovieFootage, "_open", lambda self, *a: opened.append(1) or opening(self, *a))
     ((_, frame),) = frame_io.open_footage(tmp_path / name).frames([number])
     assert np.array_equal(frame.pixels, run[number].pixels)
     assert len(opened) == openings
@@ -482,7 +484,7 @@ def test_a_part_that_another_engine_has_swept_is_written_again(tmp_path):
         if len(parts) == 1:
             part.unlink()
 
-    assert frame_io.write_whole(tmp_path / "a.txt", write) == 5
+    assert write_whole(tmp_path / "a.txt", write) == 5
     assert len(parts) == 2 and [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 

@@ -271,7 +271,7 @@ def test_a_movie_that_says_it_lasts_for_ever(tmp_path):
 def test_decoders_take_no_larger_frames_than_allowed(shot, tmp_path, monkeypatch):
     """Whatever the container says, it is the decoder that allocates."""
     footage = frame_io.open_footage(shot.write_movie(tmp_path / "a.mkv"))
-    monkeypatch.setattr(frame_io, "MAX_PIXELS", 1000)
+    monkeypatch.setattr("core.movies.MAX_PIXELS", 1000)
     with pytest.raises(FootageError, match="an error at frame 1"):
         next(footage.frames([1, 2]))
 

@@ -20,7 +20,8 @@ from torch.utils.data import Dataset
 
 from ..color import to_dtype, to_float, to_srgb
 from ..errors import FootageError
-from ..frame_io import IMAGE_EXTENSIONS, MOVIE_EXTENSIONS, open_file
+from ..footage import IMAGE_EXTENSIONS, MOVIE_EXTENSIONS
+from ..frame_io import open_file
 from .augmentation import (
     Floats,
     Matrix,

@@ -27,7 +27,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from core.errors import CheckpointError, MattingError
-from core.frame_io import write_whole
+from core.files import write_whole
 from core.matting import choose_device, choose_precision
 
 log = logging.getLogger(__name__)
