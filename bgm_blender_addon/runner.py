@@ -213,7 +213,7 @@ def _take(client: EngineClient, task: Task, message: protocol.Message) -> None:
 
 
 def _end(task: Task, outcome: str) -> None:
-    task.state = outcome
+    task.state, images = outcome, len(bpy.data.images)
     if outcome == "finished":
         try:
             task.message = task.on_result(task._result)
@@ -234,7 +234,7 @@ def _end(task: Task, outcome: str) -> None:
     group = find_group(task.group_uid)
     if group is not None:
         group.bgm.say(task.message, task.light if task.state == "finished" else task.state)
-        push_undo(task.title)  # nothing is changed elsewhere, and what was undone meanwhile can be redone
+        push_undo(task.title, needed=len(bpy.data.images) != images)
     if task.state == "failed":
         show_failure(task.title, task.message)
 
@@ -254,12 +254,18 @@ def show_failure(title: str, message: str) -> None:
         bpy.context.window_manager.popup_menu(draw, title=title, icon="ERROR")
 
 
-def push_undo(message: str) -> None:
-    """An undo step for what a task did, which no operator makes for it."""
+def push_undo(message: str, needed: bool) -> None:
+    """An undo step for what a task did, which no operator makes for it; left out where that keeps what can be redone.
+
+    Args:
+        needed: a datablock was made. One that is in no undo step is gone after the next redo, and Blender crashes over
+            what still points to it.
+    """
     windows = bpy.context.window_manager.windows if bpy.context.window_manager else ()
     if not bpy.app.background and windows:
         with bpy.context.temp_override(window=windows[0]):
-            bpy.ops.ed.undo_push(message=message)
+            if needed or not bpy.ops.ed.redo.poll():
+                bpy.ops.ed.undo_push(message=message)
 
 
 def describe_progress(step: protocol.Progress) -> str:

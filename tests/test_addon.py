@@ -587,7 +587,7 @@ def test_in_the_application(application: list[str], archive: Path, tmp_path: Pat
     assert (result["state"], result["message"]) == ("finished", "24 frames, 1 to 24")
     assert result["wired"] == [1, 24, True]  # after an undo in the middle of the job
     assert result["undone"] and "its node is no longer in this file" in result["redone"][0] and result["redone"][1]
-    assert result["cancelled"] == "cancelled"
+    assert result["cancelled"] == ["cancelled", True]
     assert result["other file"][0] == "finished" and "no longer in this file" in result["other file"][1]
     assert result["failure"][0] == "failed" and "plate.png" in result["failure"][1]
     assert result["during a move"]

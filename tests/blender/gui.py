@@ -132,14 +132,17 @@ def steps() -> Iterator[object]:
         ui_step(bpy.ops.ed.redo)
     result["redone"] = [runner.task.message, name in bpy.data.node_groups]
 
-    # Cancelling, and loading another file meanwhile
+    # Cancelling, after which what was undone can be redone; and loading another file meanwhile
     tree = bpy.data.node_groups[name]
     tree.bgm.use_matte = True
+    for message in ("The cut-out", "Something that is undone"):
+        ui_step(bpy.ops.ed.undo_push, message=message)
+    ui_step(bpy.ops.ed.undo)
     ui_step(bpy.ops.bgm.matte_clip, group=name)
     yield lambda: runner.task.factor > 0.1
     ui_step(bpy.ops.bgm.cancel)
     yield lambda: not runner.busy()
-    result["cancelled"] = runner.task.state
+    result["cancelled"] = [runner.task.state, can(bpy.ops.ed.redo)]
     result["engine"] = runner._client.pid
     ui_step(bpy.ops.wm.save_mainfile)
     ui_step(bpy.ops.bgm.matte_clip, group=name)
