@@ -9,6 +9,7 @@ output); what an artist adds behind them stays.
 from __future__ import annotations
 
 import re
+import unicodedata
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -80,14 +81,17 @@ def name_after_clip(tree: bpy.types.NodeTree) -> None:
     """Call a group and its folder what its clip is called, as long as nobody renamed either."""
     clip = tree.bgm.clip
     original = re.sub(r"\.\d{3}$", "", tree.name)  # of a copy, which has its folder
-    own = rf"{re.escape(_own_folder(original)[:-1])}(_\d{{3}})?/"
-    if clip is not None and re.fullmatch(own, tree.bgm.output_folder):
+    # Compared as older versions named it, without accents
+    own, folder = (bpy.path.clean_name(path) for path in (_own_folder(original)[:-1], tree.bgm.output_folder))
+    if clip is not None and re.fullmatch(rf"{re.escape(own)}(_\d{{3}})?_", folder):
         tree.name = f"Matting {footage.shot_name(settings.file_path(clip), clip.source == 'SEQUENCE')}"
         tree.bgm.output_folder = _own_folder(tree.name)
 
 
 def _own_folder(name: str) -> str:
-    return f"//matting/{bpy.path.clean_name(name)}/"
+    """What a group of that name calls its folder: letters stay, Blender's own `clean_name` takes those with accents."""
+    letters = unicodedata.normalize("NFC", name)  # macOS keeps accents apart
+    return f"//matting/{''.join(c if c.isalpha() else bpy.path.clean_name(c) for c in letters)}/"
 
 
 def add_to_scene(scene: bpy.types.Scene, group: bpy.types.NodeTree) -> bpy.types.Node:

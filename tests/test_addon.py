@@ -404,6 +404,7 @@ def test_what_a_day_brings(version: str, archive: Path, fake_engine: Path, seque
         ["Matting b.001", "//matting/Matting_b_001/"],
         ["Hero", "//matting/Matting_shot_v2/"],
     ]
+    assert result["accents"] == ["//matting/Matting_Caf\u00e9_Nu\u00f1oa-2/", "//matting/Matting_b_001/"]
     assert result["failed"] == ["ERROR", "ERROR"]
     assert result["stopped"] == "stopped"
     assert result["lengths"] == [6, 6]

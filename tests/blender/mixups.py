@@ -78,6 +78,11 @@ def other_clip(tree: bpy.types.NodeTree, other: bpy.types.MovieClip) -> None:
         tree.bgm.clip = clip
         said[name].append(shown(tree))
     result["other clip"] = said
+    path = clip.filepath
+    with meanwhile():
+        ops.matte_clip()
+        clip.filepath = other.filepath
+    result["other file"], clip.filepath = tree.bgm.status, path
 
 
 def folder_of_another(tree: bpy.types.NodeTree, other: bpy.types.MovieClip) -> None:

@@ -3,6 +3,7 @@
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -79,6 +80,15 @@ def main() -> None:
     result["copies"] = [[copy.name, copy.bgm.output_folder] for copy in copies]
     for copy in copies:
         bpy.data.node_groups.remove(copy)
+
+    # Accents stay in the folder's name; one that an older version named without them follows the clip, too
+    accented = shutil.copy(args["footage"], folder / "Cafe\u0301 Nu\u00f1oa-2.1001.png")  # the first as macOS has it
+    group = addon("node").new_group(load_clip(str(accented)))
+    result["accents"] = [group.bgm.output_folder]
+    group.bgm.output_folder = "//matting/Matting_Caf__Nu_oa-2/"
+    group.bgm.clip = other
+    result["accents"].append(group.bgm.output_folder)
+    bpy.data.node_groups.remove(group)
 
     # A stopped job's frames are shown
     bgm.output_folder = "//matting/stopped/"
