@@ -16,7 +16,7 @@ from typing import Any
 
 import bpy
 
-from . import footage, settings
+from . import footage, runner, settings
 from .errors import UserError
 
 CLIP = "Clip"
@@ -176,8 +176,8 @@ def update_sources(tree: bpy.types.NodeTree) -> None:
     shown = {folder: nodes[name] for folder, name in RESULTS.items() if name in nodes}
     for node in shown.values():
         _follow(node, clip)
-    if tree.bgm.result_clip not in (clip, None):
-        shown = {}  # of the clip that was here before, and may be again
+    if not are_of_clip(tree):
+        shown = {}  # of what was here before, and may be again
     alpha = shown.get("alpha")
     foreground = shown.get("foreground") if alpha else None
     links.new((foreground or nodes[CLIP]).outputs["Image"], nodes[FOREGROUND_SOURCE].inputs[0])
@@ -228,10 +228,24 @@ def wire_results(tree: bpy.types.NodeTree, folder: Path) -> None:
             node.location = (-560.0, {"foreground": 0.0, "alpha": -320.0, "error": -640.0}[name])
         node.image = _load_sequence(node.image, files[0], f"{tree.name} {RESULTS[name]}")
         set_color_space(node.image, color_space(name, files[0], bgm.clip))
-    bgm.result_clip = bgm.clip
+    bgm.result_clip, bgm.result_path = bgm.clip, bgm.clip.filepath if bgm.clip else ""
     bgm.result_first = footage.file_number(found["alpha"][0])
     bgm.result_last = footage.file_number(found["alpha"][-1])
     update_sources(tree)
+
+
+def are_of_clip(tree: bpy.types.NodeTree) -> bool:
+    """Whether the group's results are of what its clip shows, which may have been given another file since."""
+    bgm, folder = tree.bgm, result_folder(tree)
+    if bgm.result_clip not in (bgm.clip, None):
+        return False
+    if bgm.clip is None or folder is None or bgm.clip.filepath == bgm.result_path:
+        return True
+    try:
+        settings.check_folder(folder, settings.file_path(bgm.clip))
+    except UserError:
+        return False
+    return True
 
 
 def result_folder(tree: bpy.types.NodeTree) -> Path | None:
@@ -286,8 +300,19 @@ def sync_all(*_: Any) -> None:
                     _follow(tree.nodes[name], tree.bgm.clip)
 
 
+def follow_files() -> None:
+    """After a clip was given another file: its groups take it for another clip, or for the one that they know."""
+    trees = [tree for tree in settings.matting_trees() if settings.is_own(tree) and ALPHA in tree.nodes]
+    changed = [tree for tree in trees if tree.nodes[ALPHA].outputs["Image"].is_linked != are_of_clip(tree)]
+    for tree in changed:
+        tree.bgm.clip = tree.bgm.clip
+    if changed:
+        runner.push_undo("Follow the clip's file", needed=True)
+
+
 def renew_all(*_: Any) -> None:
     """After loading: groups of older versions get what this one adds."""
+    _watch_files()  # until the next file is loaded
     for tree in settings.matting_trees():
         if settings.is_own(tree) and _NODES <= set(tree.nodes.keys()):
             _add_controls(tree)
@@ -509,12 +534,19 @@ def set_color_space(datablock: bpy.types.Image | bpy.types.Strip, name: str) -> 
     raise UserError(f"The OpenColorIO configuration has no colour space {name}, which the matte's images need.")
 
 
+def _watch_files() -> None:
+    bpy.msgbus.clear_by_owner(_HANDLERS)
+    bpy.msgbus.subscribe_rna(key=(bpy.types.MovieClip, "filepath"), owner=_HANDLERS, args=(), notify=follow_files)
+
+
 def register() -> None:
     for handlers, handler in _HANDLERS:
         handlers.append(handler)
+    _watch_files()
 
 
 def unregister() -> None:
+    bpy.msgbus.clear_by_owner(_HANDLERS)
     for handlers, handler in _HANDLERS:
         handlers.remove(handler)
 

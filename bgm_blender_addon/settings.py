@@ -51,6 +51,8 @@ def _clip_changed(self: BGM_PG_matting, context: bpy.types.Context) -> None:
 
     _plate_changed(self, context)
     node.name_after_clip(self.id_data)
+    if not node.are_of_clip(self.id_data):
+        self.say("This footage has not been matted yet: the node passes it through.", "amber")
     _source_changed(self, context)
 
 
@@ -237,6 +239,9 @@ class BGM_PG_matting(bpy.types.PropertyGroup):
 
     result_clip: bpy.props.PointerProperty(
         name="Clip of the Results", description="The clip whose matte the group shows", type=bpy.types.MovieClip
+    )
+    result_path: bpy.props.StringProperty(
+        name="File of the Results", description="That clip's file path as it was written then"
     )
     result_first: bpy.props.IntProperty(name="First Result", description="In the footage's own numbers")
     result_last: bpy.props.IntProperty(name="Last Result", description="In the footage's own numbers")

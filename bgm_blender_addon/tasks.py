@@ -322,10 +322,11 @@ def _task(
         take: as a task's `on_result`, called with the group.
         stop: as a task's `on_stop`, likewise; not at all where group or clip are gone.
     """
-    uid, clip_uid = tree.session_uid, tree.bgm.clip.session_uid
+    uid, clip_uid, path = tree.session_uid, tree.bgm.clip.session_uid, settings.file_path(tree.bgm.clip)
 
     def has_clip(group: bpy.types.NodeTree) -> bool:
-        return group.bgm.clip is not None and group.bgm.clip.session_uid == clip_uid
+        clip = group.bgm.clip
+        return clip is not None and clip.session_uid == clip_uid and settings.file_path(clip) == path
 
     def on_result(result: dict[str, Any]) -> str:
         group = runner.find_group(uid)

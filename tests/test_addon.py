@@ -404,6 +404,11 @@ def test_what_a_day_brings(version: str, archive: Path, fake_engine: Path, seque
         ["Matting b.001", "//matting/Matting_b_001/"],
         ["Hero", "//matting/Matting_shot_v2/"],
     ]
+    passed = "This footage has not been matted yet: the node passes it through."
+    assert result["relinked"] == [
+        ["Clip", "//matting/Matting_v2/", passed, False],
+        ["Alpha Matte", "//matting/Matting_b_001/", "", True],
+    ]
     assert result["accents"] == ["//matting/Matting_Caf\u00e9_Nu\u00f1oa-2/", "//matting/Matting_b_001/"]
     assert result["failed"] == ["ERROR", "ERROR"]
     assert result["stopped"] == "stopped"
@@ -430,6 +435,7 @@ def test_nothing_is_taken_for_another(
     for job, (status, plate, findings, shown) in result["other clip"].items():
         assert status.startswith(made[job]) and "the node Matting b no longer has this clip" in status
         assert (plate, findings, shown) == ("NONE", 0, "Alpha Matte")
+    assert "the node Matting shot_v2 no longer has this clip" in result["other file"]
     for (message, images), start in zip(
         result["another file"], (made["matte"], made["plate"], "The prev"), strict=True
     ):
@@ -591,6 +597,7 @@ def test_in_the_application(application: list[str], archive: Path, tmp_path: Pat
     assert result["cancelled"] == ["cancelled", True]
     assert result["other file"][0] == "finished" and "no longer in this file" in result["other file"][1]
     assert result["failure"][0] == "failed" and "plate.png" in result["failure"][1]
+    assert result["relinked"] == [False, True]
     assert result["during a move"]
     assert result["during a stroke"] == [True, True] and result["after a stroke"] == ["finished", 0]
     assert not is_running(result["engine"])  # it ended with Blender

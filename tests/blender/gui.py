@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """In the Blender application: matte a clip by the operator while the window stays alive, and take pictures of it."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -188,6 +189,14 @@ def steps() -> Iterator[object]:
     choose_tab(area)
     yield 0.5
     picture("clip_editor")
+
+    # A clip that is given another file
+    clip, alpha = area.spaces.active.clip, bpy.data.node_groups[name].nodes["Alpha Matte"].outputs["Image"]
+    path, linked = clip.filepath, []
+    for clip.filepath in (shutil.copy(ARGS["footage"], str(FOLDER / "another.mp4")), path):
+        yield 0.5
+        linked.append(alpha.is_linked)
+    result["relinked"] = linked
 
     scene = bpy.context.scene
     scene.render.fps = 24

@@ -81,6 +81,19 @@ def main() -> None:
     for copy in copies:
         bpy.data.node_groups.remove(copy)
 
+    # A clip that is given another file is as another clip; with its own again, its matte is shown
+    own = load_clip(args["other"])
+    group = addon("node").new_group(own)
+    group.use_fake_user, group.bgm.plate_source, group.bgm.use_matte = True, "NONE", True
+    assert not error_of(ops.matte_clip, group=group.name)
+    relinked = []
+    for own.filepath in (str(shutil.copy(args["footage"], folder / "v2.0007.png")), args["other"]):
+        addon("node").follow_files()
+        has_cut_out = addon("sequencer").has_cut_out(group)
+        relinked.append([shown(group), group.bgm.output_folder, group.bgm.status, has_cut_out])
+    result["relinked"] = relinked
+    bpy.data.node_groups.remove(group)
+
     # Accents stay in the folder's name; one that an older version named without them follows the clip, too
     accented = shutil.copy(args["footage"], folder / "Cafe\u0301 Nu\u00f1oa-2.1001.png")  # the first as macOS has it
     group = addon("node").new_group(load_clip(str(accented)))
