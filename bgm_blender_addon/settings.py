@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import bpy
 
@@ -629,7 +630,7 @@ def _packed_image_file(image: bpy.types.Image, folder: Path) -> Path:
 
 def _write(path: Path, data: bytes) -> None:
     """Write a file whole or not at all; one that is there already stays, for the engine knows a plate by its time."""
-    partial = path.with_name(path.name + ".part")
+    partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.part")  # another Blender may write the same
     try:
         if path.is_file() and path.read_bytes() == data:
             return

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import bpy
 
@@ -15,6 +16,7 @@ from .client import protocol
 from .errors import UserError
 
 PREVIEW_IMAGE = "Matting Preview"
+_SESSION = uuid4().hex[:8]  # names the folder of a preview's parts: another Blender may preview the same
 
 
 def matte(
@@ -35,7 +37,8 @@ def matte(
     node.check_inside(tree)
     request = settings.make_job(tree.bgm, scene, preferences.device(), numbers)
     commands = _plate_commands(tree.bgm, request)
-    commands.append(protocol.Matte(job=str(request.write())))
+    first, last = request.data["frames"]  # said, for another Blender may write its job there before this one is read
+    commands.append(protocol.Matte(job=str(request.write()), frames=f"{first}-{last}"))
 
     def take(group: bpy.types.NodeTree, result: dict[str, Any]) -> str:
         show_results(group, request.folder)
@@ -77,24 +80,27 @@ def preview(tree: bpy.types.NodeTree, scene: bpy.types.Scene, scene_frame: int) 
         shown = [footage.to_scene(clip, path, n) for n in (first, last)]
         raise UserError(f"The clip shows nothing at frame {scene_frame}; it lasts from {shown[0]} to {shown[1]}.")
     request = settings.make_job(tree.bgm, scene, preferences.device(), (first, last))
-    request.data["output"] |= {"foreground": True, "matte": False, "error": False, "deliver": []}
-    folder = request.folder / "preview" / "parts"
+    folder = request.folder / "preview" / _SESSION
+    output = {"folder": str(folder), "foreground": True, "matte": False, "error": False, "deliver": []}
+    request.data["output"] |= output
     commands = _plate_commands(tree.bgm, request)
-    job = request.write("preview.yaml")
-    commands.append(protocol.Preview(job=str(job), frame_number=number, output=str(folder)))
+    job = request.write(f"preview/{_SESSION}/job.yaml")
+    commands.append(protocol.Preview(job=str(job), frame_number=number, output=str(folder / "parts")))
     spaces = {kind: node.color_space("foreground", path.with_suffix(kind), clip) for kind in (".png", ".exr")}
+
+    def clear(*_: Any) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
 
     def take(group: bpy.types.NodeTree, result: dict[str, Any]) -> str:
         foreground = Path(result["foreground"])
         path = request.folder / "preview" / f"preview{foreground.suffix}"
         show_preview(Path(result["alpha"]), foreground, spaces[path.suffix], path)
-        shutil.rmtree(folder, ignore_errors=True)
-        job.unlink(missing_ok=True)
+        clear()
         return f"Preview of frame {scene_frame}"
 
     warnings = settings.scaling_words(tree.bgm)
     made = f"The preview of frame {scene_frame} is made"
-    runner.start(_task(tree, f"Preview frame {scene_frame}", commands, made, take, warnings=warnings))
+    runner.start(_task(tree, f"Preview frame {scene_frame}", commands, made, take, clear, warnings))
 
 
 def make_plate(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -428,8 +429,9 @@ def test_nothing_is_taken_for_another(
     other.write_bytes(sequence.read_bytes())
     setup = {"zip": archive, "footage": sequence, "other": other}
     result = run_blender(version, "mixups.py", fake_engine, tmp_path, **setup)
-    whole = "MakePlate 1001-1012"  # the second time for footage that is newer
-    assert result["plates"] == ["MakePlate 1001-1002", whole, "Matte", "Matte", whole, "Diagnose", "Matte"]
+    whole = "1001-1012"  # the second time for footage that is newer
+    plates = ["MakePlate 1001-1002", f"MakePlate {whole}", "Matte 1001-1002", f"Matte {whole}"]
+    assert result["plates"] == [*plates, f"MakePlate {whole}", "Diagnose", f"Matte {whole}"]
     folder = tmp_path / "matting" / "Matting_shot_v2"
     made = {"matte": f"The matte is in {folder}", "plate": f"The clean plate is {folder}", "check": "The plate is"}
     for job, (status, plate, findings, shown) in result["other clip"].items():
@@ -461,6 +463,21 @@ def test_nothing_is_taken_for_another(
     assert result["~/mattes"] == str(Path.home() / "mattes")
     assert result["mattes/a"] == str(tmp_path / "mattes" / "a")
     assert result["status bar"]
+
+
+def test_two_blenders_on_one_folder(archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path) -> None:
+    """The same file is open twice, say: neither takes the other's job or preview for its own."""
+
+    def blender(first: int, last: int) -> Any:
+        variables = {"BLENDER_USER_RESOURCES": str(tmp_path / f"user {first}")}
+        setup = {"zip": archive, "footage": sequence, "frames": [first, last], "variables": variables}
+        return run_blender("5.2", "two.py", fake_engine, tmp_path, **setup)["said"]
+
+    with ThreadPoolExecutor(2) as both:
+        one, two = both.map(blender, (1, 7), (6, 12))
+    assert one == ["", "6 frames, 1001 to 1006", *[""] * 10]
+    assert two == ["", "6 frames, 1007 to 1012", *[""] * 10]
+    assert [path.name for path in (tmp_path / "results" / "preview").iterdir()] == ["preview.png"]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
