@@ -84,7 +84,11 @@ def name_after_clip(tree: bpy.types.NodeTree) -> None:
     # Compared as older versions named it, without accents
     own, folder = (bpy.path.clean_name(path) for path in (_own_folder(original)[:-1], tree.bgm.output_folder))
     if clip is not None and re.fullmatch(rf"{re.escape(own)}(_\d{{3}})?_", folder):
-        tree.name = f"Matting {footage.shot_name(settings.file_path(clip), clip.source == 'SEQUENCE')}"
+        name = f"Matting {footage.shot_name(settings.file_path(clip), clip.source == 'SEQUENCE')}"
+        deleted = bpy.data.node_groups.get(name)  # perhaps: its node was, and its matte is to be found again
+        if deleted is not None and not deleted.users and settings.is_own(deleted):
+            deleted.name = f"{name} deleted"
+        tree.name = name
         tree.bgm.output_folder = _own_folder(tree.name)
 
 

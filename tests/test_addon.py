@@ -401,9 +401,10 @@ def test_what_a_day_brings(version: str, archive: Path, fake_engine: Path, seque
     assert result["findings"] == [1, 0, 0]
     assert result["copy"] == ["other", "copy"]
     assert result["copies"] == [
-        ["Matting shot_v2", "//matting/Matting_shot_v2/"],
+        ["Matting shot_v2 deleted", "//matting/Matting_shot_v2/"],
         ["Matting b.001", "//matting/Matting_b_001/"],
         ["Hero", "//matting/Matting_shot_v2/"],
+        ["Matting shot_v2", "//matting/Matting_shot_v2/"],
     ]
     passed = "This footage has not been matted yet: the node passes it through."
     assert result["relinked"] == [
@@ -449,6 +450,7 @@ def test_nothing_is_taken_for_another(
     assert result["linked folder"] == str(folder)
     assert all("is linked from another file." in words for words in result["not kept"]), result["not kept"]
     assert result["linked strip"] and result["of one name"] and not result["local"]
+    assert result["beside a linked one"] == "//matting/Matting_shot_v2/"
     assert result["made local"] == ["", str(tmp_path / "work" / "matting" / "Matting_shot_v2")]
     assert result["renamed output"] == ["", "", ""]
     assert result["renamed control"] == [["Background", "Matte", "Crush", "White Level", "Dilate Size"], 0]

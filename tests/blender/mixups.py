@@ -243,6 +243,9 @@ def linked(name: str) -> None:
     result["local"] = error_of(ops.matte_clip, group=name)
     editor = context(type="NODE_EDITOR", edit_tree=node.id_data)
     result["of one name"] = operators.find_tree(editor, name) == group
+    bpy.data.node_groups.remove(local)
+    node.id_data.nodes.remove(node)
+    result["beside a linked one"] = addon("node").new_group(load_clip(args["footage"])).bgm.output_folder
 
 
 def made_local(name: str) -> None:

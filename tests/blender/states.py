@@ -77,6 +77,7 @@ def main() -> None:
     copies[2].name = "Hero"
     for copy in copies[1:]:
         copy.bgm.clip = other
+    copies.append(addon("node").new_group(clip))  # again, as its node was deleted
     result["copies"] = [[copy.name, copy.bgm.output_folder] for copy in copies]
     for copy in copies:
         bpy.data.node_groups.remove(copy)
