@@ -235,12 +235,13 @@ def _end(task: Task, outcome: str) -> None:
     if group is not None:
         group.bgm.say(task.message, task.light if task.state == "finished" else task.state)
         push_undo(task.title, needed=len(bpy.data.images) != images)
-    if task.state == "failed":
-        show_failure(task.title, task.message)
+    is_unseen = group is None and task.group_uid and task.state == "finished"  # no panel shows it
+    if task.state == "failed" or is_unseen:
+        pop_up(task.title, task.message)
 
 
-def show_failure(title: str, message: str) -> None:
-    """Pop up what went wrong: the user may be looking elsewhere by now. In `blender -b` the operator reports it."""
+def pop_up(title: str, message: str) -> None:
+    """Say how it ended: the user may be looking elsewhere by now. In `blender -b` the operator reports it."""
     windows = bpy.context.window_manager.windows if bpy.context.window_manager else ()
     if bpy.app.background or not windows:
         return

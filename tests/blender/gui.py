@@ -81,6 +81,8 @@ def steps() -> Iterator[object]:
     scene.render.resolution_x = 1920  # not the clip's: the panel offers to change that
     plate = bpy.data.images.load(ARGS["plate"])
     bpy.ops.wm.save_as_mainfile(filepath=str(FOLDER / "shot.blend"))
+    popped = []
+    pop_up, runner.pop_up = runner.pop_up, lambda *words: popped.append(words) or pop_up(*words)
 
     window().workspace = bpy.data.workspaces["Compositing"]
     yield 1.0
@@ -229,6 +231,7 @@ def steps() -> Iterator[object]:
     ui_step(bpy.ops.bgm.matte_clip, group=name)
     yield lambda: not runner.busy()
     result["failure"] = [runner.task.state, runner.task.message]
+    result["popped up"] = [title for title, message in popped]
     yield 0.5
     picture("failure")
 
