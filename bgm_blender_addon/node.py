@@ -296,12 +296,22 @@ def _group_nodes(tree: bpy.types.NodeTree) -> list[bpy.types.Node]:
 
 
 def sync_all(*_: Any) -> None:
-    """Before saving and rendering: groups follow clips whose start or offset has changed."""
+    """Before saving and rendering: groups follow what scripts have done to their clips, and longer footage."""
     for tree in settings.matting_trees():
         if tree.library is None:
             for name in RESULTS.values():
                 if name in tree.nodes:
                     _follow(tree.nodes[name], tree.bgm.clip)
+
+
+def move_all(*_: Any) -> None:
+    """After a clip was moved in time: its groups follow. Quick, for a slider or an undo: no look at the disk."""
+    for tree in settings.matting_trees():
+        if tree.library is None and tree.bgm.clip is not None:
+            start = _start(tree.bgm.clip)
+            for node in filter(None, map(tree.nodes.get, RESULTS.values())):
+                if node.frame_start != start:
+                    node.frame_start = start
 
 
 def follow_files() -> None:
@@ -316,7 +326,7 @@ def follow_files() -> None:
 
 def renew_all(*_: Any) -> None:
     """After loading: groups of older versions get what this one adds."""
-    _watch_files()  # until the next file is loaded
+    _watch_clips()  # until the next file is loaded
     for tree in settings.matting_trees():
         if settings.is_own(tree) and _NODES <= set(tree.nodes.keys()):
             _add_controls(tree)
@@ -478,7 +488,7 @@ def _follow(node: bpy.types.Node, clip: bpy.types.MovieClip | None) -> None:
     first = footage.first_number(clip, path)
     last = max(footage.last_number(clip, path), node.id_data.bgm.result_last)  # while the footage is out of reach, too
     values = {
-        "frame_start": footage.to_scene(clip, path, first),
+        "frame_start": _start(clip),
         "frame_offset": first - 1,
         # One more than there are: Blender holds the last frame for ever, and the missing file is transparent
         "frame_duration": last - first + 2,
@@ -486,6 +496,12 @@ def _follow(node: bpy.types.Node, clip: bpy.types.MovieClip | None) -> None:
     for name, value in values.items():
         if getattr(node, name) != value:  # setting it starts a new composite
             setattr(node, name, value)
+
+
+def _start(clip: bpy.types.MovieClip) -> int:
+    """The scene frame that shows the first of a clip's frames."""
+    path = settings.file_path(clip)
+    return footage.to_scene(clip, path, footage.first_number(clip, path))
 
 
 def _load_sequence(image: bpy.types.Image | None, path: Path, name: str) -> bpy.types.Image:
@@ -538,15 +554,16 @@ def set_color_space(datablock: bpy.types.Image | bpy.types.Strip, name: str) -> 
     raise UserError(f"The OpenColorIO configuration has no colour space {name}, which the matte's images need.")
 
 
-def _watch_files() -> None:
+def _watch_clips() -> None:
     bpy.msgbus.clear_by_owner(_HANDLERS)
-    bpy.msgbus.subscribe_rna(key=(bpy.types.MovieClip, "filepath"), owner=_HANDLERS, args=(), notify=follow_files)
+    for name, notify in (("filepath", follow_files), ("frame_start", move_all), ("frame_offset", move_all)):
+        bpy.msgbus.subscribe_rna(key=(bpy.types.MovieClip, name), owner=_HANDLERS, args=(), notify=notify)
 
 
 def register() -> None:
     for handlers, handler in _HANDLERS:
         handlers.append(handler)
-    _watch_files()
+    _watch_clips()
 
 
 def unregister() -> None:
@@ -558,5 +575,7 @@ def unregister() -> None:
 _HANDLERS = (
     (bpy.app.handlers.save_pre, bpy.app.handlers.persistent(sync_all)),
     (bpy.app.handlers.render_init, bpy.app.handlers.persistent(sync_all)),
+    (bpy.app.handlers.undo_post, bpy.app.handlers.persistent(move_all)),
+    (bpy.app.handlers.redo_post, bpy.app.handlers.persistent(move_all)),
     (bpy.app.handlers.load_post, bpy.app.handlers.persistent(renew_all)),
 )

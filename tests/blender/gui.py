@@ -192,7 +192,15 @@ def steps() -> Iterator[object]:
     yield 0.5
     picture("clip_editor")
 
-    # A clip that is given another file
+    # A clip that is moved in time, undone too, and one that is given another file
+    ui_step(bpy.ops.ed.undo_push, message="As it was")
+    area.spaces.active.clip.frame_start = 7
+    yield 0.5
+    starts = [bpy.data.node_groups[name].nodes["Alpha Matte"].frame_start]
+    ui_step(bpy.ops.ed.undo_push, message="Moved")
+    ui_step(bpy.ops.ed.undo)
+    yield 0.5
+    result["moved"] = [*starts, bpy.data.node_groups[name].nodes["Alpha Matte"].frame_start]
     clip, alpha = area.spaces.active.clip, bpy.data.node_groups[name].nodes["Alpha Matte"].outputs["Image"]
     path, linked = clip.filepath, []
     for clip.filepath in (shutil.copy(ARGS["footage"], str(FOLDER / "another.mp4")), path):
