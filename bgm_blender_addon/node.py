@@ -56,6 +56,8 @@ _CONTROLS: dict[str, tuple[str, float, float, float, str]] = {
 # One colour space by Blender's name for it and by those of other OpenColorIO configurations
 _SAME_SPACE = {"Linear Rec.709": ("Linear Rec.709", "Linear Rec.709 (sRGB)", "lin_rec709", "Utility - Linear - sRGB")}
 
+_FIRST_OF_ALL = -1048574  # the lowest scene frame at which an image node can start
+
 # Folder of a result: the node that shows it
 RESULTS = {"foreground": FOREGROUND, "alpha": ALPHA, "error": ERROR}
 
@@ -491,7 +493,7 @@ def _follow(node: bpy.types.Node, clip: bpy.types.MovieClip | None) -> None:
         "frame_start": _start(clip),
         "frame_offset": first - 1,
         # One more than there are: Blender holds the last frame for ever, and the missing file is transparent
-        "frame_duration": last - first + 2,
+        "frame_duration": 1 if footage.is_still(clip, path) else last - first + 2,
     }
     for name, value in values.items():
         if getattr(node, name) != value:  # setting it starts a new composite
@@ -499,9 +501,13 @@ def _follow(node: bpy.types.Node, clip: bpy.types.MovieClip | None) -> None:
 
 
 def _start(clip: bpy.types.MovieClip) -> int:
-    """The scene frame that shows the first of a clip's frames."""
+    """The scene frame from which on the first of a clip's frames is shown."""
     path = settings.file_path(clip)
-    return footage.to_scene(clip, path, footage.first_number(clip, path))
+    return (
+        _FIRST_OF_ALL
+        if footage.is_still(clip, path)
+        else footage.to_scene(clip, path, footage.first_number(clip, path))
+    )
 
 
 def _load_sequence(image: bpy.types.Image | None, path: Path, name: str) -> bpy.types.Image:

@@ -366,7 +366,8 @@ def missing_words(settings: BGM_PG_matting) -> list[str]:
     first = footage.to_scene(clip, path, footage.first_number(clip, path))
     last = footage.to_scene(clip, path, footage.last_number(clip, path))
     wanted = (settings.frame_first, settings.frame_last)
-    if settings.frame_range != "CUSTOM" or (first <= wanted[0] and wanted[1] <= last):
+    is_inside = footage.is_still(clip, path) or (first <= wanted[0] and wanted[1] <= last)
+    if settings.frame_range != "CUSTOM" or is_inside:
         return []
     return [
         f"The clip lasts from scene frame {first} to {last}; the other frames of {wanted[0]} to {wanted[1]} are left "

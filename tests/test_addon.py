@@ -461,6 +461,9 @@ def test_nothing_is_taken_for_another(
     assert result["previews"] == ["Matting shot_v2"]
     assert f"holds the matte of {sequence}" in result["folder of another"]
     assert result["copied project"] == ["", "", ""]
+    *errors, picture = result["still"]
+    assert errors == ["", ""]
+    np.testing.assert_allclose(read_image(picture)[..., 0], alpha_of(1, WIDTH, HEIGHT) / 65535, atol=1e-6)
     assert result["nested"] == "Second"
     assert result["~/mattes"] == str(Path.home() / "mattes")
     assert result["mattes/a"] == str(tmp_path / "mattes" / "a")

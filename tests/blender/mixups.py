@@ -13,7 +13,7 @@ from types import SimpleNamespace
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import Drawn, addon, error_of, finish, install, load_clip, matting_node
+from common import Drawn, addon, connect, error_of, finish, install, load_clip, matting_node, render, size_scene
 
 args = install()
 folder = Path(args["folder"])
@@ -314,6 +314,19 @@ def copied_project() -> None:
     result["copied project"] = [*said, error_of(ops.use_results), error_of(ops.matte_clip)]
 
 
+def still() -> None:
+    """A single picture, without a number, is shown at every frame, and so is its matte."""
+    scene = bpy.context.scene
+    size_scene(scene, 67, 45)
+    clip = load_clip(shutil.copy(args["footage"], str(folder / "still.png")))
+    node = addon("node").add_to_scene(scene, addon("node").new_group(clip))
+    node.node_tree.bgm.plate_source, node.node_tree.bgm.output_folder = "NONE", str(folder / "still")
+    scene.frame_set(50)
+    said = [error_of(operator, group=node.node_tree.name) for operator in (ops.matte_frame, ops.matte_clip)]
+    connect(scene, node, "Alpha")
+    result["still"] = [*said, render(scene, 50, folder / "still.exr")]
+
+
 def main() -> None:
     clip, other = load_clip(args["footage"]), load_clip(args["other"])
     bpy.ops.wm.save_as_mainfile(filepath=str(folder / "shot.blend"))
@@ -336,6 +349,7 @@ def main() -> None:
     made_local(name)
     first_save()
     copied_project()
+    still()
     finish(**result)
 
 
