@@ -128,6 +128,18 @@ def test_silence_counts_as_stuck(start: Callable[..., EngineClient]) -> None:
     assert not client.alive
 
 
+def test_patience_outlasts_a_sleep(start: Callable[..., EngineClient], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that slept for a night, Blender and engine with it: on Windows its clock went on."""
+    client = start(manner="silent", patience=600.0)
+    client.send(protocol.DryRun(frames=1))
+    assert client.drain() == []
+    woken, second = time.monotonic() + 8 * 3600, 0
+    monkeypatch.setattr("bgm_blender_addon.client.time", SimpleNamespace(monotonic=lambda: woken + second))
+    while not client.drain():
+        second += 5
+    assert second == 605  # from when it woke
+
+
 def test_patience_begins_with_the_command(start: Callable[..., EngineClient]) -> None:
     client = start()
     answers_to(client, client.send(protocol.Hello()))
