@@ -295,6 +295,8 @@ def file_path(datablock: bpy.types.ID) -> Path:
 
 def absolute(path: str, library: bpy.types.Library | None = None) -> Path:
     """A path as Blender keeps it ("//../shots/a.mov") as the one absolute path of that file."""
+    if path.startswith("//"):
+        path = path.replace("\\", "/")  # typed on Windows
     return Path(os.path.abspath(bpy.path.abspath(path, library=library)))
 
 

@@ -467,6 +467,7 @@ def test_nothing_is_taken_for_another(
     assert result["nested"] == "Second"
     assert result["~/mattes"] == str(Path.home() / "mattes")
     assert result["mattes/a"] == str(tmp_path / "mattes" / "a")
+    assert result["//mattes\\b\\"] == str(tmp_path / "mattes" / "b")
     assert result["status bar"]
 
 

@@ -174,7 +174,7 @@ def no_users(clip: bpy.types.MovieClip) -> None:
 
 def folders(tree: bpy.types.NodeTree) -> None:
     written = tree.bgm.output_folder
-    for text in ("~/mattes", "mattes/a"):
+    for text in ("~/mattes", "mattes/a", "//mattes\\b\\"):
         tree.bgm.output_folder = text
         result[text] = str(addon("settings").output_folder(tree.bgm))
     tree.bgm.output_folder = written
