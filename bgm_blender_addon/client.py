@@ -174,7 +174,9 @@ class EngineClient:
         return sentence
 
     def _describe_missing(self, words: str) -> str:
-        """What to do about a Python that lacks a package; empty where the engine's last words are others."""
+        """What to do about a Python that is old or lacks a package; empty where the engine's last words are others."""
+        if old := re.search(r"^The engine needs Python .*$", words, re.MULTILINE):
+            return f"{old[0]} In the preferences choose another, or Own Environment."
         match = re.search(r"^ModuleNotFoundError: No module named '([^']+)'$", words, re.MULTILINE)
         if match is None:
             return ""

@@ -98,6 +98,14 @@ def test_death_is_told_in_words(start: Callable[..., EngineClient], tmp_path: Pa
     assert isinstance(error, protocol.Error) and done == protocol.Done("failed")
 
 
+def test_a_python_that_is_too_old(start: Callable[..., EngineClient]) -> None:
+    client = start(("-c", "import sys; sys.version_info = (3, 10, 12); import core"))
+    error, _ = answers_to(client, client.send(protocol.Hello()))
+    assert isinstance(error, protocol.Error)
+    assert error.message.startswith(f"The engine needs Python 3.11 or newer; {sys.executable} is ")
+    assert error.message.endswith(". In the preferences choose another, or Own Environment.")
+
+
 def test_an_engine_killed_from_outside(start: Callable[..., EngineClient]) -> None:
     client = start()
     id = client.send(protocol.Hello())
