@@ -215,7 +215,9 @@ def test_find_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         environment.find_python(str(tmp_path / "python"), tmp_path)
     assert environment.find_python(sys.executable, tmp_path) == Path(sys.executable)
     folder = Path(sys.executable).parent.parent
-    assert environment.find_python(str(folder), tmp_path) == environment.environment_python(folder)
+    assert environment.find_python(f'"{folder}" ', tmp_path) == environment.environment_python(folder)
+    (tmp_path / "python.exe").touch()
+    assert environment.find_python(str(tmp_path), tmp_path) == tmp_path / "python.exe"
     monkeypatch.setenv(environment.PYTHON_VARIABLE, sys.executable)
     assert environment.find_python(None, tmp_path) == Path(sys.executable)
     monkeypatch.setenv(environment.PYTHON_VARIABLE, str(tmp_path / "gone"))
