@@ -38,7 +38,7 @@ class Task:
     on_stop: Callable[[], None] = lambda: None  # what becomes of what was done before it was cancelled or failed
     light: str = "green"  # of what it found out, where it finishes
     state: str = "running"  # then "finished", "cancelled" or "failed"
-    message: str = "Starting the engine"  # what is happening, then how it ended
+    message: str = "Working"  # what is happening, then how it ended
     factor: float = 0.0  # 0 to 1
     warnings: list[str] = field(default_factory=list)
     _id: str = ""
@@ -79,9 +79,11 @@ def start(new_task: Task) -> None:
     global task
     if busy():
         raise UserError("Another job is running. Wait for it to end, or cancel it.")
-    client = _running_client()
+    warm, client = _client, _running_client()
     task = new_task
-    _send_next(client, new_task)
+    if client is not warm:
+        task.message = "Starting the engine"
+    _send_next(client, task)
     _pump_until_done()
 
 

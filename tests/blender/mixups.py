@@ -81,6 +81,7 @@ def other_clip(tree: bpy.types.NodeTree, other: bpy.types.MovieClip) -> None:
     path = clip.filepath
     with meanwhile():
         ops.matte_clip()
+        result["with a warm engine"] = addon("runner").task.message
         clip.filepath = other.filepath
     result["other file"], clip.filepath = tree.bgm.status, path
 
