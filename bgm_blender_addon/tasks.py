@@ -93,8 +93,9 @@ def preview(tree: bpy.types.NodeTree, scene: bpy.types.Scene, scene_frame: int) 
 
     def take(group: bpy.types.NodeTree, result: dict[str, Any]) -> str:
         foreground = Path(result["foreground"])
-        path = request.folder / "preview" / f"preview{foreground.suffix}"
-        show_preview(Path(result["alpha"]), foreground, spaces[path.suffix], path)
+        # To compress PNG, or read it again, takes seconds of a large frame, in which Blender's window stands still
+        path = request.folder / "preview" / ("preview.exr" if foreground.suffix == ".exr" else "preview.tga")
+        show_preview(Path(result["alpha"]), foreground, spaces[foreground.suffix], path)
         clear()
         return f"Preview of frame {scene_frame}"
 
@@ -237,7 +238,7 @@ def show_preview(alpha_path: Path, foreground_path: Path, space: str, path: Path
     drawn = bpy.data.images.new("preview", width, height, alpha=True, float_buffer=is_float)
     node.set_color_space(drawn, "Non-Color")
     drawn.pixels.foreach_set(rgba)
-    drawn.filepath_raw, drawn.file_format = str(path), "OPEN_EXR" if is_float else "PNG"
+    drawn.filepath_raw, drawn.file_format = str(path), "OPEN_EXR" if is_float else "TARGA_RAW"
     drawn.save()
     bpy.data.images.remove(drawn)
 

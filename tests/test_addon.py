@@ -484,7 +484,7 @@ def test_two_blenders_on_one_folder(archive: Path, fake_engine: Path, sequence: 
         one, two = both.map(blender, (1, 7), (6, 12))
     assert one == ["", "6 frames, 1001 to 1006", *[""] * 10]
     assert two == ["", "6 frames, 1007 to 1012", *[""] * 10]
-    assert [path.name for path in (tmp_path / "results" / "preview").iterdir()] == ["preview.png"]
+    assert [path.name for path in (tmp_path / "results" / "preview").iterdir()] == ["preview.tga"]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
