@@ -180,8 +180,7 @@ def update_sources(tree: bpy.types.NodeTree) -> None:
     clip = tree.bgm.clip
     nodes[CLIP].clip = clip
     shown = {folder: nodes[name] for folder, name in RESULTS.items() if name in nodes}
-    for node in shown.values():
-        _follow(node, clip)
+    _follow(tree)
     if not are_of_clip(tree):
         shown = {}  # of what was here before, and may be again
     alpha = shown.get("alpha")
@@ -274,10 +273,10 @@ def find_sequence(folder: Path) -> list[Path]:
         files = [path for path in folder.iterdir() if re.fullmatch(r"[a-z]+\.\d+\.(png|exr)", path.name)]
     except OSError:
         return []
-    if not files:
-        return []
-    newest = max(files, key=lambda path: path.stat().st_mtime)
-    return sorted((path for path in files if path.suffix == newest.suffix), key=footage.file_number)
+    if len({path.suffix for path in files}) > 1:
+        newest = max(files, key=lambda path: path.stat().st_mtime)
+        files = [path for path in files if path.suffix == newest.suffix]
+    return sorted(files, key=footage.file_number)
 
 
 def delivery_words(tree: bpy.types.NodeTree) -> list[str]:
@@ -301,19 +300,14 @@ def sync_all(*_: Any) -> None:
     """Before saving and rendering: groups follow what scripts have done to their clips, and longer footage."""
     for tree in settings.matting_trees():
         if tree.library is None:
-            for name in RESULTS.values():
-                if name in tree.nodes:
-                    _follow(tree.nodes[name], tree.bgm.clip)
+            _follow(tree)
 
 
 def move_all(*_: Any) -> None:
     """After a clip was moved in time: its groups follow. Quick, for a slider or an undo: no look at the disk."""
     for tree in settings.matting_trees():
         if tree.library is None and tree.bgm.clip is not None:
-            start = _start(tree.bgm.clip)
-            for node in filter(None, map(tree.nodes.get, RESULTS.values())):
-                if node.frame_start != start:
-                    node.frame_start = start
+            _set_frames(tree, {"frame_start": _start(tree.bgm.clip)})
 
 
 def follow_files() -> None:
@@ -482,22 +476,17 @@ def _factor(over: bpy.types.Node) -> bpy.types.NodeSocket:
     return next(socket for socket in over.inputs if socket.identifier == "Fac")
 
 
-def _follow(node: bpy.types.Node, clip: bpy.types.MovieClip | None) -> None:
-    """Have an image node show, at every scene frame, the file with the number of the clip's frame."""
-    if clip is None or node.image is None:
+def _follow(tree: bpy.types.NodeTree) -> None:
+    """Have the results' nodes show, at every scene frame, the file with the number of the clip's frame."""
+    clip = tree.bgm.clip
+    if clip is None or ALPHA not in tree.nodes:
         return
     path = settings.file_path(clip)
     first = footage.first_number(clip, path)
-    last = max(footage.last_number(clip, path), node.id_data.bgm.result_last)  # while the footage is out of reach, too
-    values = {
-        "frame_start": _start(clip),
-        "frame_offset": first - 1,
-        # One more than there are: Blender holds the last frame for ever, and the missing file is transparent
-        "frame_duration": 1 if footage.is_still(clip, path) else last - first + 2,
-    }
-    for name, value in values.items():
-        if getattr(node, name) != value:  # setting it starts a new composite
-            setattr(node, name, value)
+    last = max(footage.last_number(clip, path), tree.bgm.result_last)  # while the footage is out of reach, too
+    # One more than there are: Blender holds the last frame for ever, and the missing file is transparent
+    duration = 1 if footage.is_still(clip, path) else last - first + 2
+    _set_frames(tree, {"frame_start": _start(clip), "frame_offset": first - 1, "frame_duration": duration})
 
 
 def _start(clip: bpy.types.MovieClip) -> int:
@@ -508,6 +497,13 @@ def _start(clip: bpy.types.MovieClip) -> int:
         if footage.is_still(clip, path)
         else footage.to_scene(clip, path, footage.first_number(clip, path))
     )
+
+
+def _set_frames(tree: bpy.types.NodeTree, values: dict[str, int]) -> None:
+    for node in filter(None, map(tree.nodes.get, RESULTS.values())):
+        for name, value in values.items():
+            if node.image is not None and getattr(node, name) != value:  # setting it starts a new composite
+                setattr(node, name, value)
 
 
 def _load_sequence(image: bpy.types.Image | None, path: Path, name: str) -> bpy.types.Image:
