@@ -41,6 +41,7 @@ class Task:
     message: str = "Working"  # what is happening, then how it ended
     factor: float = 0.0  # 0 to 1
     warnings: list[str] = field(default_factory=list)
+    _left: tuple[str, str] = ("", "")  # the file that had the group, when another was opened, and the group's name
     _id: str = ""
     _cancelling: bool = False
     _error: str = ""
@@ -129,6 +130,20 @@ def heard_from(python: Path) -> bool:
 def find_group(uid: int) -> bpy.types.NodeTree | None:
     """The group of a task, where the file still has it."""
     return next((tree for tree in bpy.data.node_groups if uid and tree.session_uid == uid), None)
+
+
+def _leave_file(*_: Any) -> None:
+    """Another file is about to be opened."""
+    group = find_group(task.group_uid) if task is not None else None
+    if task is not None and group is not None:
+        task._left = bpy.data.filepath, group.name
+
+
+def _enter_file(*_: Any) -> None:
+    """A file was opened: the task's own again, or reverted, has its group under another uid."""
+    group = bpy.data.node_groups.get(task._left[1]) if task is not None else None
+    if task is not None and group is not None and bpy.data.filepath == task._left[0]:
+        task.group_uid = group.session_uid
 
 
 def pump() -> float | None:
@@ -316,13 +331,22 @@ def _pump_until_done() -> None:
 
 
 def register() -> None:
-    """Nothing to do before the first task."""
+    for handlers, handler in _HANDLERS:
+        handlers.append(handler)
 
 
 def unregister() -> None:
     global task, maker
+    for handlers, handler in _HANDLERS:
+        handlers.remove(handler)
     if bpy.app.timers.is_registered(pump):
         bpy.app.timers.unregister(pump)
     cancel()
     stop_engine()
     task = maker = None  # this module stays in memory, and nothing would end them any more
+
+
+_HANDLERS = (
+    (bpy.app.handlers.load_pre, bpy.app.handlers.persistent(_leave_file)),
+    (bpy.app.handlers.load_post, bpy.app.handlers.persistent(_enter_file)),
+)

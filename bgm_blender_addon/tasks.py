@@ -186,12 +186,13 @@ def matte_strip(scene: bpy.types.Scene, strip: bpy.types.Strip) -> None:
     is_new, clips = sequencer.find_group(strip) is None, set(bpy.data.movieclips)
     tree = sequencer.group_for_strip(scene, strip)
     tree.bgm.use_matte = True
-    scene_uid, strip_name = scene.session_uid, strip.name
+    scene_uid, scene_name, strip_name = scene.session_uid, scene.name, strip.name
     others = {other.name for other in sequencer.all_strips(scene) if other != strip}
 
     def add(group: bpy.types.NodeTree) -> list[str]:
-        target = next((other for other in bpy.data.scenes if other.session_uid == scene_uid), None)
-        # It may have been renamed
+        # The file may have been opened again, the strip renamed
+        named = bpy.data.scenes.get(scene_name)
+        target = next((other for other in bpy.data.scenes if other.session_uid == scene_uid), named)
         source = sequencer.source_strip(target, group, strip_name, others) if target else None
         if target is None or source is None:
             raise UserError(f"The matte is made, but its strip {strip_name} is gone.")
@@ -329,14 +330,13 @@ def _task(
         take: as a task's `on_result`, called with the group.
         stop: as a task's `on_stop`, likewise; not at all where group or clip are gone.
     """
-    uid, clip_uid, path = tree.session_uid, tree.bgm.clip.session_uid, settings.file_path(tree.bgm.clip)
+    path = settings.file_path(tree.bgm.clip)
 
     def has_clip(group: bpy.types.NodeTree) -> bool:
-        clip = group.bgm.clip
-        return clip is not None and clip.session_uid == clip_uid and settings.file_path(clip) == path
+        return group.bgm.clip is not None and settings.file_path(group.bgm.clip) == path
 
     def on_result(result: dict[str, Any]) -> str:
-        group = runner.find_group(uid)
+        group = runner.find_group(task.group_uid)
         if group is not None and has_clip(group):
             return take(group, result)
         task.light = "amber"
@@ -348,11 +348,11 @@ def _task(
         )
 
     def on_stop() -> None:
-        group = runner.find_group(uid)
+        group = runner.find_group(task.group_uid)
         if group is not None and has_clip(group):
             stop(group)
 
-    task = runner.Task(title, commands, on_result, uid, on_stop, warnings=list(warnings))
+    task = runner.Task(title, commands, on_result, tree.session_uid, on_stop, warnings=list(warnings))
     return task
 
 

@@ -443,6 +443,7 @@ def test_nothing_is_taken_for_another(
         result["another file"], (made["matte"], made["plate"], "The prev"), strict=True
     ):
         assert message.startswith(start) and message.endswith("its node is no longer in this file.") and not images
+    assert result["opened again"] == "12 frames, 1001 to 1012"
     assert result["with a warm engine"] == "Working"  # not "Starting the engine"
     assert result["two of one clip"] == [True, True]
     assert result["no users"] == ["", "", True]

@@ -192,7 +192,7 @@ def nested_scene(other: bpy.types.MovieClip) -> None:
 
 
 def another_file(name: str) -> None:
-    """A job that ends in another file leaves nothing in it."""
+    """A job that ends in another file leaves nothing in it; one's own may be closed and opened again meanwhile."""
     bpy.ops.wm.save_as_mainfile(filepath=str(folder / "elsewhere.blend"), copy=True)
     said = []
     for operator in (ops.matte_clip, ops.make_plate, ops.matte_frame):
@@ -202,6 +202,12 @@ def another_file(name: str) -> None:
             bpy.ops.wm.read_homefile(use_empty=True)
         said.append([addon("runner").task.message, len(bpy.data.images)])
     result["another file"] = said
+    bpy.ops.wm.open_mainfile(filepath=str(folder / "shot.blend"))
+    with meanwhile():
+        ops.matte_clip(group=name)
+        bpy.ops.wm.read_homefile(use_empty=True)
+        bpy.ops.wm.open_mainfile(filepath=str(folder / "shot.blend"))
+    result["opened again"] = addon("runner").task.message
 
 
 def linked(name: str) -> None:
