@@ -247,6 +247,7 @@ def show_preview(alpha_path: Path, foreground_path: Path, space: str, path: Path
     shown.name = PREVIEW_IMAGE
     shown.filepath = node.storable(path)
     node.set_color_space(shown, space)
+    shown.alpha_mode = "STRAIGHT"  # Blender takes EXR for premultiplied
     shown.reload()
     _draw_thumbnail(shown, rgba.reshape(height, width, 4))
     editors = [
