@@ -266,6 +266,8 @@ def _draw_thumbnail(image: bpy.types.Image, rgba: Any) -> None:
     """The panel's small picture: the cut-out over grey, where Blender's own thumbnail leaves the alpha out."""
     step = max(1, max(rgba.shape[:2]) // 256)
     small = rgba[::step, ::step].copy()
+    if image.is_float:
+        small[..., :3] = small[..., :3].clip(0, 1) ** (1 / 2.2)  # much as it is displayed
     small[..., :3] = small[..., :3] * small[..., 3:] + 0.4 * (1 - small[..., 3:])
     small[..., 3] = 1.0
     thumbnail = image.preview_ensure()

@@ -353,6 +353,8 @@ def test_the_other_operators(version: str, archive: Path, fake_engine: Path, seq
     assert result["preview"]["size"] == [WIDTH, HEIGHT]
     expected = np.dstack([foreground, alpha])[-1, :2].reshape(-1)
     np.testing.assert_allclose(result["preview"]["pixels"], expected, atol=1 / 255)
+    # Premultiplied, as Blender has floats; and the thumbnail's, encoded and over grey
+    assert result["float preview"] == pytest.approx([0.125, 0.25 * 0.5 ** (1 / 2.2) + 0.75 * 0.4], abs=0.01)
     assert result["left behind"] == ["preview"]
     assert result["from clip"]["frames"] == [1003, 1004]
     assert result["from clip"]["footage"]["color_space"] == "srgb"
