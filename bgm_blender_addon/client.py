@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 MAX_LOG_BYTES = 4 << 20  # a longer log starts afresh with the next engine
 LOG_TAIL_LINES = 6
+STANDSTILL = 10.0  # seconds between two drains: Blender itself stood still, in a machine that slept, say
 
 
 class EngineClient:
@@ -70,7 +71,7 @@ class EngineClient:
         self._pending: dict[str, protocol.Message] = {}
         self._ids = itertools.count(1)
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._last_heard = time.monotonic()
+        self._last_heard = self._last_drained = time.monotonic()
         try:
             log_path.parent.mkdir(parents=True, exist_ok=True)
             too_long = log_path.exists() and log_path.stat().st_size > MAX_LOG_BYTES
@@ -110,12 +111,15 @@ class EngineClient:
 
     def drain(self) -> list[tuple[str, protocol.Message]]:
         """Every answer since the last call, as (id of the command, message); never waits."""
-        dead = not self.alive
+        dead, now = not self.alive, time.monotonic()
+        if now - self._last_drained > STANDSTILL:
+            self._last_heard = now
+        self._last_drained = now
         if dead:
             self._reader.join(timeout=1.0)  # what it still said before it died
         answers = []
         while not self._lines.empty():
-            self._last_heard = time.monotonic()
+            self._last_heard = now
             line = self._lines.get()
             try:
                 id, message = protocol.decode(line)
@@ -127,7 +131,7 @@ class EngineClient:
             answers.append((id, message))
         if self._pending and dead:
             answers += self._fail(self._describe_death(self._process.returncode))
-        elif self._pending and time.monotonic() - self._last_heard > self.patience:
+        elif self._pending and now - self._last_heard > self.patience:
             self.kill()
             answers += self._fail(f"The engine gave no answer for {self.patience:.0f} seconds and was stopped.")
         return answers
@@ -170,7 +174,9 @@ class EngineClient:
         return sentence
 
     def _describe_missing(self, words: str) -> str:
-        """What to do about a Python that lacks a package; empty where the engine's last words are others."""
+        """What to do about a Python that is old or lacks a package; empty where the engine's last words are others."""
+        if old := re.search(r"^The engine needs Python .*$", words, re.MULTILINE):
+            return f"{old[0]} In the preferences choose another, or Own Environment."
         match = re.search(r"^ModuleNotFoundError: No module named '([^']+)'$", words, re.MULTILINE)
         if match is None:
             return ""

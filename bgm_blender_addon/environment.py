@@ -59,9 +59,10 @@ def find_python(named: str | None, folder: Path) -> Path:
             "Environment there."
         )
     if chosen is not None:
-        python = Path(chosen).expanduser().absolute()
-        if python.is_dir():  # people name the environment's folder, too
-            python = environment_python(python)
+        python = Path(chosen.strip(' "')).expanduser().absolute()  # Windows' own "Copy as path" puts quotes around it
+        if python.is_dir():  # people name the environment's folder, too; conda's on Windows are laid out otherwise
+            conda = python / "python.exe"
+            python = conda if conda.is_file() else environment_python(python)
         if not python.is_file():
             if overriding:
                 raise UserError(

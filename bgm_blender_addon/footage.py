@@ -62,13 +62,20 @@ def last_number(clip: Clip, path: Path) -> int:
     return counted if clip.source == "MOVIE" else max([counted, *numbered_like(path)])
 
 
+def is_still(clip: Clip, path: Path) -> bool:
+    """Whether the clip is one picture, without a number: Blender shows it at every scene frame."""
+    return clip.source == "SEQUENCE" and not _NUMBERED.match(path.name)
+
+
 def to_number(clip: Clip, path: Path, scene_frame: int) -> int:
     """The frame number that the clip shows at a scene frame, inside the clip or not."""
+    if is_still(clip, path):
+        return 1
     return first_number(clip, path) + scene_frame - clip.frame_start + clip.frame_offset
 
 
 def to_scene(clip: Clip, path: Path, number: int) -> int:
-    """The scene frame at which the clip shows a frame number; the inverse of `to_number`."""
+    """The scene frame at which the clip shows a frame number; the inverse of `to_number`, but for a still."""
     return number - first_number(clip, path) + clip.frame_start - clip.frame_offset
 
 

@@ -9,13 +9,14 @@ output); what an artist adds behind them stays.
 from __future__ import annotations
 
 import re
+import unicodedata
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import bpy
 
-from . import footage, settings
+from . import footage, runner, settings
 from .errors import UserError
 
 CLIP = "Clip"
@@ -55,6 +56,8 @@ _CONTROLS: dict[str, tuple[str, float, float, float, str]] = {
 # One colour space by Blender's name for it and by those of other OpenColorIO configurations
 _SAME_SPACE = {"Linear Rec.709": ("Linear Rec.709", "Linear Rec.709 (sRGB)", "lin_rec709", "Utility - Linear - sRGB")}
 
+_FIRST_OF_ALL = -1048574  # the lowest scene frame at which an image node can start
+
 # Folder of a result: the node that shows it
 RESULTS = {"foreground": FOREGROUND, "alpha": ALPHA, "error": ERROR}
 
@@ -80,14 +83,21 @@ def name_after_clip(tree: bpy.types.NodeTree) -> None:
     """Call a group and its folder what its clip is called, as long as nobody renamed either."""
     clip = tree.bgm.clip
     original = re.sub(r"\.\d{3}$", "", tree.name)  # of a copy, which has its folder
-    own = rf"{re.escape(_own_folder(original)[:-1])}(_\d{{3}})?/"
-    if clip is not None and re.fullmatch(own, tree.bgm.output_folder):
-        tree.name = f"Matting {footage.shot_name(settings.file_path(clip), clip.source == 'SEQUENCE')}"
+    # Compared as older versions named it, without accents
+    own, folder = (bpy.path.clean_name(path) for path in (_own_folder(original)[:-1], tree.bgm.output_folder))
+    if clip is not None and re.fullmatch(rf"{re.escape(own)}(_\d{{3}})?_", folder):
+        name = f"Matting {footage.shot_name(settings.file_path(clip), clip.source == 'SEQUENCE')}"
+        deleted = bpy.data.node_groups.get(name)  # perhaps: its node was, and its matte is to be found again
+        if deleted is not None and not deleted.users and settings.is_own(deleted):
+            deleted.name = f"{name} deleted"
+        tree.name = name
         tree.bgm.output_folder = _own_folder(tree.name)
 
 
 def _own_folder(name: str) -> str:
-    return f"//matting/{bpy.path.clean_name(name)}/"
+    """What a group of that name calls its folder: letters stay, Blender's own `clean_name` takes those with accents."""
+    letters = unicodedata.normalize("NFC", name)  # macOS keeps accents apart
+    return f"//matting/{''.join(c if c.isalpha() else bpy.path.clean_name(c) for c in letters)}/"
 
 
 def add_to_scene(scene: bpy.types.Scene, group: bpy.types.NodeTree) -> bpy.types.Node:
@@ -170,10 +180,9 @@ def update_sources(tree: bpy.types.NodeTree) -> None:
     clip = tree.bgm.clip
     nodes[CLIP].clip = clip
     shown = {folder: nodes[name] for folder, name in RESULTS.items() if name in nodes}
-    for node in shown.values():
-        _follow(node, clip)
-    if tree.bgm.result_clip not in (clip, None):
-        shown = {}  # of the clip that was here before, and may be again
+    _follow(tree)
+    if not are_of_clip(tree):
+        shown = {}  # of what was here before, and may be again
     alpha = shown.get("alpha")
     foreground = shown.get("foreground") if alpha else None
     links.new((foreground or nodes[CLIP]).outputs["Image"], nodes[FOREGROUND_SOURCE].inputs[0])
@@ -224,10 +233,24 @@ def wire_results(tree: bpy.types.NodeTree, folder: Path) -> None:
             node.location = (-560.0, {"foreground": 0.0, "alpha": -320.0, "error": -640.0}[name])
         node.image = _load_sequence(node.image, files[0], f"{tree.name} {RESULTS[name]}")
         set_color_space(node.image, color_space(name, files[0], bgm.clip))
-    bgm.result_clip = bgm.clip
+    bgm.result_clip, bgm.result_path = bgm.clip, bgm.clip.filepath if bgm.clip else ""
     bgm.result_first = footage.file_number(found["alpha"][0])
     bgm.result_last = footage.file_number(found["alpha"][-1])
     update_sources(tree)
+
+
+def are_of_clip(tree: bpy.types.NodeTree) -> bool:
+    """Whether the group's results are of what its clip shows, which may have been given another file since."""
+    bgm, folder = tree.bgm, result_folder(tree)
+    if bgm.result_clip not in (bgm.clip, None):
+        return False
+    if bgm.clip is None or folder is None or bgm.clip.filepath == bgm.result_path:
+        return True
+    try:
+        settings.check_folder(folder, settings.file_path(bgm.clip))
+    except UserError:
+        return False
+    return True
 
 
 def result_folder(tree: bpy.types.NodeTree) -> Path | None:
@@ -250,10 +273,10 @@ def find_sequence(folder: Path) -> list[Path]:
         files = [path for path in folder.iterdir() if re.fullmatch(r"[a-z]+\.\d+\.(png|exr)", path.name)]
     except OSError:
         return []
-    if not files:
-        return []
-    newest = max(files, key=lambda path: path.stat().st_mtime)
-    return sorted((path for path in files if path.suffix == newest.suffix), key=footage.file_number)
+    if len({path.suffix for path in files}) > 1:
+        newest = max(files, key=lambda path: path.stat().st_mtime)
+        files = [path for path in files if path.suffix == newest.suffix]
+    return sorted(files, key=footage.file_number)
 
 
 def delivery_words(tree: bpy.types.NodeTree) -> list[str]:
@@ -274,16 +297,32 @@ def _group_nodes(tree: bpy.types.NodeTree) -> list[bpy.types.Node]:
 
 
 def sync_all(*_: Any) -> None:
-    """Before saving and rendering: groups follow clips whose start or offset has changed."""
+    """Before saving and rendering: groups follow what scripts have done to their clips, and longer footage."""
     for tree in settings.matting_trees():
         if tree.library is None:
-            for name in RESULTS.values():
-                if name in tree.nodes:
-                    _follow(tree.nodes[name], tree.bgm.clip)
+            _follow(tree)
+
+
+def move_all(*_: Any) -> None:
+    """After a clip was moved in time: its groups follow. Quick, for a slider or an undo: no look at the disk."""
+    for tree in settings.matting_trees():
+        if tree.library is None and tree.bgm.clip is not None:
+            _set_frames(tree, {"frame_start": _start(tree.bgm.clip)})
+
+
+def follow_files() -> None:
+    """After a clip was given another file: its groups take it for another clip, or for the one that they know."""
+    trees = [tree for tree in settings.matting_trees() if settings.is_own(tree) and ALPHA in tree.nodes]
+    changed = [tree for tree in trees if tree.nodes[ALPHA].outputs["Image"].is_linked != are_of_clip(tree)]
+    for tree in changed:
+        tree.bgm.clip = tree.bgm.clip
+    if changed:
+        runner.push_undo("Follow the clip's file", needed=True)
 
 
 def renew_all(*_: Any) -> None:
     """After loading: groups of older versions get what this one adds."""
+    _watch_clips()  # until the next file is loaded
     for tree in settings.matting_trees():
         if settings.is_own(tree) and _NODES <= set(tree.nodes.keys()):
             _add_controls(tree)
@@ -437,22 +476,34 @@ def _factor(over: bpy.types.Node) -> bpy.types.NodeSocket:
     return next(socket for socket in over.inputs if socket.identifier == "Fac")
 
 
-def _follow(node: bpy.types.Node, clip: bpy.types.MovieClip | None) -> None:
-    """Have an image node show, at every scene frame, the file with the number of the clip's frame."""
-    if clip is None or node.image is None:
+def _follow(tree: bpy.types.NodeTree) -> None:
+    """Have the results' nodes show, at every scene frame, the file with the number of the clip's frame."""
+    clip = tree.bgm.clip
+    if clip is None or ALPHA not in tree.nodes:
         return
     path = settings.file_path(clip)
     first = footage.first_number(clip, path)
-    last = max(footage.last_number(clip, path), node.id_data.bgm.result_last)  # while the footage is out of reach, too
-    values = {
-        "frame_start": footage.to_scene(clip, path, first),
-        "frame_offset": first - 1,
-        # One more than there are: Blender holds the last frame for ever, and the missing file is transparent
-        "frame_duration": last - first + 2,
-    }
-    for name, value in values.items():
-        if getattr(node, name) != value:  # setting it starts a new composite
-            setattr(node, name, value)
+    last = max(footage.last_number(clip, path), tree.bgm.result_last)  # while the footage is out of reach, too
+    # One more than there are: Blender holds the last frame for ever, and the missing file is transparent
+    duration = 1 if footage.is_still(clip, path) else last - first + 2
+    _set_frames(tree, {"frame_start": _start(clip), "frame_offset": first - 1, "frame_duration": duration})
+
+
+def _start(clip: bpy.types.MovieClip) -> int:
+    """The scene frame from which on the first of a clip's frames is shown."""
+    path = settings.file_path(clip)
+    return (
+        _FIRST_OF_ALL
+        if footage.is_still(clip, path)
+        else footage.to_scene(clip, path, footage.first_number(clip, path))
+    )
+
+
+def _set_frames(tree: bpy.types.NodeTree, values: dict[str, int]) -> None:
+    for node in filter(None, map(tree.nodes.get, RESULTS.values())):
+        for name, value in values.items():
+            if node.image is not None and getattr(node, name) != value:  # setting it starts a new composite
+                setattr(node, name, value)
 
 
 def _load_sequence(image: bpy.types.Image | None, path: Path, name: str) -> bpy.types.Image:
@@ -505,12 +556,20 @@ def set_color_space(datablock: bpy.types.Image | bpy.types.Strip, name: str) -> 
     raise UserError(f"The OpenColorIO configuration has no colour space {name}, which the matte's images need.")
 
 
+def _watch_clips() -> None:
+    bpy.msgbus.clear_by_owner(_HANDLERS)
+    for name, notify in (("filepath", follow_files), ("frame_start", move_all), ("frame_offset", move_all)):
+        bpy.msgbus.subscribe_rna(key=(bpy.types.MovieClip, name), owner=_HANDLERS, args=(), notify=notify)
+
+
 def register() -> None:
     for handlers, handler in _HANDLERS:
         handlers.append(handler)
+    _watch_clips()
 
 
 def unregister() -> None:
+    bpy.msgbus.clear_by_owner(_HANDLERS)
     for handlers, handler in _HANDLERS:
         handlers.remove(handler)
 
@@ -518,5 +577,7 @@ def unregister() -> None:
 _HANDLERS = (
     (bpy.app.handlers.save_pre, bpy.app.handlers.persistent(sync_all)),
     (bpy.app.handlers.render_init, bpy.app.handlers.persistent(sync_all)),
+    (bpy.app.handlers.undo_post, bpy.app.handlers.persistent(move_all)),
+    (bpy.app.handlers.redo_post, bpy.app.handlers.persistent(move_all)),
     (bpy.app.handlers.load_post, bpy.app.handlers.persistent(renew_all)),
 )

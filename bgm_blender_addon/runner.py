@@ -41,6 +41,7 @@ class Task:
     message: str = "Waiting for the jobs before it"  # what is happening, then how it ended
     factor: float = 0.0  # 0 to 1
     warnings: list[str] = field(default_factory=list)
+    _left: tuple[str, str] = ("", "")  # the file that had the group, when another was opened, and the group's name
     _id: str = ""
     _cancelling: bool = False
     _error: str = ""
@@ -146,6 +147,22 @@ def find_group(uid: int) -> bpy.types.NodeTree | None:
     return next((tree for tree in bpy.data.node_groups if uid and tree.session_uid == uid), None)
 
 
+def _leave_file(*_: Any) -> None:
+    """Another file is about to be opened."""
+    for each in (task, *waiting):
+        group = find_group(each.group_uid) if each is not None else None
+        if each is not None and group is not None:
+            each._left = bpy.data.filepath, group.name
+
+
+def _enter_file(*_: Any) -> None:
+    """A file was opened: a task's own again, or reverted, has its group under another uid."""
+    for each in (task, *waiting):
+        group = bpy.data.node_groups.get(each._left[1]) if each is not None else None
+        if each is not None and group is not None and bpy.data.filepath == each._left[0]:
+            each.group_uid = group.session_uid
+
+
 def pump() -> float | None:
     """Take in what the engine said; a timer of Blender's. Returns the seconds to its next call."""
     if bpy.app.is_job_running("RENDER") or _in_a_stroke():
@@ -205,9 +222,9 @@ def _variables() -> dict[str, str]:
 
 def _begin(new_task: Task) -> None:
     global task
-    client = _running_client()
+    warm, client = _client, _running_client()
     task = new_task
-    task.state, task.message = "running", "Starting the engine"
+    task.state, task.message = "running", "Working" if client is warm else "Starting the engine"
     _send_next(client, task)
 
 
@@ -252,7 +269,7 @@ def _take(client: EngineClient, task: Task, message: protocol.Message) -> None:
 
 def _end(task: Task, outcome: str) -> None:
     ended[task.group_uid] = task
-    task.state = outcome
+    task.state, images = outcome, len(bpy.data.images)
     if outcome == "finished":
         try:
             task.message = task.on_result(task._result)
@@ -273,13 +290,14 @@ def _end(task: Task, outcome: str) -> None:
     group = find_group(task.group_uid)
     if group is not None:
         group.bgm.say(task.message, task.light if task.state == "finished" else task.state)
-        push_undo(task.title)  # nothing is changed elsewhere, and what was undone meanwhile can be redone
-    if task.state == "failed":
-        show_failure(task.title, task.message)
+        push_undo(task.title, needed=len(bpy.data.images) != images)
+    is_unseen = group is None and task.group_uid and task.state == "finished"  # no panel shows it
+    if task.state == "failed" or is_unseen:
+        pop_up(task.title, task.message)
 
 
-def show_failure(title: str, message: str) -> None:
-    """Pop up what went wrong: the user may be looking elsewhere by now. In `blender -b` the operator reports it."""
+def pop_up(title: str, message: str) -> None:
+    """Say how it ended: the user may be looking elsewhere by now. In `blender -b` the operator reports it."""
     windows = bpy.context.window_manager.windows if bpy.context.window_manager else ()
     if bpy.app.background or not windows:
         return
@@ -293,12 +311,18 @@ def show_failure(title: str, message: str) -> None:
         bpy.context.window_manager.popup_menu(draw, title=title, icon="ERROR")
 
 
-def push_undo(message: str) -> None:
-    """An undo step for what a task did, which no operator makes for it."""
+def push_undo(message: str, needed: bool) -> None:
+    """An undo step for what a task did, which no operator makes for it; left out where that keeps what can be redone.
+
+    Args:
+        needed: a datablock was made. One that is in no undo step is gone after the next redo, and Blender crashes over
+            what still points to it.
+    """
     windows = bpy.context.window_manager.windows if bpy.context.window_manager else ()
     if not bpy.app.background and windows:
         with bpy.context.temp_override(window=windows[0]):
-            bpy.ops.ed.undo_push(message=message)
+            if needed or not bpy.ops.ed.redo.poll():
+                bpy.ops.ed.undo_push(message=message)
 
 
 def describe_progress(step: protocol.Progress) -> str:
@@ -346,11 +370,14 @@ def _pump_until_done() -> None:
 
 
 def register() -> None:
-    """Nothing to do before the first task."""
+    for handlers, handler in _HANDLERS:
+        handlers.append(handler)
 
 
 def unregister() -> None:
     global task, maker
+    for handlers, handler in _HANDLERS:
+        handlers.remove(handler)
     if bpy.app.timers.is_registered(pump):
         bpy.app.timers.unregister(pump)
     waiting.clear()
@@ -358,3 +385,9 @@ def unregister() -> None:
     cancel()
     stop_engine()
     task = maker = None  # this module stays in memory, and nothing would end them any more
+
+
+_HANDLERS = (
+    (bpy.app.handlers.load_pre, bpy.app.handlers.persistent(_leave_file)),
+    (bpy.app.handlers.load_post, bpy.app.handlers.persistent(_enter_file)),
+)

@@ -109,7 +109,7 @@ def color_space_words(strip: bpy.types.Strip, clip: bpy.types.MovieClip) -> list
 def has_cut_out(tree: bpy.types.NodeTree) -> bool:
     """Whether `add_matte_strip` may find images; quick enough for a panel."""
     folder = node.result_folder(tree)
-    return folder is not None and (folder / "matte").is_dir()
+    return folder is not None and (folder / "matte").is_dir() and node.are_of_clip(tree)
 
 
 def source_strip(
@@ -197,7 +197,9 @@ def add_matte_strip(
 def _cut_out_files(tree: bpy.types.NodeTree) -> dict[int, Path]:
     """The images of a group's cut-out, by frame number."""
     folder = node.result_folder(tree)
-    return {footage.file_number(path): path for path in node.find_sequence(folder / "matte")} if folder else {}
+    if folder is None or not node.are_of_clip(tree):
+        return {}
+    return {footage.file_number(path): path for path in node.find_sequence(folder / "matte")}
 
 
 def missing_words(tree: bpy.types.NodeTree, source: bpy.types.Strip) -> list[str]:

@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import bpy
 
@@ -51,6 +52,8 @@ def _clip_changed(self: BGM_PG_matting, context: bpy.types.Context) -> None:
 
     _plate_changed(self, context)
     node.name_after_clip(self.id_data)
+    if not node.are_of_clip(self.id_data):
+        self.say("This footage has not been matted yet: the node passes it through.", "amber")
     _source_changed(self, context)
 
 
@@ -238,6 +241,9 @@ class BGM_PG_matting(bpy.types.PropertyGroup):
     result_clip: bpy.props.PointerProperty(
         name="Clip of the Results", description="The clip whose matte the group shows", type=bpy.types.MovieClip
     )
+    result_path: bpy.props.StringProperty(
+        name="File of the Results", description="That clip's file path as it was written then"
+    )
     result_first: bpy.props.IntProperty(name="First Result", description="In the footage's own numbers")
     result_last: bpy.props.IntProperty(name="Last Result", description="In the footage's own numbers")
     status: bpy.props.StringProperty(name="Status", description="How the last run ended")
@@ -289,6 +295,8 @@ def file_path(datablock: bpy.types.ID) -> Path:
 
 def absolute(path: str, library: bpy.types.Library | None = None) -> Path:
     """A path as Blender keeps it ("//../shots/a.mov") as the one absolute path of that file."""
+    if path.startswith("//"):
+        path = path.replace("\\", "/")  # typed on Windows
     return Path(os.path.abspath(bpy.path.abspath(path, library=library)))
 
 
@@ -360,7 +368,8 @@ def missing_words(settings: BGM_PG_matting) -> list[str]:
     first = footage.to_scene(clip, path, footage.first_number(clip, path))
     last = footage.to_scene(clip, path, footage.last_number(clip, path))
     wanted = (settings.frame_first, settings.frame_last)
-    if settings.frame_range != "CUSTOM" or (first <= wanted[0] and wanted[1] <= last):
+    is_inside = footage.is_still(clip, path) or (first <= wanted[0] and wanted[1] <= last)
+    if settings.frame_range != "CUSTOM" or is_inside:
         return []
     return [
         f"The clip lasts from scene frame {first} to {last}; the other frames of {wanted[0]} to {wanted[1]} are left "
@@ -624,7 +633,7 @@ def _packed_image_file(image: bpy.types.Image, folder: Path) -> Path:
 
 def _write(path: Path, data: bytes) -> None:
     """Write a file whole or not at all; one that is there already stays, for the engine knows a plate by its time."""
-    partial = path.with_name(path.name + ".part")
+    partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.part")  # another Blender may write the same
     try:
         if path.is_file() and path.read_bytes() == data:
             return

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import bpy
 
@@ -15,6 +16,7 @@ from .client import protocol
 from .errors import UserError
 
 PREVIEW_IMAGE = "Matting Preview"
+_SESSION = uuid4().hex[:8]  # names the folder of a preview's parts: another Blender may preview the same
 
 
 def matte(
@@ -35,7 +37,8 @@ def matte(
     node.check_inside(tree)
     request = settings.make_job(tree.bgm, scene, preferences.device(), numbers)
     commands = _plate_commands(tree.bgm, request)
-    commands.append(protocol.Matte(job=str(request.write())))
+    first, last = request.data["frames"]  # said, for another Blender may write its job there before this one is read
+    commands.append(protocol.Matte(job=str(request.write()), frames=f"{first}-{last}"))
 
     def take(group: bpy.types.NodeTree, result: dict[str, Any]) -> str:
         show_results(group, request.folder)
@@ -93,24 +96,28 @@ def preview(tree: bpy.types.NodeTree, scene: bpy.types.Scene, scene_frame: int) 
         shown = [footage.to_scene(clip, path, n) for n in (first, last)]
         raise UserError(f"The clip shows nothing at frame {scene_frame}; it lasts from {shown[0]} to {shown[1]}.")
     request = settings.make_job(tree.bgm, scene, preferences.device(), (first, last))
-    request.data["output"] |= {"foreground": True, "matte": False, "error": False, "deliver": []}
-    folder = request.folder / "preview" / "parts"
+    folder = request.folder / "preview" / _SESSION
+    output = {"folder": str(folder), "foreground": True, "matte": False, "error": False, "deliver": []}
+    request.data["output"] |= output
     commands = _plate_commands(tree.bgm, request)
-    job = request.write("preview.yaml")
-    commands.append(protocol.Preview(job=str(job), frame_number=number, output=str(folder)))
+    job = request.write(f"preview/{_SESSION}/job.yaml")
+    commands.append(protocol.Preview(job=str(job), frame_number=number, output=str(folder / "parts")))
     spaces = {kind: node.color_space("foreground", path.with_suffix(kind), clip) for kind in (".png", ".exr")}
+
+    def clear(*_: Any) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
 
     def take(group: bpy.types.NodeTree, result: dict[str, Any]) -> str:
         foreground = Path(result["foreground"])
-        path = request.folder / "preview" / f"preview{foreground.suffix}"
-        show_preview(Path(result["alpha"]), foreground, spaces[path.suffix], path)
-        shutil.rmtree(folder, ignore_errors=True)
-        job.unlink(missing_ok=True)
+        # To compress PNG, or read it again, takes seconds of a large frame, in which Blender's window stands still
+        path = request.folder / "preview" / ("preview.exr" if foreground.suffix == ".exr" else "preview.tga")
+        show_preview(Path(result["alpha"]), foreground, spaces[foreground.suffix], path)
+        clear()
         return f"Preview of frame {scene_frame}"
 
     warnings = settings.scaling_words(tree.bgm)
     made = f"The preview of frame {scene_frame} is made"
-    runner.start(_task(tree, f"Preview frame {scene_frame}", commands, made, take, warnings=warnings))
+    runner.start(_task(tree, f"Preview frame {scene_frame}", commands, made, take, clear, warnings))
 
 
 def make_plate(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:
@@ -196,12 +203,13 @@ def matte_strip(scene: bpy.types.Scene, strip: bpy.types.Strip) -> None:
     tree = sequencer.group_for_strip(scene, strip)
     check_idle(tree)
     tree.bgm.use_matte = True
-    scene_uid, strip_name = scene.session_uid, strip.name
+    scene_uid, scene_name, strip_name = scene.session_uid, scene.name, strip.name
     others = {other.name for other in sequencer.all_strips(scene) if other != strip}
 
     def add(group: bpy.types.NodeTree) -> list[str]:
-        target = next((other for other in bpy.data.scenes if other.session_uid == scene_uid), None)
-        # It may have been renamed
+        # The file may have been opened again, the strip renamed
+        named = bpy.data.scenes.get(scene_name)
+        target = next((other for other in bpy.data.scenes if other.session_uid == scene_uid), named)
         source = sequencer.source_strip(target, group, strip_name, others) if target else None
         if target is None or source is None:
             raise UserError(f"The matte is made, but its strip {strip_name} is gone.")
@@ -248,7 +256,7 @@ def show_preview(alpha_path: Path, foreground_path: Path, space: str, path: Path
     drawn = bpy.data.images.new("preview", width, height, alpha=True, float_buffer=is_float)
     node.set_color_space(drawn, "Non-Color")
     drawn.pixels.foreach_set(rgba)
-    drawn.filepath_raw, drawn.file_format = str(path), "OPEN_EXR" if is_float else "PNG"
+    drawn.filepath_raw, drawn.file_format = str(path), "OPEN_EXR" if is_float else "TARGA_RAW"
     drawn.save()
     bpy.data.images.remove(drawn)
 
@@ -256,6 +264,7 @@ def show_preview(alpha_path: Path, foreground_path: Path, space: str, path: Path
     shown.name = PREVIEW_IMAGE
     shown.filepath = node.storable(path)
     node.set_color_space(shown, space)
+    shown.alpha_mode = "STRAIGHT"  # Blender takes EXR for premultiplied
     shown.reload()
     _draw_thumbnail(shown, rgba.reshape(height, width, 4))
     editors = [
@@ -274,6 +283,8 @@ def _draw_thumbnail(image: bpy.types.Image, rgba: Any) -> None:
     """The panel's small picture: the cut-out over grey, where Blender's own thumbnail leaves the alpha out."""
     step = max(1, max(rgba.shape[:2]) // 256)
     small = rgba[::step, ::step].copy()
+    if image.is_float:
+        small[..., :3] = small[..., :3].clip(0, 1) ** (1 / 2.2)  # much as it is displayed
     small[..., :3] = small[..., :3] * small[..., 3:] + 0.4 * (1 - small[..., 3:])
     small[..., 3] = 1.0
     thumbnail = image.preview_ensure()
@@ -355,13 +366,13 @@ def _task(
         take: as a task's `on_result`, called with the group.
         stop: as a task's `on_stop`, likewise; not at all where group or clip are gone.
     """
-    uid, clip_uid = tree.session_uid, tree.bgm.clip.session_uid
+    path = settings.file_path(tree.bgm.clip)
 
     def has_clip(group: bpy.types.NodeTree) -> bool:
-        return group.bgm.clip is not None and group.bgm.clip.session_uid == clip_uid
+        return group.bgm.clip is not None and settings.file_path(group.bgm.clip) == path
 
     def on_result(result: dict[str, Any]) -> str:
-        group = runner.find_group(uid)
+        group = runner.find_group(task.group_uid)
         if group is not None and has_clip(group):
             return take(group, result)
         task.light = "amber"
@@ -373,11 +384,11 @@ def _task(
         )
 
     def on_stop() -> None:
-        group = runner.find_group(uid)
+        group = runner.find_group(task.group_uid)
         if group is not None and has_clip(group):
             stop(group)
 
-    task = runner.Task(title, commands, on_result, uid, on_stop, warnings=list(warnings))
+    task = runner.Task(title, commands, on_result, tree.session_uid, on_stop, warnings=list(warnings))
     return task
 
 

@@ -95,7 +95,7 @@ def run(id: str, command: protocol.Message, cancelled: set[str]) -> str:
         send(protocol.Result(made), id)
     elif isinstance(command, protocol.Matte):
         job = json.loads(Path(command.job).read_text())
-        first, last = job["frames"]
+        first, last = map(int, command.frames.split("-")) if command.frames else job["frames"]
         output = job["output"]
         names = ["alpha"] + [name for name in ("foreground", "matte", "error") if output[name]]
         for number in range(first, last + 1):

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -352,6 +353,8 @@ def test_the_other_operators(version: str, archive: Path, fake_engine: Path, seq
     assert result["preview"]["size"] == [WIDTH, HEIGHT]
     expected = np.dstack([foreground, alpha])[-1, :2].reshape(-1)
     np.testing.assert_allclose(result["preview"]["pixels"], expected, atol=1 / 255)
+    # Premultiplied, as Blender has floats; and the thumbnail's, encoded and over grey
+    assert result["float preview"] == pytest.approx([0.125, 0.25 * 0.5 ** (1 / 2.2) + 0.75 * 0.4], abs=0.01)
     assert result["left behind"] == ["preview"]
     assert result["from clip"]["frames"] == [1003, 1004]
     assert result["from clip"]["footage"]["color_space"] == "srgb"
@@ -400,10 +403,17 @@ def test_what_a_day_brings(version: str, archive: Path, fake_engine: Path, seque
     assert result["findings"] == [1, 0, 0]
     assert result["copy"] == ["other", "copy"]
     assert result["copies"] == [
-        ["Matting shot_v2", "//matting/Matting_shot_v2/"],
+        ["Matting shot_v2 deleted", "//matting/Matting_shot_v2/"],
         ["Matting b.001", "//matting/Matting_b_001/"],
         ["Hero", "//matting/Matting_shot_v2/"],
+        ["Matting shot_v2", "//matting/Matting_shot_v2/"],
     ]
+    passed = "This footage has not been matted yet: the node passes it through."
+    assert result["relinked"] == [
+        ["Clip", "//matting/Matting_v2/", passed, False],
+        ["Alpha Matte", "//matting/Matting_b_001/", "", True],
+    ]
+    assert result["accents"] == ["//matting/Matting_Caf\u00e9_Nu\u00f1oa-2/", "//matting/Matting_b_001/"]
     assert result["failed"] == ["ERROR", "ERROR"]
     assert result["stopped"] == "stopped"
     assert result["lengths"] == [6, 6]
@@ -430,17 +440,21 @@ def test_nothing_is_taken_for_another(
     other.write_bytes(sequence.read_bytes())
     setup = {"zip": archive, "footage": sequence, "other": other}
     result = run_blender(version, "mixups.py", fake_engine, tmp_path, **setup)
-    whole = "MakePlate 1001-1012"  # the second time for footage that is newer
-    assert result["plates"] == ["MakePlate 1001-1002", whole, "Matte", "Matte", whole, "Diagnose", "Matte"]
+    whole = "1001-1012"  # the second time for footage that is newer
+    plates = ["MakePlate 1001-1002", f"MakePlate {whole}", "Matte 1001-1002", f"Matte {whole}"]
+    assert result["plates"] == [*plates, f"MakePlate {whole}", "Diagnose", f"Matte {whole}"]
     folder = tmp_path / "matting" / "Matting_shot_v2"
     made = {"matte": f"The matte is in {folder}", "plate": f"The clean plate is {folder}", "check": "The plate is"}
     for job, (status, plate, findings, shown) in result["other clip"].items():
         assert status.startswith(made[job]) and "the node Matting b no longer has this clip" in status
         assert (plate, findings, shown) == ("NONE", 0, "Alpha Matte")
+    assert "the node Matting shot_v2 no longer has this clip" in result["other file"]
     for (message, images), start in zip(
         result["another file"], (made["matte"], made["plate"], "The prev"), strict=True
     ):
         assert message.startswith(start) and message.endswith("its node is no longer in this file.") and not images
+    assert result["opened again"] == "12 frames, 1001 to 1012"
+    assert result["with a warm engine"] == "Working"  # not "Starting the engine"
     assert result["two of one clip"] == [True, True]
     assert result["no users"] == ["", "", True]
     can_add, refusal, added = result["shader editor"]
@@ -448,6 +462,7 @@ def test_nothing_is_taken_for_another(
     assert result["linked folder"] == str(folder)
     assert all("is linked from another file." in words for words in result["not kept"]), result["not kept"]
     assert result["linked strip"] and result["of one name"] and not result["local"]
+    assert result["beside a linked one"] == "//matting/Matting_shot_v2/"
     assert result["made local"] == ["", str(tmp_path / "work" / "matting" / "Matting_shot_v2")]
     assert result["renamed output"] == ["", "", ""]
     assert result["renamed control"] == [["Background", "Matte", "Crush", "White Level", "Dilate Size"], 0]
@@ -458,10 +473,29 @@ def test_nothing_is_taken_for_another(
     assert result["previews"] == ["Matting shot_v2"]
     assert f"holds the matte of {sequence}" in result["folder of another"]
     assert result["copied project"] == ["", "", ""]
+    *errors, picture = result["still"]
+    assert errors == ["", ""]
+    np.testing.assert_allclose(read_image(picture)[..., 0], alpha_of(1, WIDTH, HEIGHT) / 65535, atol=1e-6)
     assert result["nested"] == "Second"
     assert result["~/mattes"] == str(Path.home() / "mattes")
     assert result["mattes/a"] == str(tmp_path / "mattes" / "a")
+    assert result["//mattes\\b\\"] == str(tmp_path / "mattes" / "b")
     assert result["status bar"]
+
+
+def test_two_blenders_on_one_folder(archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path) -> None:
+    """The same file is open twice, say: neither takes the other's job or preview for its own."""
+
+    def blender(first: int, last: int) -> Any:
+        variables = {"BLENDER_USER_RESOURCES": str(tmp_path / f"user {first}")}
+        setup = {"zip": archive, "footage": sequence, "frames": [first, last], "variables": variables}
+        return run_blender("5.2", "two.py", fake_engine, tmp_path, **setup)["said"]
+
+    with ThreadPoolExecutor(2) as both:
+        one, two = both.map(blender, (1, 7), (6, 12))
+    assert one == ["", "6 frames, 1001 to 1006", *[""] * 10]
+    assert two == ["", "6 frames, 1007 to 1012", *[""] * 10]
+    assert [path.name for path in (tmp_path / "results" / "preview").iterdir()] == ["preview.tga"]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -595,9 +629,11 @@ def test_in_the_application(application: list[str], archive: Path, tmp_path: Pat
     assert (result["state"], result["message"]) == ("finished", "24 frames, 1 to 24")
     assert result["wired"] == [1, 24, True]  # after an undo in the middle of the job
     assert result["undone"] and "its node is no longer in this file" in result["redone"][0] and result["redone"][1]
-    assert (result["cancelled"], result["waited"]) == ("cancelled", "finished")
+    assert (result["cancelled"], result["redo"], result["waited"]) == ("cancelled", True, "finished")
     assert result["other file"][0] == "finished" and "no longer in this file" in result["other file"][1]
     assert result["failure"][0] == "failed" and "plate.png" in result["failure"][1]
+    assert result["moved"] == [7, 1] and result["relinked"] == [False, True]
+    assert result["popped up"] == 3 * ["Matte footage.mp4"]  # two jobs without their node, one that failed
     assert result["during a move"]
     assert result["during a stroke"] == [True, True] and result["after a stroke"] == ["finished", 0]
     assert not is_running(result["engine"])  # it ended with Blender

@@ -98,6 +98,14 @@ def test_death_is_told_in_words(start: Callable[..., EngineClient], tmp_path: Pa
     assert isinstance(error, protocol.Error) and done == protocol.Done("failed")
 
 
+def test_a_python_that_is_too_old(start: Callable[..., EngineClient]) -> None:
+    client = start(("-c", "import sys; sys.version_info = (3, 10, 12); import core"))
+    error, _ = answers_to(client, client.send(protocol.Hello()))
+    assert isinstance(error, protocol.Error)
+    assert error.message.startswith(f"The engine needs Python 3.11 or newer; {sys.executable} is ")
+    assert error.message.endswith(". In the preferences choose another, or Own Environment.")
+
+
 def test_an_engine_killed_from_outside(start: Callable[..., EngineClient]) -> None:
     client = start()
     id = client.send(protocol.Hello())
@@ -126,6 +134,18 @@ def test_silence_counts_as_stuck(start: Callable[..., EngineClient]) -> None:
     assert isinstance(error, protocol.Error) and "gave no answer for 0 seconds" in error.message.replace("1 s", "0 s")
     assert done == protocol.Done("failed")
     assert not client.alive
+
+
+def test_patience_outlasts_a_sleep(start: Callable[..., EngineClient], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that slept for a night, Blender and engine with it: on Windows its clock went on."""
+    client = start(manner="silent", patience=600.0)
+    client.send(protocol.DryRun(frames=1))
+    assert client.drain() == []
+    woken, second = time.monotonic() + 8 * 3600, 0
+    monkeypatch.setattr("bgm_blender_addon.client.time", SimpleNamespace(monotonic=lambda: woken + second))
+    while not client.drain():
+        second += 5
+    assert second == 605  # from when it woke
 
 
 def test_patience_begins_with_the_command(start: Callable[..., EngineClient]) -> None:
@@ -195,7 +215,9 @@ def test_find_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         environment.find_python(str(tmp_path / "python"), tmp_path)
     assert environment.find_python(sys.executable, tmp_path) == Path(sys.executable)
     folder = Path(sys.executable).parent.parent
-    assert environment.find_python(str(folder), tmp_path) == environment.environment_python(folder)
+    assert environment.find_python(f'"{folder}" ', tmp_path) == environment.environment_python(folder)
+    (tmp_path / "python.exe").touch()
+    assert environment.find_python(str(tmp_path), tmp_path) == tmp_path / "python.exe"
     monkeypatch.setenv(environment.PYTHON_VARIABLE, sys.executable)
     assert environment.find_python(None, tmp_path) == Path(sys.executable)
     monkeypatch.setenv(environment.PYTHON_VARIABLE, str(tmp_path / "gone"))

@@ -79,9 +79,19 @@ def main() -> None:
     scene.frame_set(10)  # number 1001 + 10 - 5 - 3
     assert not error_of(ops.matte_frame)
     preview = bpy.data.images["Matting Preview"]
-    result["preview"] = {"size": list(preview.size), "pixels": [round(v, 6) for v in preview.pixels[:8]]}
+    preview.alpha_mode = "PREMUL"  # as it comes from EXR
     assert not error_of(ops.matte_frame)  # again, into the same image
+    result["preview"] = {"size": list(preview.size), "pixels": [round(v, 6) for v in preview.pixels[:8]]}
     assert len([image for image in bpy.data.images if image.name.startswith("Matting Preview")]) == 1
+    parts = [folder / "alpha.exr", folder / "foreground.exr"]
+    for path, value in zip(parts, (0.25, 0.5), strict=True):
+        part = bpy.data.images.new("part", 4, 4, float_buffer=True)
+        part.colorspace_settings.name = "Non-Color"
+        part.pixels = 16 * [value, value, value, 1.0]
+        part.filepath_raw, part.file_format = str(path), "OPEN_EXR"
+        part.save()
+    shown = addon("tasks").show_preview(*parts, "Linear Rec.709", folder / "preview.exr")
+    result["float preview"] = [shown.pixels[0], shown.preview.image_pixels_float[0]]
     folder_of_results = addon("settings").output_folder(bgm)
     result["left behind"] = sorted(path.name for path in folder_of_results.iterdir())
 

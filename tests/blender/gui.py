@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """In the Blender application: matte a clip by the operator while the window stays alive, and take pictures of it."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -80,6 +81,8 @@ def steps() -> Iterator[object]:
     scene.render.resolution_x = 1920  # not the clip's: the panel offers to change that
     plate = bpy.data.images.load(ARGS["plate"])
     bpy.ops.wm.save_as_mainfile(filepath=str(FOLDER / "shot.blend"))
+    popped = []
+    pop_up, runner.pop_up = runner.pop_up, lambda *words: popped.append(words) or pop_up(*words)
 
     window().workspace = bpy.data.workspaces["Compositing"]
     yield 1.0
@@ -132,7 +135,8 @@ def steps() -> Iterator[object]:
         ui_step(bpy.ops.ed.redo)
     result["redone"] = [runner.task.message, name in bpy.data.node_groups]
 
-    # A second node's job waits for the first one's; that is cancelled, and the second begins
+    # A second node's job waits for the first one's; that is cancelled, what was undone before can be redone, and the
+    # second begins
     tree = bpy.data.node_groups[name]
     tree.bgm.use_matte = True
     yield 1.0  # the editor finds its tree again when it is drawn
@@ -143,15 +147,20 @@ def steps() -> Iterator[object]:
     second.location = (0, 400)
     second_name = second.node_tree.name
     second.node_tree.bgm.output_folder = "//matting/second/"
+    for message in ("The cut-out", "Something that is undone"):
+        ui_step(bpy.ops.ed.undo_push, message=message)
+    ui_step(bpy.ops.ed.undo)
     ui_step(bpy.ops.bgm.matte_clip, group=name)
     ui_step(bpy.ops.bgm.matte_clip, group=second_name)
     yield lambda: runner.task.factor > 0.1
     picture("compositor_waiting")
     ui_step(bpy.ops.bgm.cancel)
+    yield lambda: not runner.waiting
+    result["redo"] = can(bpy.ops.ed.redo)
     yield lambda: not runner.busy()
     groups = [bpy.data.node_groups[each] for each in (name, second_name)]
     result["cancelled"], result["waited"] = (runner.ended[group.session_uid].state for group in groups)
-    nodes = area.spaces.active.edit_tree.nodes
+    nodes = bpy.context.scene.compositing_node_group.nodes
     first, added = (next(node for node in nodes if getattr(node, "node_tree", None) == group) for group in groups)
     nodes.remove(added)
     first.select, nodes.active = True, first
@@ -203,6 +212,22 @@ def steps() -> Iterator[object]:
     yield 0.5
     picture("clip_editor")
 
+    # A clip that is moved in time, undone too, and one that is given another file
+    ui_step(bpy.ops.ed.undo_push, message="As it was")
+    area.spaces.active.clip.frame_start = 7
+    yield 0.5
+    starts = [bpy.data.node_groups[name].nodes["Alpha Matte"].frame_start]
+    ui_step(bpy.ops.ed.undo_push, message="Moved")
+    ui_step(bpy.ops.ed.undo)
+    yield 0.5
+    result["moved"] = [*starts, bpy.data.node_groups[name].nodes["Alpha Matte"].frame_start]
+    clip, alpha = area.spaces.active.clip, bpy.data.node_groups[name].nodes["Alpha Matte"].outputs["Image"]
+    path, linked = clip.filepath, []
+    for clip.filepath in (shutil.copy(ARGS["footage"], str(FOLDER / "another.mp4")), path):
+        yield 0.5
+        linked.append(alpha.is_linked)
+    result["relinked"] = linked
+
     scene = bpy.context.scene
     scene.render.fps = 24
     sequencer = addon("sequencer")
@@ -234,6 +259,7 @@ def steps() -> Iterator[object]:
     ui_step(bpy.ops.bgm.matte_clip, group=name)
     yield lambda: not runner.busy()
     result["failure"] = [runner.task.state, runner.task.message]
+    result["popped up"] = [title for title, message in popped]
     yield 0.5
     picture("failure")
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import Drawn, addon, error_of, finish, install, load_clip, matting_node
+from common import Drawn, addon, connect, error_of, finish, install, load_clip, matting_node, render, size_scene
 
 args = install()
 folder = Path(args["folder"])
@@ -78,6 +78,12 @@ def other_clip(tree: bpy.types.NodeTree, other: bpy.types.MovieClip) -> None:
         tree.bgm.clip = clip
         said[name].append(shown(tree))
     result["other clip"] = said
+    path = clip.filepath
+    with meanwhile():
+        ops.matte_clip()
+        result["with a warm engine"] = addon("runner").task.message
+        clip.filepath = other.filepath
+    result["other file"], clip.filepath = tree.bgm.status, path
 
 
 def folder_of_another(tree: bpy.types.NodeTree, other: bpy.types.MovieClip) -> None:
@@ -169,7 +175,7 @@ def no_users(clip: bpy.types.MovieClip) -> None:
 
 def folders(tree: bpy.types.NodeTree) -> None:
     written = tree.bgm.output_folder
-    for text in ("~/mattes", "mattes/a"):
+    for text in ("~/mattes", "mattes/a", "//mattes\\b\\"):
         tree.bgm.output_folder = text
         result[text] = str(addon("settings").output_folder(tree.bgm))
     tree.bgm.output_folder = written
@@ -186,7 +192,7 @@ def nested_scene(other: bpy.types.MovieClip) -> None:
 
 
 def another_file(name: str) -> None:
-    """A job that ends in another file leaves nothing in it."""
+    """A job that ends in another file leaves nothing in it; one's own may be closed and opened again meanwhile."""
     bpy.ops.wm.save_as_mainfile(filepath=str(folder / "elsewhere.blend"), copy=True)
     said = []
     for operator in (ops.matte_clip, ops.make_plate, ops.matte_frame):
@@ -196,6 +202,12 @@ def another_file(name: str) -> None:
             bpy.ops.wm.read_homefile(use_empty=True)
         said.append([addon("runner").task.message, len(bpy.data.images)])
     result["another file"] = said
+    bpy.ops.wm.open_mainfile(filepath=str(folder / "shot.blend"))
+    with meanwhile():
+        ops.matte_clip(group=name)
+        bpy.ops.wm.read_homefile(use_empty=True)
+        bpy.ops.wm.open_mainfile(filepath=str(folder / "shot.blend"))
+    result["opened again"] = addon("runner").task.message
 
 
 def linked(name: str) -> None:
@@ -238,6 +250,9 @@ def linked(name: str) -> None:
     result["local"] = error_of(ops.matte_clip, group=name)
     editor = context(type="NODE_EDITOR", edit_tree=node.id_data)
     result["of one name"] = operators.find_tree(editor, name) == group
+    bpy.data.node_groups.remove(local)
+    node.id_data.nodes.remove(node)
+    result["beside a linked one"] = addon("node").new_group(load_clip(args["footage"])).bgm.output_folder
 
 
 def made_local(name: str) -> None:
@@ -306,6 +321,19 @@ def copied_project() -> None:
     result["copied project"] = [*said, error_of(ops.use_results), error_of(ops.matte_clip)]
 
 
+def still() -> None:
+    """A single picture, without a number, is shown at every frame, and so is its matte."""
+    scene = bpy.context.scene
+    size_scene(scene, 67, 45)
+    clip = load_clip(shutil.copy(args["footage"], str(folder / "still.png")))
+    node = addon("node").add_to_scene(scene, addon("node").new_group(clip))
+    node.node_tree.bgm.plate_source, node.node_tree.bgm.output_folder = "NONE", str(folder / "still")
+    scene.frame_set(50)
+    said = [error_of(operator, group=node.node_tree.name) for operator in (ops.matte_frame, ops.matte_clip)]
+    connect(scene, node, "Alpha")
+    result["still"] = [*said, render(scene, 50, folder / "still.exr")]
+
+
 def main() -> None:
     clip, other = load_clip(args["footage"]), load_clip(args["other"])
     bpy.ops.wm.save_as_mainfile(filepath=str(folder / "shot.blend"))
@@ -328,6 +356,7 @@ def main() -> None:
     made_local(name)
     first_save()
     copied_project()
+    still()
     finish(**result)
 
 

@@ -3,6 +3,7 @@
 
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -77,9 +78,32 @@ def main() -> None:
     copies[2].name = "Hero"
     for copy in copies[1:]:
         copy.bgm.clip = other
+    copies.append(addon("node").new_group(clip))  # again, as its node was deleted
     result["copies"] = [[copy.name, copy.bgm.output_folder] for copy in copies]
     for copy in copies:
         bpy.data.node_groups.remove(copy)
+
+    # A clip that is given another file is as another clip; with its own again, its matte is shown
+    own = load_clip(args["other"])
+    group = addon("node").new_group(own)
+    group.use_fake_user, group.bgm.plate_source, group.bgm.use_matte = True, "NONE", True
+    assert not error_of(ops.matte_clip, group=group.name)
+    relinked = []
+    for own.filepath in (str(shutil.copy(args["footage"], folder / "v2.0007.png")), args["other"]):
+        addon("node").follow_files()
+        has_cut_out = addon("sequencer").has_cut_out(group)
+        relinked.append([shown(group), group.bgm.output_folder, group.bgm.status, has_cut_out])
+    result["relinked"] = relinked
+    bpy.data.node_groups.remove(group)
+
+    # Accents stay in the folder's name; one that an older version named without them follows the clip, too
+    accented = shutil.copy(args["footage"], folder / "Cafe\u0301 Nu\u00f1oa-2.1001.png")  # the first as macOS has it
+    group = addon("node").new_group(load_clip(str(accented)))
+    result["accents"] = [group.bgm.output_folder]
+    group.bgm.output_folder = "//matting/Matting_Caf__Nu_oa-2/"
+    group.bgm.clip = other
+    result["accents"].append(group.bgm.output_folder)
+    bpy.data.node_groups.remove(group)
 
     # A stopped job's frames are shown
     bgm.output_folder = "//matting/stopped/"
