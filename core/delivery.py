@@ -187,7 +187,9 @@ def deliver(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            "a folder that can be written", f"{folder}: {error.strerror}", "Move the file that is in its place"
+            "a folder that can be written",
+            f"{folder}: {error.strerror}",
+            "Allow writing there, or move a file of that name",
         ) from None
     with suppress(OSError):  # another engine may have taken one away; the rest is for the next delivery
         for part in folder.glob(".*.part.*"):

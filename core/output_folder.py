@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import tempfile
 import threading
 import time
 from bisect import bisect_left
@@ -354,9 +355,8 @@ def make_folders(*folders: Path) -> None:
     try:
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
-        probe = folders[-1] / f".{os.getpid()}.part.probe"
-        probe.touch()
-        probe.unlink(missing_ok=True)
+        with tempfile.TemporaryFile(dir=folders[-1]):  # without a name, where that goes: a kill leaves nothing
+            pass
     except OSError as error:
         raise OutputError(
             "a folder that can be written", f"{folders[-1]}: {error.strerror}", "Choose another output folder"

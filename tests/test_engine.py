@@ -894,7 +894,7 @@ def test_two_engines_share_a_folder(shot, tmp_path):
 
 def test_a_report_is_not_written_over_by_an_engine_that_has_seen_less(job, monkeypatch):
     """One that finishes while another is at its report: what it delivered then lacked its own frames."""
-    write_whole, others = frame_io.write_whole, []
+    write_whole, others = output_folder.write_whole, []
 
     def slowly(path, *arguments, **options):
         if path.name == "report.json" and not others:
@@ -903,7 +903,7 @@ def test_a_report_is_not_written_over_by_an_engine_that_has_seen_less(job, monke
             others[0].join(4)
         return write_whole(path, *arguments, **options)
 
-    monkeypatch.setattr(frame_io, "write_whole", slowly)
+    monkeypatch.setattr(output_folder, "write_whole", slowly)
     engine.run_job(job, (1, 2))
     others[0].join()
     report = json.loads((Path(job.output.folder) / "report.json").read_text())
