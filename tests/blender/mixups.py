@@ -187,7 +187,7 @@ def nested_scene(other: bpy.types.MovieClip) -> None:
     outer = bpy.data.node_groups.new("Look", "CompositorNodeTree")
     node.add_to_tree(outer, group)
     node.compositor_tree(second).nodes.new("CompositorNodeGroup").node_tree = outer
-    result["nested"] = addon("command")._scene_of(group).name
+    result["nested"] = addon("tasks")._scene_of(group).name
     bpy.data.node_groups.remove(group)
 
 
