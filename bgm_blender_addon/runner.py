@@ -282,7 +282,7 @@ def _end(task: Task, outcome: str) -> None:
         task.message = "Cancelled"
     else:
         task.message = task._error or "The engine failed without giving a reason; see its log."
-    if outcome != "finished":
+    if outcome != "finished" and task._id:  # else it never began
         try:
             task.on_stop()
         except Exception:  # how it ended is what the user is told

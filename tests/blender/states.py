@@ -163,6 +163,11 @@ def main() -> None:
     assert not error_of(ops.cancel, group=queue[1].name)
     result["ends"] = [pump(), [shown(group) for group in queue], [outcome(group)[0] for group in queue]]
 
+    stopped: list[str] = []
+    runner.waiting.append(runner.Task("Never begun", [], str, queue[1].session_uid, lambda: stopped.append("stopped")))
+    runner.cancel(queue[1])
+    result["never begun"] = stopped  # there is nothing to show of it
+
     for group in queue[:2]:
         assert not error_of(ops.matte_clip, group=group.name)
     engine = os.environ["BGM_ENGINE_PYTHON"]
