@@ -492,11 +492,9 @@ def _follow(tree: bpy.types.NodeTree) -> None:
 def _start(clip: bpy.types.MovieClip) -> int:
     """The scene frame from which on the first of a clip's frames is shown."""
     path = settings.file_path(clip)
-    return (
-        _FIRST_OF_ALL
-        if footage.is_still(clip, path)
-        else footage.to_scene(clip, path, footage.first_number(clip, path))
-    )
+    if footage.is_still(clip, path):
+        return _FIRST_OF_ALL
+    return footage.to_scene(clip, path, footage.first_number(clip, path))
 
 
 def _set_frames(tree: bpy.types.NodeTree, values: dict[str, int]) -> None:

@@ -51,11 +51,15 @@ class Task:
     def running(self) -> bool:
         return self.state == "running"
 
+    @property
+    def pending(self) -> bool:
+        return self.state in ("waiting", "running")
+
 
 task: Task | None = None  # the one that runs, or the last that ran
-waiting: list[Task] = []  # those that run after it
-ended: dict[int, Task] = {}  # the last one of each group, by its `group_uid`
 maker: environment.EnvironmentMaker | None = None  # likewise
+waiting: list[Task] = []  # those that run after `task`
+ended: dict[int, Task] = {}  # the last one of each group, by its `group_uid`
 engine: protocol.Engine | None = None  # what the engine last said of itself
 _client: EngineClient | None = None
 _drawn: Any = None  # what the screen shows of it
@@ -80,8 +84,11 @@ def progress() -> tuple[float, str, str]:
 
 def task_of(tree: bpy.types.NodeTree) -> Task | None:
     """A group's task that runs or waits."""
-    tasks = (task, *waiting) if task is not None and task.running else waiting
-    return next((each for each in tasks if each.group_uid == tree.session_uid), None)
+    return next((each for each in _tasks() if each.pending and each.group_uid == tree.session_uid), None)
+
+
+def _tasks() -> list[Task]:
+    return waiting if task is None else [task, *waiting]
 
 
 def start(new_task: Task) -> None:
@@ -149,17 +156,18 @@ def find_group(uid: int) -> bpy.types.NodeTree | None:
 
 def _leave_file(*_: Any) -> None:
     """Another file is about to be opened."""
-    for each in (task, *waiting):
-        group = find_group(each.group_uid) if each is not None else None
-        if each is not None and group is not None:
+    for each in _tasks():
+        group = find_group(each.group_uid)
+        if group is not None:
             each._left = bpy.data.filepath, group.name
 
 
 def _enter_file(*_: Any) -> None:
     """A file was opened: a task's own again, or reverted, has its group under another uid."""
-    for each in (task, *waiting):
-        group = bpy.data.node_groups.get(each._left[1]) if each is not None else None
-        if each is not None and group is not None and bpy.data.filepath == each._left[0]:
+    for each in _tasks():
+        path, name = each._left
+        group = bpy.data.node_groups.get(name)
+        if group is not None and bpy.data.filepath == path:
             each.group_uid = group.session_uid
 
 

@@ -34,11 +34,9 @@ from .movies import MovieFootage
 MAX_PARTS = 64  # of a multipart EXR that are searched for colour
 MAX_SPAN = 8  # channels that are decoded at once to get at R, G and B among them
 
-
 _WIDE = {"int", "uint", "int64", "uint64"}  # OpenImageIO's names for more than 16 bits
 _LOG = {"KodakLog", "Printing density"}  # what OpenImageIO and DPX call film's encodings
 _REC709 = 0.64, 0.33, 0.3, 0.6, 0.15, 0.06, 0.3127, 0.329  # x and y of red, green, blue and white
-
 
 oiio.attribute("openexr:core", 1)  # OpenEXR's newer reader: a quarter less time where each row is deflated by itself
 

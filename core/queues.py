@@ -31,17 +31,17 @@ class ReadAhead:
         self._thread = threading.Thread(target=self._read, args=(footage, numbers, spare), daemon=True)
 
     def _read(self, footage: Footage, numbers: list[int], spare: Collection[int]) -> None:
-        left = numbers
+        done = 0
         try:
             for item in footage.frames(numbers):
                 self._put(item)
                 if self._stop.is_set():
                     return
-                left = left[1:]
+                done += 1
             self._put(None)
         except Exception as error:
-            if isinstance(error, FootageError) and left and left[0] in spare:
-                self._read(footage, left[1:], spare)
+            if isinstance(error, FootageError) and done < len(numbers) and numbers[done] in spare:
+                self._read(footage, numbers[done + 1 :], spare)
             else:
                 self._put(error)
 
