@@ -12,6 +12,7 @@ from typing import Any
 
 import safetensors
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -26,6 +27,8 @@ _ARCHITECTURES: dict[str, type[nn.Module]] = {
     architecture.__name__: architecture for architecture in (MattingBase, MattingRefine, RecurrentMatting)
 }
 _FIRST_LAYERS = ("backbone.conv1.weight", "backbone.features.0.0.weight")
+# SolvingRefiner's layers that the least alpha enters; files from before it have fewer channels
+_GROWN = tuple(f"refiner.{layer}" for layer in ("trunk.0.weight", "head.0.weight", "predict.weight", "predict.bias"))
 _WEIGHTS = Path(__file__).parent / "weights"
 
 
@@ -145,9 +148,18 @@ def _initialise(model: nn.Module, weights: Weights, path: Path) -> list[str]:
 
 
 def _complete(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Add the batch norms' counters, which old checkpoints do not have and inference does not read."""
+    """Add what old checkpoints do not have: zeros for channels that came later, and the batch norms' counters."""
     counters = {key: value for key, value in expected.items() if key.endswith(".num_batches_tracked")}
-    return counters | dict(state)
+    grown = {key: _grown(state[key], expected[key].shape) for key in _GROWN if key in state and key in expected}
+    return counters | dict(state) | grown
+
+
+def _grown(value: Tensor, shape: torch.Size) -> Tensor:
+    """With zeros behind, if that makes it of this shape."""
+    missing = [new - old for old, new in zip(value.shape, shape, strict=False)]
+    if value.dim() != len(shape) or min(missing) < 0:
+        return value
+    return F.pad(value, [n for count in reversed(missing) for n in (0, count)])
 
 
 def _misfits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, str]:

@@ -51,6 +51,7 @@ class Stage:
     batch: int = 6  # clips, looks, or windows, per step of one process
     downsample_ratio: float | tuple[float, float] = 1.0  # scale of the network's input; each step draws from a range
     part: str = "coarse"  # what learns, see `PARTS`; "decoder" and "review" are the last of "coarse"
+    fixed_norm: bool = False  # refiner: batch norm goes on with the statistics that it has; for trained weights
     mix: dict[str, float] = dataclasses.field(default_factory=dict)  # changes to `core.data.clips.Mix`
 
 
@@ -66,7 +67,7 @@ PARTS: dict[str, tuple[str, ...]] = {
 ON_LOOKS = ("decoder", "review", "see-through")
 ERROR_WEIGHT = 0.1
 OVERSHOOT_WEIGHT = 1e-3
-WINDOW_WEIGHTS = {"pha_l1": 1.0, "pha_gradient": 2.0, "fgr_l1": 0.5}
+WINDOW_WEIGHTS = {"pha_l1": 1.0, "pha_gradient": 4.0, "fgr_l1": 0.5}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -164,11 +165,12 @@ def stage_batches(
                 for step, batch in enumerate(load(stage.batch, first, stage.steps), begin + first):
                     yield _smaller(batch, draw(seed + step)) | {"part": stage.part}
             else:
-                entered, end = first // windows.STEPS, -(-stage.steps // windows.STEPS)
+                entered, end = windows.first_group(first), -(-stage.steps // windows.STEPS)
                 groups = enumerate(load(windows.CLIPS, entered, end), entered + 1000 * number)
                 cut = functools.partial(windows.cut_training_windows, model)
                 found = (cut(batch, draw(seed + group), [seed, group]) for group, batch in groups)
-                yield from windows.draw_windows(found, stage.batch, seed, first, stage.steps)
+                for batch in windows.draw_windows(found, stage.batch, seed, first, stage.steps):
+                    yield batch | {"fixed_norm": stage.fixed_norm}
         begin += stage.steps
 
 
@@ -205,6 +207,7 @@ def compute_losses(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(PARTS[part]))
     if part == "refiner":
+        cast(SolvingRefiner, model.refiner).train(not batch.get("fixed_norm"))
         return _window_losses(model, batch)
     if "looks" in batch:
         return _look_losses(cast(RecurrentMatting, model), batch["looks"])

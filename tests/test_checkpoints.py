@@ -15,7 +15,7 @@ import torch
 
 from core.checkpoints import initialise_model, load_model, save_model
 from core.errors import CheckpointError
-from core.models import MattingBase, MattingRefine
+from core.models import MattingBase, MattingRefine, RecurrentMatting
 from tests.reference import formats, published
 
 torch.set_num_threads(1)
@@ -131,6 +131,23 @@ def test_initialisations_load_only_as_such(tmp_path, name):
     fresh = initialise_model(MattingBase(backbone), path)
     parts = {key.split(".")[0] for key in fresh}
     assert parts == ({"decoder"} if with_aspp else {"decoder", "aspp"})
+
+
+def test_a_refinement_from_before_the_least_alpha_refines_as_it_did(tmp_path):
+    model = RecurrentMatting().eval()
+    torch.nn.init.normal_(model.refiner.predict.weight, std=0.1)
+    shorter = {"trunk.0.weight": (16, 32), "head.0.weight": (16, 52), "predict.weight": (20, 16), "predict.bias": (20,)}
+    for name, shape in shorter.items():
+        weight = model.refiner.get_parameter(name)
+        old = weight.detach()[tuple(map(slice, shape))].clone()
+        weight.data.zero_()[tuple(map(slice, shape))] = old
+    state = model.state_dict()
+    old = state | {f"refiner.{name}": state[f"refiner.{name}"][tuple(map(slice, shorter[name]))] for name in shorter}
+    strings = {"architecture": "RecurrentMatting", "arguments": "{}"}
+    safetensors.torch.save_file(
+        {key: value.contiguous() for key, value in old.items()}, tmp_path / "old.safetensors", strings
+    )
+    assert_same(load_model(tmp_path / "old.safetensors").state_dict(), state)
 
 
 def test_base_checkpoint_starts_the_whole_network(tmp_path):

@@ -332,6 +332,26 @@ def test_thinning_only_takes_away():
     np.testing.assert_array_equal(thinned[..., :3], image[..., :3])
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_loose_hairs_stand_off_the_outline(seed: int):
+    image = disc(96, (10, 200, 30))
+    hairy = procedural.loose_hairs(image, np.random.default_rng(seed))
+    pad = hairy.shape[0] - 96
+    assert pad > 10 and hairy.shape[1] == 96 + 2 * pad
+    inside = hairy[pad:, pad : pad + 96]
+    assert (inside[..., 3] >= image[..., 3]).all()
+    np.testing.assert_array_equal(inside[image[..., 3] == 255], image[image[..., 3] == 255])
+    body = cv2.dilate(np.pad(image[..., 3], ((pad, 0), (pad, pad))), np.ones((5, 5), np.uint8)) > 0
+    beyond = hairy[..., 3][~body]
+    assert 0.0005 < (beyond > 25).mean() < 0.3
+
+
+def test_what_is_too_small_for_hairs_only_gets_a_larger_canvas():
+    image = disc(96, (10, 200, 30))
+    image[..., 3] = 0
+    assert not procedural.loose_hairs(image, np.random.default_rng(0))[..., 3].any()
+
+
 # clips
 
 
@@ -369,7 +389,11 @@ def test_clips_repeat_and_differ(pool: Path):
 SPOILT = dict.fromkeys("misaligned drift refocused noise compressed sharpened light_change breeze".split(), 1.0)
 
 
-@pytest.mark.parametrize("shares", [{}, SPOILT | {"pristine": 1.0, "exact_plate": 0.0}], ids=["clean", "pristine"])
+@pytest.mark.parametrize(
+    "shares",
+    [{}, SPOILT | {"pristine": 1.0, "exact_plate": 0.0}, {"loose_hairs": 1.0}],
+    ids=["clean", "pristine", "with loose hairs"],
+)
 def test_clip_truth_agrees_with_its_source(pool: Path, shares: dict[str, float]):
     clips = ClipDataset(pool, "train", 96, 2, seed=1, mix=Mix(**CLEAN | shares))
     seen = 0.0

@@ -19,9 +19,10 @@ from core.checkpoints import half_weights, load_model
 from core.errors import CheckpointError, ShapeError
 from core.models import recurrent
 from core.models.clamping import clamp_unit
+from core.models.detail import missed_detail
 from core.models.mobilenetv3 import MobileNetV3Encoder
-from core.models.recurrent import Look, RecurrentMatting
-from core.models.refiner import SolvingRefiner, fuse_foreground, solve_alpha
+from core.models.recurrent import Look, PlateFeatures, RecurrentMatting
+from core.models.refiner import SolvingRefiner, fuse_foreground, least_alpha, solve_alpha
 from core.models.review import SeeThrough, broadly_see_through, clear_foreground, plate_moments, relate
 from scripts.convert_rvm import find_onnx, load_onnx_weights
 
@@ -188,7 +189,8 @@ def test_alpha_is_solved_by_the_colour_of_what_is_covered_nearby() -> None:
     believed = torch.where(pha > 0.5, red, src)  # at low alpha the network's colour is what it sees
     nothing = src.new_zeros(1, 1, 64, 96)
     coarse = torch.cat([believed - src, pha], dim=1)
-    look = Look(src, None, src, coarse, nothing, nothing, None, None, (), (1, 3, 64, 96), 0.5)  # type: ignore[arg-type]
+    plate = PlateFeatures(*[blue.expand_as(src)[:, None]] * 2, (), ())
+    look = Look(src, plate, src, coarse, nothing, nothing, None, None, (), (1, 3, 64, 96), 0.5)  # type: ignore[arg-type]
     guide = look.guides()[-1]
     barely = (pha > 0.05) & (pha < 0.4)
     solved, before = (solve_alpha(fgr, src, blue.expand_as(src))[0][:, None] for fgr in (guide, believed))
@@ -220,6 +222,48 @@ def test_the_compositing_equation_solved_for_alpha() -> None:
     assert astray[far].max() < 0.02
     off = torch.linalg.cross(fgr - bgr, torch.ones(2, 3, 1, 1).expand_as(bgr), dim=1)  # a colour that is on no mixture
     torch.testing.assert_close(solve_alpha(fgr, src + 0.2 * off, bgr)[2], 0.2 * off.norm(dim=1), atol=0.02, rtol=0)
+
+
+def test_no_foreground_explains_the_source_with_less_than_the_least_alpha() -> None:
+    generator = torch.Generator().manual_seed(0)
+    fgr, bgr = (torch.rand(2, 3, 8, 8, generator=generator) for _ in range(2))
+    pha = torch.rand(2, 8, 8, generator=generator)
+    assert (least_alpha(torch.lerp(bgr, fgr, pha[:, None]), bgr) <= pha).all()
+    for extreme, plate in ((1.0, 0.1), (0.0, 0.9)):  # white before a dark plate, black before a bright one
+        bgr = torch.full_like(bgr, plate)
+        found = least_alpha(torch.lerp(bgr, torch.full_like(bgr, extreme), pha[:, None]), bgr)
+        torch.testing.assert_close(found, pha, atol=0.06, rtol=0)
+
+
+def test_a_lifted_alpha_shows_what_no_foreground_nearby_explains() -> None:
+    """A bright hair beside a dark subject: the solved alpha is below 0, the least one is right."""
+    bgr, dark = torch.full((1, 3, 64, 96), 0.4), torch.full((1, 3, 32, 48), 0.1)
+    hair = torch.zeros(1, 1, 64, 96)
+    hair[..., 30:32, :] = 0.5
+    refiner = SolvingRefiner(0.02, 16 + 3).eval()
+    refiner.predict.bias.data[20:] = 9.0  # tanh of it is 1
+    hid = torch.cat([torch.zeros(1, 16, 32, 48), dark], dim=1)
+    guides = [torch.zeros(1, 1, 32, 48), torch.zeros(1, 3, 32, 48), torch.ones(1, 1, 32, 48), hid]
+    with torch.inference_mode():
+        pha, _, _ = refiner(torch.lerp(bgr, torch.ones_like(bgr), hair), bgr, *guides)
+    torch.testing.assert_close(pha, hair, atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("column", "alpha", "width", "found"),
+    [(60, 0.0, 1, True), (130, 0.0, 1, False), (60, 0.5, 1, False), (60, 0.0, 40, False)],
+    ids=["a hair beside the subject", "far from it", "matted already", "a shadow"],
+)
+def test_a_fine_difference_beside_the_subject_is_looked_at(column: int, alpha: float, width: int, found: bool) -> None:
+    bgr = torch.full((1, 3, 96, 160), 0.5)
+    src, pha = bgr.clone(), torch.zeros(1, 1, 96, 160)
+    src[..., :40] = 0.2
+    pha[..., :40] = 1.0
+    src[..., column : column + width] = 0.35
+    pha[..., column : column + width] = alpha
+    missed = missed_detail(src, bgr, pha)
+    assert missed.shape == pha.shape and bool(missed[..., 20:80, column + width // 2].any()) == found
+    assert not missed[..., :40].any()
 
 
 def test_a_foreground_is_fused_with_what_the_source_shows() -> None:

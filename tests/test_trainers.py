@@ -6,6 +6,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,13 @@ from tests.training_data import make_data
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def windows_of_an_untrained_network() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(windows, "MOST", 1.0)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -345,6 +353,11 @@ def test_windows_teach_the_refiner_alone() -> None:
         for part in ("refiner", "encoder"):
             assert any(p.grad is not None for p in getattr(model, part).parameters()) == (part == learning)
     assert model.encoder.training and model.refiner.training
+    for fixed in (True, False):
+        before = [norm.clone() for name, norm in model.refiner.named_buffers() if name.endswith("running_mean")]
+        train_recurrent.compute_losses(model, batch | {"fixed_norm": fixed})
+        after = [norm for name, norm in model.refiner.named_buffers() if name.endswith("running_mean")]
+        assert all(torch.equal(*pair) == fixed for pair in zip(before, after, strict=True))
 
 
 def test_looks_are_the_engines() -> None:
@@ -396,6 +409,7 @@ def test_the_review_learns_alone(part: str, learning: str) -> None:
 def test_windows_are_what_the_network_sees_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the refiner makes of windows is what the network gives at full size; they lie where edges are."""
     monkeypatch.setattr("core.models.recurrent.broadly_see_through", torch.zeros_like)  # there it is not the refiner's
+    monkeypatch.setattr(windows, "SHARE", 0.5)
     torch.manual_seed(0)
     model = RecurrentMatting().eval()
     torch.nn.init.normal_(model.refiner.predict.weight, std=0.1)
@@ -416,13 +430,24 @@ def test_windows_are_what_the_network_sees_there(monkeypatch: pytest.MonkeyPatch
         torch.testing.assert_close(pha.clamp(0, 1), preds[n, k], atol=0.02, rtol=0)
 
 
-def test_a_group_of_windows_serves_its_steps_whenever_a_run_enters() -> None:
-    groups = [{"pha": torch.full((5, 1, 4, 4), float(n)) + torch.arange(5).view(5, 1, 1, 1) / 10} for n in range(3)]
-    per = windows.STEPS
-    whole = [batch["pha"] for batch in windows.draw_windows(iter(groups), 3, 7, 0, 2 * per + 1)]
-    assert [int(x.min()) for x in whole] == [step // per for step in range(2 * per + 1)]
-    later = [batch["pha"] for batch in windows.draw_windows(iter(groups[1:]), 3, 7, per + 2, 2 * per + 1)]
-    assert all(torch.equal(one, other) for one, other in zip(whole[per + 2 :], later, strict=True))
+def test_windows_need_a_coarse_alpha_that_is_nearly_right() -> None:
+    with pytest.raises(JobError, match="Train the coarse network first"):
+        next(windows.draw_windows(iter([{}]), 8, 7, 0, 1))
+
+
+def test_windows_of_many_groups_are_learnt_from_whenever_a_run_enters() -> None:
+    made = [{"pha": torch.full((5, 1, 4, 4), float(n)) + torch.arange(5).view(5, 1, 1, 1) / 10} for n in range(50)]
+    made[3] = {}  # clips that had nothing to learn from
+    end = 50 * windows.STEPS
+    whole = [batch["pha"] for batch in windows.draw_windows(iter(made), 8, 7, 0, end)]
+    groups = [{int(n) for n in x[:, 0, 0, 0]} for x in whole]
+    assert groups[0] == {0}
+    assert all(max(found) <= step // windows.STEPS for step, found in enumerate(groups))
+    assert len(set.union(*groups[-windows.STEPS :])) > 20
+    assert min(set.union(*groups[-windows.STEPS :])) == 50 - windows.KEPT
+    enter = 47 * windows.STEPS + 2
+    later = windows.draw_windows(iter(made[windows.first_group(enter) :]), 8, 7, enter, end)
+    assert all(torch.equal(one, other["pha"]) for one, other in zip(whole[enter:], later, strict=True))
 
 
 def test_the_network_starts_from_the_weights_that_are_named(tmp_path: Path) -> None:

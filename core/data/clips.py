@@ -77,6 +77,7 @@ class Mix:
     stamps: float = 0.1
     objects: float = 0.12
     drawn: float = 0.26
+    loose_hairs: float = 0.0  # of all figures and drawn subjects: with single hairs around
     thinned: float = 0.07  # of all subjects: partly transparent
     camouflage: float = 0.18  # of all subjects: coloured like what is behind them
     fills_frame: float = 0.08  # of all subjects
@@ -453,6 +454,10 @@ class _Scene:
         else:
             files = self.pool.kinds[kind]
             images = [self.pool.subject(files[rng.integers(len(files))], longest)]
+        if mix.loose_hairs and (figure or kind == "drawn") and len(images) == 1 and self._chance(mix.loose_hairs):
+            before = max(images[0].shape[:2])
+            images = [procedural.loose_hairs(images[0], rng)]
+            longest *= max(images[0].shape[:2]) / before
         if self._chance(mix.thinned) and len(images) == 1:
             images = [procedural.thin_out(images[0], rng)]
         height, width = images[0].shape[:2]

@@ -42,6 +42,19 @@ def _curve(canvas: NDArray[np.uint8], points: NDArray[np.float64], thickness: in
     cv2.polylines(canvas, [(points * 16).astype(np.int32)], False, value, thickness, cv2.LINE_AA, shift=4)
 
 
+def _outline(mask: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The longest outline of a mask, smoothed, (N, 2) x and y, and the directions outwards; both empty without any."""
+    outlines = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+    outline = max(outlines, key=len, default=np.zeros((0, 1, 2)))[:, 0].astype(np.float64)
+    if len(outline) < 10:
+        return outline[:0], outline[:0]
+    smooth = np.stack([np.convolve(np.r_[c[-10:], c, c[:10]], np.full(21, 1 / 21), "valid") for c in outline.T], 1)
+    normals = np.roll(smooth, -5, 0) - np.roll(smooth, 5, 0)
+    normals = np.stack([normals[:, 1], -normals[:, 0]], 1) / (np.linalg.norm(normals, axis=1, keepdims=True) + 1e-6)
+    normals *= np.sign(np.sum(normals * (smooth - smooth.mean(0))) or 1)  # outwards, whichever way it runs around
+    return smooth, normals
+
+
 def blob(texture: Bytes, rng: np.random.Generator) -> Bytes:
     """A random shape cut from a photograph, with an edge between hard and very soft."""
     size = texture.shape[0]
@@ -92,14 +105,10 @@ def fur(texture: Bytes, rng: np.random.Generator) -> Bytes:
     bumps = smooth_noise((size, size), size / rng.uniform(2, 6), rng)[..., 0]
     shape = np.hypot(x * rng.uniform(1, 1.6), y) + 0.3 * bumps
     body = shape + 6 * np.clip(np.hypot(x, y) - 0.45, 0, None) ** 2 < rng.uniform(0.4, 0.6)
-    outlines = cv2.findContours(body.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
-    if not outlines:
+    outline, normals = _outline(body)
+    if not len(outline):
         return strands(texture, rng)
-    outline = max(outlines, key=len)[:, 0].astype(np.float64) * SUPERSAMPLING
-    smooth = np.stack([np.convolve(np.r_[c[-10:], c, c[:10]], np.full(21, 1 / 21), "valid") for c in outline.T], 1)
-    normals = np.roll(smooth, -5, 0) - np.roll(smooth, 5, 0)
-    normals = np.stack([normals[:, 1], -normals[:, 0]], 1) / (np.linalg.norm(normals, axis=1, keepdims=True) + 1e-6)
-    normals *= np.sign(np.sum(normals * (smooth - smooth.mean(0))) or 1)  # outwards, whichever way it runs around
+    smooth = outline * SUPERSAMPLING
 
     comb, curl, droop = rng.normal(0, 0.7, 2), rng.uniform(0, 0.12) * rng.choice([0, 1]), rng.uniform(0, 0.6)
     longest = np.exp(rng.uniform(np.log(0.03), np.log(0.4))) * full
@@ -346,6 +355,51 @@ def sheet(texture: Bytes, rng: np.random.Generator) -> Bytes:
         colors = colors * (1 - edge) + _tint((size, size), rng, 5) * edge
         alpha = alpha + (1 - alpha) * edge
     return _rgba(colors.clip(0, 255), (alpha[..., 0].clip(0.05, 1) * _coverage(drawn, size)).astype(np.float32))
+
+
+def loose_hairs(image: Bytes, rng: np.random.Generator) -> Bytes:
+    """A subject with single hairs that stand off its outline, on a canvas that is larger by a fifth above and beside.
+
+    Half of the time they are lit from behind: far brighter than the subject beside them.
+
+    Args:
+        image: (h, w, 4) straight RGBA with colour everywhere.
+    """
+    pad = max(image.shape[:2]) // 5
+    image = np.pad(image, ((pad, 0), (pad, pad), (0, 0)), "edge")
+    image[:pad, :, 3] = image[:, :pad, 3] = image[:, -pad:, 3] = 0
+    height, width = image.shape[:2]
+    outline, outwards = _outline(image[..., 3] > 127)
+    if not len(outline):
+        return image
+    upper = np.flatnonzero(outline[:, 1] <= np.quantile(outline[:, 1], rng.uniform(0.3, 1)))
+    steps = np.linspace(0, 1, 16)[:, None]
+    longest = pad * rng.uniform(0.3, 1.1)
+    comb, curl = rng.normal(0, 0.6, 2), rng.uniform(0, 0.1) * rng.choice([0, 1])
+    thickest = float(np.exp(rng.uniform(np.log(0.8), np.log(4))))
+    hairs = np.zeros((height, width), np.uint8)
+    for _ in range(int(np.exp(rng.uniform(np.log(8), np.log(200))))):
+        root = int(rng.choice(upper))
+        way = outwards[root] + comb + rng.normal(0, 0.4, 2)
+        side = np.array([-way[1], way[0]])
+        length = longest * rng.uniform(0.2, 1)
+        bow = steps * way + steps**2 * (rng.normal(0, 0.5) * side + [0, rng.uniform(0, 0.5)])
+        bow = bow + curl * np.sin(rng.uniform(4, 14) * steps + rng.uniform(0, 6)) * steps * side
+        points = outline[root] + length * bow / max(np.linalg.norm(way), 0.5)
+        thickness = thickest * rng.uniform(0.5, 1)
+        value = 255 * min(thickness, 1) * rng.uniform(0.5, 1)  # below a pixel's width, a hair covers it in part
+        strand = (points * 16).astype(np.int32)
+        cv2.polylines(hairs, [strand], False, int(value), max(1, round(thickness)), cv2.LINE_AA, shift=4)
+    color = image[..., :3].astype(np.float32)
+    if rng.random() < 0.5:
+        glow = rng.uniform(0.4, 1) * (1 + 0.4 * smooth_noise((height, width), max(height, width) / 5, rng)).clip(0, 1)
+        color = color + glow * (255 * rng.uniform(0.7, 1, 3).astype(np.float32) - color)
+    drawn, own = hairs[..., None] / np.float32(255), image[..., 3:] / np.float32(255)
+    behind = drawn * (1 - own)
+    alpha = own + behind
+    mixed = (image[..., :3] * own + color * behind) / np.maximum(alpha, 1e-3)
+    colors = np.where(drawn > 0, mixed, image[..., :3])
+    return _rgba(colors.clip(0, 255), np.asarray(alpha, np.float32))
 
 
 def thin_out(image: Bytes, rng: np.random.Generator) -> Bytes:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from core.errors import ShapeError
 from core.models.clamping import clamp_unit
+from core.models.detail import missed_detail
 from core.models.foreground import extend_foreground
 from core.models.mobilenetv3 import MobileNetV3Encoder
 from core.models.refiner import PATCH, SolvingRefiner
@@ -76,6 +77,9 @@ class Look(NamedTuple):
         )
         err, hid = (x.detach().to(pha.dtype) for x in (self.err, self.hid))
         pha = pha.clamp(0, 1)
+        assert self.plate is not None
+        bgr_sm = _repeat(self.plate.bgr_sm, pha.shape[0] // self.plate.bgr_sm.shape[0])
+        err = err.maximum(missed_detail(self.src_sm, bgr_sm, pha))
         return pha, residual, err, hid, extend_foreground((self.src_sm + residual).clamp(0, 1), pha, traceable)
 
 

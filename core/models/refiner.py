@@ -236,8 +236,9 @@ class SolvingRefiner(WindowRefiner):
 
     The last hidden features are the straight foreground. At both resolutions, the network sees the alpha that solves
     the compositing equation with that foreground; in between it corrects the foreground. It says at each pixel how far
-    to go from the coarse alpha to the solved one. (The paper's network has to learn such a product from convolutions,
-    and hardly improved in as many steps.) It also predicts corrections, which are added; before training they are 0.
+    to go from the coarse alpha to the solved one, and up to the least one that any foreground allows. (The paper's
+    network has to learn such a product from convolutions, and hardly improved in as many steps.) It also predicts
+    corrections, which are added; before training they are 0.
 
     Everything is computed at half resolution: each 2 x 2 pixels of the full resolution are one pixel with four times
     the channels, which leaves a CPU less to do besides the arithmetic.
@@ -252,10 +253,10 @@ class SolvingRefiner(WindowRefiner):
     def __init__(self, threshold: float, hidden_channels: int) -> None:
         super().__init__("thresholding", threshold=threshold)
         channels = 16  # neither 24 nor 32 found more
-        self.trunk = nn.Sequential(*_block(hidden_channels + 4 + 6 + 3, channels), *_block(channels, channels))
+        self.trunk = nn.Sequential(*_block(hidden_channels + 4 + 6 + 4, channels), *_block(channels, channels))
         self.correct = nn.Conv2d(channels, 3, 1)
-        self.head = nn.Sequential(*_block(channels + 4 * (6 + 3), channels))
-        self.predict = nn.Conv2d(channels, 4 * (4 + 1), 3)
+        self.head = nn.Sequential(*_block(channels + 4 * (6 + 4), channels))
+        self.predict = nn.Conv2d(channels, 4 * (4 + 2), 3)
         for layer in (self.correct, self.predict):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
@@ -265,16 +266,16 @@ class SolvingRefiner(WindowRefiner):
         src, bgr = _quartered(src), _quartered(bgr)
         fgr = guides[:, -7:-4]  # behind it alpha and the foreground residual
         half_src, half_bgr = src.mean(2), bgr.mean(2)
-        solved = torch.stack(solve_alpha(fgr, half_src, half_bgr), dim=1)
+        solved = torch.stack([*solve_alpha(fgr, half_src, half_bgr), least_alpha(half_src, half_bgr)], dim=1)
         x = self.trunk(_joined(guides, half_src, half_bgr, solved))
         correction = self.correct(x).float()
         src, bgr, fgr = _cropped(src, 2), _cropped(bgr, 2), _cropped(fgr, 2) + correction
-        found = solve_alpha(fgr[:, :, None], src, bgr)
+        found = *solve_alpha(fgr[:, :, None], src, bgr), least_alpha(src, bgr)
         out = self.predict(self.head(_joined(x, src.flatten(1, 2), bgr.flatten(1, 2), *found))).float()
-        gate, added = torch.tanh(out[:, :4]), out[:, 4:]
-        solved, correction, src, bgr = (_cropped(x, 2) for x in (found[0], correction, src, bgr))
+        gate, added, lift = out.tensor_split([4, 20], dim=1)
+        solved, least, correction, src, bgr = (_cropped(x, 2) for x in (found[0], found[-1], correction, src, bgr))
         pha, residual = _quartered(before[:, :1])[:, 0], _quartered(before[:, 1:])
-        pha = pha + gate * (solved - pha) + added[:, :4]
+        pha = pha + torch.tanh(gate) * (solved - pha) + torch.tanh(lift) * (least - pha).relu() + added[:, :4]
         residual = residual + added[:, 4:].unflatten(1, (3, 4)) + correction[:, :, None]
         residual = fuse_foreground(src + residual, pha[:, None], src, bgr) - src
         return F.pixel_shuffle(torch.cat([pha, residual.flatten(1, 2)], dim=1), 2)
@@ -317,6 +318,16 @@ def solve_alpha(fgr: Tensor, src: Tensor, bgr: Tensor) -> tuple[Tensor, Tensor, 
     alpha = ((across * seen).sum(1) / (square + 1e-3)).clamp(-0.5, 1.5)
     astray = (seen - alpha.unsqueeze(1) * across).square().sum(1)
     return alpha, (square + 1e-6).sqrt(), (astray + 1e-6).sqrt()
+
+
+def least_alpha(src: Tensor, bgr: Tensor) -> Tensor:
+    """The least alpha with which any foreground explains the source: (N, 3, ...) source and plate -> (N, ...).
+
+    It tells where something is whose colour nobody knows, such as a single hair that is lit from behind.
+    """
+    change = src - bgr
+    room = torch.where(change > 0, 1 - bgr, bgr)
+    return (change.abs() / (room + 0.05)).amax(1)
 
 
 def fuse_foreground(fgr: Tensor, pha: Tensor, src: Tensor, bgr: Tensor) -> Tensor:

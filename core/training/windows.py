@@ -2,11 +2,14 @@
 """Training samples for the refinement alone: windows, cut out of clips where it has something to gain.
 
 The coarse network is frozen meanwhile, so it sees each clip once, and the refinement learns from each window a few
-times. The windows depend on seed and step alone, so a resumed run sees the same ones.
+times. Every batch has windows of many clips: learning from a few clips at a time, it forgets the others. The windows
+depend on seed and step alone, so a resumed run sees the same ones.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,14 +17,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.errors import JobError
 from core.models import RecurrentMatting
 from core.training.loop import Batch
 
 SIDE = 64  # pixels
-SHARE = 0.3  # largest share of a frame's windows that is cut
-CLIPS = 24  # clips that one group of windows is cut from
-STEPS = 40  # steps that learn from a group
+SHARE = 0.2  # largest share of a frame's windows that is cut
+CLIPS = 6  # clips that one group of windows is cut from
+STEPS = 10  # steps after which the next group is cut
+KEPT = 32  # groups that are learnt from
 _HOPELESS = 0.03  # mean error at which a window's chance is a quarter: most of that error cannot be refined away
+LEAST, MOST = 0.003, 0.15  # mean error that a window must lack in detail at least, and be wrong at most
+_BESIDE = 0.03  # error that a fine difference beside the subject counts for: it is refined, be it a hair or not
 _FINE = 13  # pixels: an error that is uniform over this distance cannot be refined away
 
 
@@ -40,47 +47,80 @@ def cut_training_windows(model: RecurrentMatting, batch: Batch, ratio: float, se
     """
     rng = np.random.default_rng(seed)
     device = next(model.parameters()).device
+    clips = zip(*(batch[name].to(device).split(1) for name in ("src", "bgr", "pha", "fgr")), strict=True)
+    found = [part for src, bgr, pha, fgr in clips for part in _cut_clip(model, src, bgr, pha, fgr, ratio, rng)]
+    return {name: torch.stack([window[name] for window in found]) for name in (found[0] if found else ())}
+
+
+def _cut_clip(
+    model: RecurrentMatting, src: Tensor, bgr: Tensor, true: Tensor, fgr: Tensor, ratio: float, rng: np.random.Generator
+) -> Iterator[dict[str, Tensor]]:
+    """The windows of one clip (1, T, ...): what the network sees of it at full size takes much memory."""
     margin = model.refiner.half_margin
-    src, bgr, pha, residual, _, *hid = model.guide_refiner(batch["src"].to(device), batch["bgr"].to(device), ratio)
+    src, bgr, pha, residual, err, *hid = model.guide_refiner(src, bgr, ratio)
     height, width = src.shape[2] & -2, src.shape[3] & -2
     wide_src, wide_bgr = (F.pad(image, [2 * margin] * 4, "replicate") for image in (src, bgr))
     guides = torch.cat([*hid, pha, residual], dim=1)
     half = F.interpolate(guides, [height // 2, width // 2], mode="bilinear", align_corners=False)
     half = F.pad(half, [margin] * 4, "replicate")
     coarse = F.interpolate(guides[:, -4:], src.shape[2:], mode="bilinear", align_corners=False)
-    true, fgr = (batch[name].to(device).flatten(0, 1) for name in ("pha", "fgr"))
+    true, fgr = true.flatten(0, 1), fgr.flatten(0, 1)
     error = coarse[:, :1] - true
     fine = (error - F.avg_pool2d(error, _FINE, 1, _FINE // 2, count_include_pad=False)).abs()
-    found: dict[str, list[Tensor]] = {name: [] for name in ("src", "bgr", "guides", "before", "pha", "fgr")}
+    beside = F.interpolate((err == 1).float(), src.shape[2:], mode="nearest")  # `missed_detail`
     for t in range(src.shape[0]):
         top, left = (2 * int(n) for n in rng.integers(0, SIDE // 4, 2))
-        lacking, wrong = (F.avg_pool2d(x[t, :, top:, left:], SIDE).flatten() for x in (fine, error.abs()))
-        chances = (lacking / (_HOPELESS + wrong) ** 2).double().cpu().numpy()
-        count = min(int(np.ceil(SHARE * chances.size)), int((chances > 0).sum()))
+        images = fine + _BESIDE * beside, error.abs()
+        lacking, wrong = (F.avg_pool2d(x[t, :, top:, left:], SIDE).flatten() for x in images)
+        chances = lacking / (_HOPELESS + wrong) ** 2 * (lacking > LEAST) * (wrong < MOST)
+        shares = chances.double().cpu().numpy()
+        count = min(int(np.ceil(SHARE * shares.size)), int((shares > 0).sum()))
         columns = (width - left) // SIDE
-        for window in rng.choice(chances.size, count, replace=False, p=chances / chances.sum()) if count else ():
+        for window in rng.choice(shares.size, count, replace=False, p=shares / shares.sum()) if count else ():
             y, x = top + SIDE * (window // columns), left + SIDE * (window % columns)
             wide, narrow = SIDE + 4 * margin, SIDE // 2 + 2 * margin
-            for name, image in (("src", wide_src), ("bgr", wide_bgr)):
-                found[name].append(image[t, :, y : y + wide, x : x + wide])
-            found["guides"].append(half[t, :, y // 2 : y // 2 + narrow, x // 2 : x // 2 + narrow])
-            for name, image in (("before", coarse), ("pha", true), ("fgr", fgr)):
-                found[name].append(image[t, :, y : y + SIDE, x : x + SIDE])
-    return {name: torch.stack(windows).half() for name, windows in found.items() if windows}
+            yield {
+                "src": _square(wide_src, t, y, x, wide),
+                "bgr": _square(wide_bgr, t, y, x, wide),
+                "guides": _square(half, t, y // 2, x // 2, narrow),
+                "before": _square(coarse, t, y, x, SIDE),
+                "pha": _square(true, t, y, x, SIDE),
+                "fgr": _square(fgr, t, y, x, SIDE),
+            }
+
+
+def _square(images: Tensor, t: int, y: int, x: int, side: int) -> Tensor:
+    return images[t, :, y : y + side, x : x + side].half()
+
+
+def first_group(step: int) -> int:
+    """The first group that `draw_windows` needs when it begins with `step`."""
+    return max(0, step // STEPS - KEPT + 1)
 
 
 def draw_windows(groups: Iterator[dict[str, Tensor]], batch: int, seed: int, start: int, end: int) -> Iterator[Batch]:
-    """Batches of windows for the steps from `start` to `end`.
+    """Batches of windows for the steps from `start` to `end`, from the last `KEPT` groups alike.
 
     Args:
-        groups: what `cut_training_windows` returns, from the group that step `start` falls into on.
+        groups: what `cut_training_windows` returns, from group `first_group(start)` on.
         batch: windows in a batch.
     """
-    group: dict[str, Tensor] = {}
+    kept: deque[dict[str, Tensor]] = deque(itertools.islice(groups, start // STEPS - first_group(start)), KEPT)
     for step in range(start, end):
-        if not group or step % STEPS == 0:
-            group = next(groups)
+        if step == start or step % STEPS == 0:
+            kept.append(next(groups))
         rng = np.random.default_rng([seed, step])
-        chosen = torch.from_numpy(rng.integers(0, len(group["pha"]), batch))
+        found = [group for group in kept if group]
+        if not found:
+            raise JobError(
+                f"clips whose coarse alpha is wrong by less than {MOST} somewhere but lacks detail there",
+                f"none among {len(kept) * CLIPS}",
+                "Train the coarse network first, or look whether the pool's subjects have edges",
+            )
+        places = np.cumsum([len(group["pha"]) for group in found])
+        drawn = rng.integers(0, places[-1], batch)
+        owners = np.searchsorted(places, drawn, side="right")
+        chosen = [(found[owner], int(n - places[owner])) for owner, n in zip(owners, drawn, strict=True)]
         axes = [axis for axis in (2, 3) if rng.random() < 0.5]
-        yield {name: windows[chosen].float().flip(axes) for name, windows in group.items()}
+        names = found[0]
+        yield {name: torch.stack([group[name][n] for group, n in chosen]).float().flip(axes) for name in names}
