@@ -209,6 +209,23 @@ def test_inside_of_a_see_through_surface_alpha_is_not_the_refinements() -> None:
     torch.testing.assert_close(then, torch.where(share > 0, color, fgr))
 
 
+@pytest.mark.parametrize(("own", "kept"), [(0.0, 0.0), (0.25, 0.5), (0.8, 1.0)])
+def test_dense_hair_is_the_refinements(monkeypatch: pytest.MonkeyPatch, own: float, kept: float) -> None:
+    """What looks like a broad transparent surface keeps its refined alpha where its detail is its own."""
+    monkeypatch.setattr(recurrent, "broadly_see_through", torch.ones_like)
+    monkeypatch.setattr(recurrent, "clear_foreground", lambda src, *_: (src, torch.full_like(src[:, :1], own)))
+    src, bgr = torch.rand(2, 1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    model = RecurrentMatting().eval()
+    with torch.inference_mode():
+        look = model.look(src, bgr, downsample_ratio=0.5)
+        coarse = look.coarse.clone()
+        coarse[:, 3:] = 0.5
+        pha, _ = model._cleared(
+            src, bgr, look.plate.bgr_sm[0], look._replace(coarse=coarse), torch.ones(1, 1, 64, 96), src
+        )
+    torch.testing.assert_close(pha, torch.full_like(pha, 0.5 + 0.5 * kept))
+
+
 def test_the_compositing_equation_solved_for_alpha() -> None:
     generator = torch.Generator().manual_seed(0)
     fgr, bgr = (torch.rand(2, 3, 8, 8, generator=generator) for _ in range(2))
