@@ -97,6 +97,7 @@ def run_published(session: onnxruntime.InferenceSession, src: Tensor, ratio: flo
 def own_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     """The network's own foreground, as the published one has it (`tests/test_foreground.py` is about the other)."""
     monkeypatch.setattr(recurrent, "extend_foreground", lambda fgr, *_: fgr)
+    monkeypatch.setattr(recurrent, "missed_detail", lambda *images: torch.zeros_like(images[-1]))
     monkeypatch.setattr(RecurrentMatting, "_cleared", lambda *given: given[-2:])
 
 
@@ -141,7 +142,8 @@ def test_before_training_the_refiner_changes_nothing(model: RecurrentMatting) ->
     assert ((full.fgr - (src + residual).clamp(0, 1)).abs() < 1e-5).float().mean() > 0.9
 
 
-def test_only_what_is_expected_to_err_is_refined() -> None:
+def test_only_what_is_expected_to_err_is_refined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recurrent, "missed_detail", lambda *images: torch.zeros_like(images[-1]))
     model = perturbed()
     src = clip(160, 224, 1)[:, 0]
     static = model.encode_plate(src.flip(-1), 0.5)
