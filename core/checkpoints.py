@@ -12,7 +12,6 @@ from typing import Any
 
 import safetensors
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -27,8 +26,13 @@ _ARCHITECTURES: dict[str, type[nn.Module]] = {
     architecture.__name__: architecture for architecture in (MattingBase, MattingRefine, RecurrentMatting)
 }
 _FIRST_LAYERS = ("backbone.conv1.weight", "backbone.features.0.0.weight")
-# SolvingRefiner's layers that the least alpha enters; files from before it have fewer channels
-_GROWN = tuple(f"refiner.{layer}" for layer in ("trunk.0.weight", "head.0.weight", "predict.weight", "predict.bias"))
+# SolvingRefiner's layers that the least alpha enters: the axis and the number of channels that older files lack
+_GROWN = {
+    "refiner.trunk.0.weight": (1, 1),
+    "refiner.head.0.weight": (1, 4),
+    "refiner.predict.weight": (0, 4),
+    "refiner.predict.bias": (0, 4),
+}
 _WEIGHTS = Path(__file__).parent / "weights"
 
 
@@ -150,16 +154,13 @@ def _initialise(model: nn.Module, weights: Weights, path: Path) -> list[str]:
 def _complete(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Add what old checkpoints do not have: zeros for channels that came later, and the batch norms' counters."""
     counters = {key: value for key, value in expected.items() if key.endswith(".num_batches_tracked")}
-    grown = {key: _grown(state[key], expected[key].shape) for key in _GROWN if key in state and key in expected}
-    return counters | dict(state) | grown
-
-
-def _grown(value: Tensor, shape: torch.Size) -> Tensor:
-    """With zeros behind, if that makes it of this shape."""
-    missing = [new - old for old, new in zip(value.shape, shape, strict=False)]
-    if value.dim() != len(shape) or min(missing) < 0:
-        return value
-    return F.pad(value, [n for count in reversed(missing) for n in (0, count)])
+    complete = counters | dict(state)
+    for key, (axis, count) in _GROWN.items():
+        if key in state and key in expected:
+            known, later = expected[key].tensor_split([-count], dim=axis)
+            if state[key].shape == known.shape:
+                complete[key] = torch.cat([state[key], torch.zeros_like(later, dtype=state[key].dtype)], dim=axis)
+    return complete
 
 
 def _misfits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, str]:

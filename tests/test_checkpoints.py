@@ -149,6 +149,13 @@ def test_a_refinement_from_before_the_least_alpha_refines_as_it_did(tmp_path):
     )
     assert_same(load_model(tmp_path / "old.safetensors").state_dict(), state)
 
+    old["refiner.head.0.weight"] = old["refiner.head.0.weight"][:, :20]  # no file ever had that
+    safetensors.torch.save_file(
+        {key: value.contiguous() for key, value in old.items()}, tmp_path / "cut.safetensors", strings
+    )
+    with pytest.raises(CheckpointError, match=r"head\.0\.weight of \[16, 20, 3, 3\] instead of \[16, 56, 3, 3\]"):
+        load_model(tmp_path / "cut.safetensors")
+
 
 def test_base_checkpoint_starts_the_whole_network(tmp_path):
     state = formats.fill(formats.matting_base("mobilenetv2"))

@@ -454,6 +454,7 @@ class _Scene:
         else:
             files = self.pool.kinds[kind]
             images = [self.pool.subject(files[rng.integers(len(files))], longest)]
+        # asked first: a chance of 0 would draw, too, and change all clips that are made without
         if mix.loose_hairs and (figure or kind == "drawn") and len(images) == 1 and self._chance(mix.loose_hairs):
             before = max(images[0].shape[:2])
             images = [procedural.loose_hairs(images[0], rng)]

@@ -13,7 +13,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ..color import to_float
 from .augmentation import Floats, blur, smooth_noise
+from .compositing import Layer, over
 from .pool import Bytes
 
 SUPERSAMPLING = 3  # thin things are drawn this many times larger and averaged, so that their alpha is their coverage
@@ -388,18 +390,16 @@ def loose_hairs(image: Bytes, rng: np.random.Generator) -> Bytes:
         points = outline[root] + length * bow / max(np.linalg.norm(way), 0.5)
         thickness = thickest * rng.uniform(0.5, 1)
         value = 255 * min(thickness, 1) * rng.uniform(0.5, 1)  # below a pixel's width, a hair covers it in part
-        strand = (points * 16).astype(np.int32)
-        cv2.polylines(hairs, [strand], False, int(value), max(1, round(thickness)), cv2.LINE_AA, shift=4)
+        _curve(hairs, points, max(1, round(thickness)), int(value))
     color = image[..., :3].astype(np.float32)
     if rng.random() < 0.5:
         glow = rng.uniform(0.4, 1) * (1 + 0.4 * smooth_noise((height, width), max(height, width) / 5, rng)).clip(0, 1)
         color = color + glow * (255 * rng.uniform(0.7, 1, 3).astype(np.float32) - color)
-    drawn, own = hairs[..., None] / np.float32(255), image[..., 3:] / np.float32(255)
-    behind = drawn * (1 - own)
-    alpha = own + behind
-    mixed = (image[..., :3] * own + color * behind) / np.maximum(alpha, 1e-3)
-    colors = np.where(drawn > 0, mixed, image[..., :3])
-    return _rgba(colors.clip(0, 255), np.asarray(alpha, np.float32))
+    straight = to_float(image)
+    layer = over(
+        Layer(straight[..., :3], straight[..., 3:]), Layer(color / np.float32(255), to_float(hairs)[..., None])
+    )
+    return _rgba((255 * layer.fgr).round(), layer.pha)
 
 
 def thin_out(image: Bytes, rng: np.random.Generator) -> Bytes:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -30,7 +29,7 @@ def missed_detail(src: Tensor, bgr: Tensor, pha: Tensor) -> Tensor:
     change = src - bgr
     fine = change.abs().minimum((change - blurred(change, _WIDTH)).abs()).amax(1, keepdim=True)
     low = (pha < _LOW).to(pha.dtype)
-    total, area = ((x * low).sum((2, 3), keepdim=True) for x in (fine.clamp(max=_STRIKING), torch.ones_like(low)))
+    total, area = (x.sum((2, 3), keepdim=True) for x in (fine.clamp(max=_STRIKING) * low, low))
     found = (fine > (_UNUSUAL * total / (area + 1)).clamp(min=_DIFFERENT)).to(pha.dtype)
     near = F.max_pool2d((pha > _HIGH).to(pha.dtype), _STEP, ceil_mode=True)
     for _ in range(_STEPS):

@@ -28,7 +28,7 @@ State: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 
 _IMAGES = 3 + 3  # channels: the plate, and its absolute difference from the source
 _RELATION = 1 + 3  # channels of `relate` that the decoder sees
-_OWN = 2.0  # the inverse of the share of own detail from which on a surface is no transparent one
+_OWN = 0.5  # share of its own detail from which on a surface is no transparent one
 _STRIP = 64  # rows of a full frame that a few steps in a row find in the processor's cache
 
 
@@ -406,7 +406,7 @@ class RecurrentMatting(nn.Module):
         known = (look.src_sm + look.coarse[:, :3]).clamp(0, 1)
         src_sm, bgr_sm, known = (halved(x.float().contiguous()) for x in (look.src_sm, bgr_sm, known))
         color, own = clear_foreground(src_sm, bgr_sm, coarse, known)
-        share = share * (1 - _OWN * own).clamp_min(0)  # dense hair has detail of its own, glass the plate's
+        share = share * (1 - own / _OWN).clamp_min(0)  # dense hair has detail of its own, glass the plate's
         height, width = src.shape[-2:]
         parts = (
             upsampled(x, height, width, traceable=traceable).permute(0, 3, 1, 2)

@@ -272,7 +272,7 @@ class SolvingRefiner(WindowRefiner):
         src, bgr, fgr = _cropped(src, 2), _cropped(bgr, 2), _cropped(fgr, 2) + correction
         found = *solve_alpha(fgr[:, :, None], src, bgr), least_alpha(src, bgr)
         out = self.predict(self.head(_joined(x, src.flatten(1, 2), bgr.flatten(1, 2), *found))).float()
-        gate, added, lift = out.tensor_split([4, 20], dim=1)
+        gate, added, lift = out.tensor_split([4, 20], dim=1)  # what came later is last: see core/checkpoints.py
         solved, least, correction, src, bgr = (_cropped(x, 2) for x in (found[0], found[-1], correction, src, bgr))
         pha, residual = _quartered(before[:, :1])[:, 0], _quartered(before[:, 1:])
         pha = pha + torch.tanh(gate) * (solved - pha) + torch.tanh(lift) * (least - pha).relu() + added[:, :4]

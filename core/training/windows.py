@@ -43,7 +43,7 @@ def cut_training_windows(model: RecurrentMatting, batch: Batch, ratio: float, se
 
     Returns:
         src, bgr, guides and before as `SolvingRefiner.refine_windows` takes them, the true fgr (N, 3, S, S) and pha
-        (N, 1, S, S). In half precision, because a group takes much memory.
+        (N, 1, S, S). In half precision, because a group takes much memory. Empty where nothing can be learnt.
     """
     rng = np.random.default_rng(seed)
     device = next(model.parameters()).device
@@ -68,15 +68,15 @@ def _cut_clip(
     error = coarse[:, :1] - true
     fine = (error - F.avg_pool2d(error, _FINE, 1, _FINE // 2, count_include_pad=False)).abs()
     beside = F.interpolate((err == 1).float(), src.shape[2:], mode="nearest")  # `missed_detail`
+    images = fine + _BESIDE * beside, error.abs()
     for t in range(src.shape[0]):
         top, left = (2 * int(n) for n in rng.integers(0, SIDE // 4, 2))
-        images = fine + _BESIDE * beside, error.abs()
         lacking, wrong = (F.avg_pool2d(x[t, :, top:, left:], SIDE).flatten() for x in images)
-        chances = lacking / (_HOPELESS + wrong) ** 2 * (lacking > LEAST) * (wrong < MOST)
-        shares = chances.double().cpu().numpy()
-        count = min(int(np.ceil(SHARE * shares.size)), int((shares > 0).sum()))
+        worth = lacking / (_HOPELESS + wrong) ** 2 * (lacking > LEAST) * (wrong < MOST)
+        chances = worth.double().cpu().numpy()
+        count = min(int(np.ceil(SHARE * chances.size)), int((chances > 0).sum()))
         columns = (width - left) // SIDE
-        for window in rng.choice(shares.size, count, replace=False, p=shares / shares.sum()) if count else ():
+        for window in rng.choice(chances.size, count, replace=False, p=chances / chances.sum()) if count else ():
             y, x = top + SIDE * (window // columns), left + SIDE * (window % columns)
             wide, narrow = SIDE + 4 * margin, SIDE // 2 + 2 * margin
             yield {
@@ -110,17 +110,13 @@ def draw_windows(groups: Iterator[dict[str, Tensor]], batch: int, seed: int, sta
         if step == start or step % STEPS == 0:
             kept.append(next(groups))
         rng = np.random.default_rng([seed, step])
-        found = [group for group in kept if group]
-        if not found:
+        cut = [(group, n) for group in kept if group for n in range(len(group["pha"]))]
+        if not cut:
             raise JobError(
                 f"clips whose coarse alpha is wrong by less than {MOST} somewhere but lacks detail there",
                 f"none among {len(kept) * CLIPS}",
                 "Train the coarse network first, or look whether the pool's subjects have edges",
             )
-        places = np.cumsum([len(group["pha"]) for group in found])
-        drawn = rng.integers(0, places[-1], batch)
-        owners = np.searchsorted(places, drawn, side="right")
-        chosen = [(found[owner], int(n - places[owner])) for owner, n in zip(owners, drawn, strict=True)]
+        chosen = [cut[n] for n in rng.integers(0, len(cut), batch)]
         axes = [axis for axis in (2, 3) if rng.random() < 0.5]
-        names = found[0]
-        yield {name: torch.stack([group[name][n] for group, n in chosen]).float().flip(axes) for name in names}
+        yield {name: torch.stack([group[name][n] for group, n in chosen]).float().flip(axes) for name in cut[0][0]}
