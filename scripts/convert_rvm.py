@@ -16,6 +16,7 @@ import argparse
 import importlib.metadata
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -102,11 +103,14 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Write the published weights, with the trained ones added if --trained names them."""
-    model = RecurrentMatting(blind=args.trained is not None)
+    trained = None if args.trained is None else load_model(args.trained)
+    if trained is not None and not isinstance(trained, RecurrentMatting):
+        raise CheckpointError("weights of the recurrent network", type(trained).__name__, "Choose another file")
+    model = RecurrentMatting(**cast(Any, trained.arguments | {"blind": True})) if trained else RecurrentMatting()
     load_onnx_weights(model.blind or model, args.onnx or find_onnx())
-    if args.trained is not None:
-        trained = {key: value for key, value in load_model(args.trained).state_dict().items() if key[:6] != "blind."}
-        model.load_state_dict(model.state_dict() | trained)
+    if trained is not None:
+        seeing = {key: value for key, value in trained.state_dict().items() if key[:6] != "blind."}
+        model.load_state_dict(model.state_dict() | seeing)
     save_model(
         model,
         args.output,

@@ -75,6 +75,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--pool", type=Path, required=True, help="folder of subjects and backgrounds")
     parser.add_argument("--init", default="default", help="weights to start from: default, a file, or none")
+    parser.add_argument("--refine_channels", type=int, help="widen the refiner to so many; else as many as --init has")
     parser.add_argument(
         "--stages", type=yaml.safe_load, help="YAML list of {steps, size, frames, batch, downsample_ratio, part, mix}"
     )
@@ -271,17 +272,26 @@ def parameter_groups(
     return [{"params": parameters, "lr": its_rate} for its_rate, parameters in groups.items()]
 
 
-def build_model(init: str) -> RecurrentMatting:
-    """The network to train, with the weights of `init`; "none" is random ones."""
-    if init == "none":
-        return RecurrentMatting()
-    model = load_model(init)
-    if not isinstance(model, RecurrentMatting):
-        raise JobError("weights of the recurrent network", f"{type(model).__name__}", "Pass another --init")
-    if model.blind is not None:  # not trained: scripts/convert_rvm.py adds it anew
-        seeing = RecurrentMatting()
-        seeing.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("blind.")})
-        return seeing
+def build_model(init: str, refine_channels: int | None = None) -> RecurrentMatting:
+    """The network to train, with the weights of `init`; "none" is random ones.
+
+    Args:
+        refine_channels: of its refiner, if those are to be more than in `init`.
+
+    Raises:
+        JobError: `init` holds another network, or its refiner has more channels.
+    """
+    first = RecurrentMatting() if init == "none" else load_model(init)
+    if not isinstance(first, RecurrentMatting):
+        raise JobError("weights of the recurrent network", f"{type(first).__name__}", "Pass another --init")
+    known = cast(int, first.arguments["refine_channels"])
+    channels = refine_channels or known
+    if channels < known:
+        raise JobError(f"at least the {known} channels of {init}", f"{channels}", "Raise --refine_channels")
+    model = RecurrentMatting(**cast(Any, first.arguments | {"blind": False, "refine_channels": channels}))
+    model.refiner.start_as(first.refiner)
+    parts = ("refiner.", "blind.")  # the blind one is not trained: scripts/convert_rvm.py adds it anew
+    model.load_state_dict({k: v for k, v in first.state_dict().items() if not k.startswith(parts)}, strict=False)
     return model
 
 
@@ -292,7 +302,7 @@ def main(args: argparse.Namespace, make_clips: MakeClips | None = None) -> dict[
     torch.manual_seed(args.seed)
     make_clips = make_clips or functools.partial(_clips_of_pool, args)
     stages = make_stages(args.stages, args.steps)
-    model = build_model(args.init)
+    model = build_model(args.init, args.refine_channels)
     trainer = Trainer(
         model,
         parameter_groups(

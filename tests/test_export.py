@@ -76,14 +76,16 @@ def test_paper_networks(models, tmp_path, name, mode, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".pt"])
-def test_default_network(tmp_path, suffix):
+@pytest.mark.parametrize(("width", "height", "ratio"), [(96, 64, 0.5), (200, 136, 0.25)])
+def test_default_network(tmp_path, width, height, ratio, suffix):
     path = tmp_path / f"exported{suffix}"
-    export.main(export.parse_args(["default", str(path), "--size", "96", "64", "--downsample_ratio", "0.5"]))
+    size = ["--size", str(width), str(height), "--downsample_ratio", str(ratio)]
+    export.main(export.parse_args(["default", str(path), *size]))
     model = load_model()
-    src, bgr = torch.rand(2, 1, 3, 64, 96)
+    src, bgr = torch.rand(2, 1, 3, height, width)
     with torch.inference_mode():
-        *first, rec = model(src, bgr, None, 0.5)
-        *second, after = model(bgr, src, rec, 0.5)
+        *first, rec = model(src, bgr, None, ratio)
+        *second, after = model(bgr, src, rec, ratio)
     check(path, [src, bgr, *(torch.zeros(state.shape) for state in rec)], [*first, *rec])
     check(path, [bgr, src, *rec], [*second, *after])
 

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -406,10 +407,12 @@ def test_the_review_learns_alone(part: str, learning: str) -> None:
         assert (parameter.grad is not None) == name.startswith(learning), name
 
 
-def test_windows_are_what_the_network_sees_there(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("ratio", "look"), [(0.5, 480), (0.25, 480), (0.5, 80)], ids=["near", "far", "shrunk"])
+def test_windows_are_what_the_network_sees_there(monkeypatch: pytest.MonkeyPatch, ratio: float, look: int) -> None:
     """What the refiner makes of windows is what the network gives at full size; they lie where edges are."""
     monkeypatch.setattr("core.models.recurrent.broadly_see_through", torch.zeros_like)  # there it is not the refiner's
     monkeypatch.setattr(windows, "SHARE", 0.5)
+    monkeypatch.setattr(windows, "LOOK", look)
     torch.manual_seed(0)
     model = RecurrentMatting().eval()
     torch.nn.init.normal_(model.refiner.predict.weight, std=0.1)
@@ -417,9 +420,11 @@ def test_windows_are_what_the_network_sees_there(monkeypatch: pytest.MonkeyPatch
     clips = Clips("train", 192, 1, {})
     batch: dict[str, Any] = torch.utils.data.default_collate([clips[i] for i in range(1, 3)])
     batch["src"] += 0.05 * torch.rand(batch["src"].shape)  # so that no two windows are alike
-    found = {name: x.float() for name, x in windows.cut_training_windows(model, batch, 0.5, [3, 1]).items()}
+    found = {name: x.float() for name, x in windows.cut_training_windows(model, batch, ratio, [3, 1]).items()}
+    if look < 480:
+        batch = {name: F.interpolate(batch[name][:, 0], (160, 160), mode="area")[:, None] for name in ("src", "bgr")}
     with torch.no_grad():
-        whole = model(batch["src"], batch["bgr"], downsample_ratio=0.5)
+        whole = model(batch["src"], batch["bgr"], downsample_ratio=ratio)
         refined = model.refiner.refine_windows(*(found[name] for name in ("src", "bgr", "guides", "before")))
     assert len(refined) >= 4 and found["pha"].std(dim=(1, 2, 3)).gt(0.05).float().mean() > 0.7
     places = batch["src"].flatten(0, 1)[:, :1].unfold(2, 64, 2).unfold(3, 64, 2).flatten(1, 3)
@@ -456,6 +461,23 @@ def test_the_network_starts_from_the_weights_that_are_named(tmp_path: Path) -> N
     torch.save(MattingBase("mobilenetv2").state_dict(), tmp_path / "base.pth")
     with pytest.raises(JobError, match="MattingBase"):
         train_recurrent.build_model(str(tmp_path / "base.pth"))
+
+
+def test_a_widened_refiner_starts_as_the_narrow_one() -> None:
+    shipped = load_model("default")
+    assert isinstance(shipped, RecurrentMatting)
+    channels = shipped.refiner.correct.in_channels
+    wide = train_recurrent.build_model("default", channels + 8)
+    assert wide.arguments["refine_channels"] == wide.refiner.correct.in_channels == channels + 8
+    src, bgr, guides, before = (torch.rand(2, c, s, s) for c, s in ((3, 48), (3, 48), (23, 24), (4, 32)))
+    with torch.no_grad():
+        pred, narrow = (x.refiner.eval().refine_windows(src, bgr, guides, before) for x in (wide, shipped))
+    torch.testing.assert_close(pred, narrow)
+    wide.refiner.refine_windows(src, bgr, guides, before).sum().backward()
+    for layer in (wide.refiner.correct, wide.refiner.predict):
+        assert layer.weight.grad[:, channels:].abs().sum() > 0
+    with pytest.raises(JobError, match=f"at least the {channels} channels"):
+        train_recurrent.build_model("default", channels - 1)
 
 
 def test_each_part_has_its_learning_rate() -> None:

@@ -22,13 +22,14 @@ from core.models.foreground import extend_foreground
 from core.models.mobilenetv3 import MobileNetV3Encoder
 from core.models.refiner import PATCH, SolvingRefiner
 from core.models.review import Review, broadly_see_through, clear_foreground, plate_moments, relate
-from core.models.scales import average, divisible, doubled, halved, pyramid, shrunk, upsampled
+from core.models.scales import average, blurred, divisible, doubled, halved, pyramid, shrunk, upsampled
 
 State: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 
 _IMAGES = 3 + 3  # channels: the plate, and its absolute difference from the source
 _RELATION = 1 + 3  # channels of `relate` that the decoder sees
-_OWN = 0.5  # share of its own detail from which on a surface is no transparent one
+_OWN = 0.25  # share of its own detail from which on a surface is no transparent one
+_AROUND = 15  # pixels at half of the coarse size over which that is judged
 _STRIP = 64  # rows of a full frame that a few steps in a row find in the processor's cache
 
 
@@ -260,6 +261,7 @@ class RecurrentMatting(nn.Module):
     Args:
         blind: hold a second network of this kind for frames without a plate: the one that training started from.
         refine_threshold: expected error, 0 to 1, above which a patch is refined at full resolution.
+        refine_channels: the refinement's; weight files that do not say how many have 16.
 
     Attributes:
         arguments: what the network was made with, as weight files record it.
@@ -268,9 +270,13 @@ class RecurrentMatting(nn.Module):
         refiner: does so with one.
     """
 
-    def __init__(self, blind: bool = False, refine_threshold: float = 0.02) -> None:
+    def __init__(self, blind: bool = False, refine_threshold: float = 0.02, refine_channels: int = 16) -> None:
         super().__init__()
-        self.arguments: dict[str, object] = {"blind": blind, "refine_threshold": refine_threshold}
+        self.arguments: dict[str, object] = {
+            "blind": blind,
+            "refine_threshold": refine_threshold,
+            "refine_channels": refine_channels,
+        }
         self.blind: RecurrentMatting | None = None
         self.encoder = MobileNetV3Encoder()
         self.aspp = _LiteAspp(self.encoder.channels[3], 128)
@@ -278,7 +284,7 @@ class RecurrentMatting(nn.Module):
         self.project = nn.Conv2d(16, 4, 1)
         self.plate_review = Review()
         self.filter = _GuidedRefiner()
-        self.refiner = SolvingRefiner(refine_threshold, hidden_channels=16 + 3)
+        self.refiner = SolvingRefiner(refine_threshold, 16 + 3, refine_channels)
         self.error = nn.Conv2d(16, 1, 1)
         nn.init.zeros_(self.error.weight)
         nn.init.constant_(self.error.bias, -4.0)  # type: ignore[arg-type]  # an expected error of 0.018 everywhere
@@ -406,7 +412,8 @@ class RecurrentMatting(nn.Module):
         known = (look.src_sm + look.coarse[:, :3]).clamp(0, 1)
         src_sm, bgr_sm, known = (halved(x.float().contiguous()) for x in (look.src_sm, bgr_sm, known))
         color, own = clear_foreground(src_sm, bgr_sm, coarse, known)
-        share = share * (1 - own / _OWN).clamp_min(0)  # dense hair has detail of its own, glass the plate's
+        around = blurred(own * share, _AROUND) / (blurred(share, _AROUND) + 1e-3)
+        share = share * (1 - around / _OWN).clamp_min(0)  # dense hair has detail of its own, glass the plate's
         height, width = src.shape[-2:]
         parts = (
             upsampled(x, height, width, traceable=traceable).permute(0, 3, 1, 2)

@@ -9,6 +9,7 @@ arithmetic on each pixel is the same, and so is the result.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from core.models.foreground import extend_foreground
 from core.models.patches import (
     cut_padded_windows,
     cut_upsampled_windows,
@@ -24,12 +26,14 @@ from core.models.patches import (
     take_tiles,
     upsampling_taps,
 )
-from core.models.scales import upsampled
+from core.models.scales import blurred, divisible, halved, upsampled
 
 Cut: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
 
 PATCH = 4  # side of a patch in pixels; it is 2 at half and 1 at quarter resolution
 _WIDEST_TILE = 16  # in patches
+_FAR = 0.3  # share of the full size below which the coarse one is brought there in steps
+_SETTLED = 0.005  # alpha that is no further from 0 or 1 is not refined in the next step
 # At half resolution. One pass should fit a CPU's cache; a GPU wants large ones.
 _PIXELS_PER_PASS = {"cpu": 1 << 15, "cuda": 1 << 22}
 
@@ -75,7 +79,7 @@ class WindowRefiner(nn.Module):
             fgr: (B, 3, h, w) coarse foreground residual.
             err: (B, 1, h, w) expected absolute error of alpha.
             hid: (B, C, h, w) features, hidden_channels in all; in the precision of the weights, which is the one that
-                the network computes in.
+                the network computes in. They may have other sizes than the coarse result.
 
         Returns:
             pha (B, 1, H, W) and foreground residual fgr (B, 3, H, W), neither clamped; ref (B, 1, H/4, W/4), 1 where a
@@ -84,7 +88,10 @@ class WindowRefiner(nn.Module):
         H, W = src.shape[2:]
         dtype = hid[0].dtype
         # Channels last, as windows are cut out of it: joined along dim 1, it might come out in planes
-        features = torch.cat([x.to(dtype).permute(0, 2, 3, 1) for x in (*hid, pha, fgr)], dim=3)
+        coarse = [x.to(dtype).permute(0, 2, 3, 1) for x in (*hid, pha, fgr)]
+        features = [
+            torch.cat(list(like), dim=3) for _, like in itertools.groupby(coarse, lambda x: tuple(x.shape[1:3]))
+        ]
         if self.mode == "full":
             out = self._refine_everywhere(torch.cat([src, bgr], dim=1).to(dtype), features).to(src.dtype)
             return out[:, :1], out[:, 1:], src.new_ones(src.shape[0], 1, H // PATCH, W // PATCH)
@@ -107,11 +114,12 @@ class WindowRefiner(nn.Module):
         ref = torch.zeros_like(flat).scatter_(1, worst, 1.0).view(err.shape)
         return ref * (err > 0) if self.prevent_oversampling else ref
 
-    def _refine_everywhere(self, images: Tensor, features: Tensor) -> Tensor:
+    def _refine_everywhere(self, images: Tensor, features: list[Tensor]) -> Tensor:
         """images (B, 6, H, W), features (B, h, w, C) -> alpha and foreground residual (B, 4, H, W)."""
         margin = self.half_margin
-        coarse = features.permute(0, 3, 1, 2)
-        coarse = F.interpolate(coarse, [n // 2 for n in images.shape[2:]], mode="bilinear", align_corners=False)
+        half = [n // 2 for n in images.shape[2:]]
+        planes = [x.permute(0, 3, 1, 2) for x in features]
+        coarse = torch.cat([F.interpolate(x, half, mode="bilinear", align_corners=False) for x in planes], dim=1)
         src, bgr = F.pad(images, [2 * margin] * 4).chunk(2, dim=1)
         return self.refine_windows(src, bgr, F.pad(coarse, [margin] * 4), None)
 
@@ -129,13 +137,20 @@ class WindowRefiner(nn.Module):
         raise NotImplementedError
 
     def _refine_tiles(
-        self, src: Tensor, bgr: Tensor, features: Tensor, frames: list[Tensor], ref: Tensor, side: int, tiles: Tensor
+        self,
+        src: Tensor,
+        bgr: Tensor,
+        features: list[Tensor],
+        frames: list[Tensor],
+        ref: Tensor,
+        side: int,
+        tiles: Tensor,
     ) -> list[Tensor]:
         """Replace alpha and foreground residual where a patch was chosen.
 
         Args:
             src, bgr: (B, 3, H, W).
-            features: (B, h, w, C) of which the guides are cut.
+            features: (B, h, w, C) each, of which the guides are cut.
             frames: (B, H, W, 1 and 3), rounded up to tiles; refined in place, unless traceable.
             ref: (B, 1, H/4, W/4), 1 where a patch is chosen.
             side: of a tile, in patches.
@@ -143,14 +158,17 @@ class WindowRefiner(nn.Module):
         """
         H, W = src.shape[2], src.shape[3]
         size = 2 * (side + self.half_margin)  # of a tile with its margins, at half resolution
-        taps = upsampling_taps(features, H // 2, W // 2, size, self.half_margin, self.replicate)
+        taps = [upsampling_taps(x, H // 2, W // 2, size, self.half_margin, self.replicate) for x in features]
         chosen = F.pad(ref, (0, -ref.shape[3] % side, 0, -ref.shape[2] % side)).bool().permute(0, 2, 3, 1).contiguous()
         for part, cut in self._split(tiles, side, size, H, W):
             b, i, j = part.unbind(1)
             y, x = 2 * side * i, 2 * side * j  # counted from the margin before the frame
-            guides = cut_upsampled_windows(features, taps, b, y, x, size, self.traceable).permute(0, 3, 1, 2)
+            cuts = [
+                cut_upsampled_windows(*pair, b, y, x, size, self.traceable) for pair in zip(features, taps, strict=True)
+            ]
+            guides = torch.cat(cuts, dim=3).permute(0, 3, 1, 2)
             y, x = 2 * (y - self.half_margin), 2 * (x - self.half_margin)
-            wide_src, wide_bgr = (cut(image, b, y, x, 2 * size).to(features.dtype) for image in (src, bgr))
+            wide_src, wide_bgr = (cut(image, b, y, x, 2 * size).to(guides.dtype) for image in (src, bgr))
             before = torch.cat([take_tiles(frame, b, i, j, side * PATCH) for frame in frames], dim=3)
             refined = self.refine_windows(wide_src, wide_bgr, guides, before.permute(0, 3, 1, 2))
             refined = refined.permute(0, 2, 3, 1).to(before.dtype)
@@ -240,19 +258,22 @@ class SolvingRefiner(WindowRefiner):
     network has to learn such a product from convolutions, and hardly improved in as many steps.) It also predicts
     corrections, which are added; before training they are 0.
 
+    Where the coarse size is far from the full one, it goes there in steps of two. Each begins with what the one before
+    found, for a window shows only some ten pixels around each, which in 4K would be two or three coarse ones.
+
     Everything is computed at half resolution: each 2 x 2 pixels of the full resolution are one pixel with four times
     the channels, which leaves a CPU less to do besides the arithmetic.
 
     Args:
         threshold, hidden_channels: as of `WindowRefiner`, and of the base network's features.
+        channels: the network's own.
     """
 
     replicate = True
     half_margin = 4
 
-    def __init__(self, threshold: float, hidden_channels: int) -> None:
+    def __init__(self, threshold: float, hidden_channels: int, channels: int = 16) -> None:
         super().__init__("thresholding", threshold=threshold)
-        channels = 16  # neither 24 nor 32 found more
         self.trunk = nn.Sequential(*_block(hidden_channels + 4 + 6 + 4, channels), *_block(channels, channels))
         self.correct = nn.Conv2d(channels, 3, 1)
         self.head = nn.Sequential(*_block(channels + 4 * (6 + 4), channels))
@@ -260,6 +281,47 @@ class SolvingRefiner(WindowRefiner):
         for layer in (self.correct, self.predict):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def start_as(self, narrow: SolvingRefiner) -> None:
+        """Take the weights of a network with fewer channels; the others have no effect until they are trained."""
+        known = narrow.correct.in_channels
+        for own, other in zip(self.modules(), narrow.modules(), strict=True):
+            if isinstance(own, nn.Conv2d) and isinstance(other, nn.Conv2d):
+                new = range(known, known + own.in_channels - other.in_channels)  # the trunk's channels come first
+                weight = own.weight[: other.out_channels].zero_()
+                weight[:, [n for n in range(own.in_channels) if n not in new]] = other.weight
+                if own.bias is not None and other.bias is not None:
+                    own.bias[: other.out_channels] = other.bias
+            elif isinstance(own, nn.BatchNorm2d):
+                for name, value in other.state_dict().items():
+                    own.state_dict()[name].view(-1)[: value.numel()] = value
+
+    def forward(
+        self, src: Tensor, bgr: Tensor, pha: Tensor, fgr: Tensor, err: Tensor, *hid: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As of `WindowRefiner`; the last of `hid` is the straight foreground (B, 3, h, w)."""
+        return super().forward(src, bgr, *self.approach(src, bgr, pha, fgr, err, *hid))
+
+    def approach(
+        self, src: Tensor, bgr: Tensor, pha: Tensor, fgr: Tensor, err: Tensor, *hid: Tensor
+    ) -> tuple[Tensor, ...]:
+        """The arguments of `forward` behind src and bgr as its last step takes them.
+
+        Where the coarse size is close enough, they stay as they are. Else pha, fgr and the foreground are those refined
+        at half of the full size, and err is (B, 1, H/4, W/4), 0 where alpha has become 0 or 1 all around.
+        """
+        height, width = src.shape[2:]
+        if pha.shape[2] >= _FAR * height:
+            return pha, fgr, err, *hid
+        src, bgr = halved(src), halved(bgr)
+        pha, fgr, _ = self(divisible(src, PATCH), divisible(bgr, PATCH), pha, fgr, err, *hid)
+        pha, fgr = (x[..., : height // 2, : width // 2] for x in (pha.clamp(0, 1), fgr))
+        soft = ((pha > _SETTLED) & (pha < 1 - _SETTLED)).to(pha.dtype)
+        err = F.interpolate(err, [height // PATCH, width // PATCH], mode="bilinear", align_corners=False)
+        err = err * (blurred(halved(soft), 3) > 0)
+        known = extend_foreground((src + fgr).clamp(0, 1), pha, self.traceable)
+        return pha, fgr, err, *hid[:-1], known
 
     def refine_windows(self, src: Tensor, bgr: Tensor, guides: Tensor, before: Tensor | None) -> Tensor:
         assert before is not None
@@ -271,14 +333,14 @@ class SolvingRefiner(WindowRefiner):
         correction = self.correct(x).float()
         src, bgr, fgr = _cropped(src, 2), _cropped(bgr, 2), _cropped(fgr, 2) + correction
         found = *solve_alpha(fgr[:, :, None], src, bgr), least_alpha(src, bgr)
-        out = self.predict(self.head(_joined(x, src.flatten(1, 2), bgr.flatten(1, 2), *found))).float()
+        out = self.predict(self.head(_joined(x, _planes(src), _planes(bgr), *found))).float()
         gate, added, lift = out.tensor_split([4, 20], dim=1)  # what came later is last: see core/checkpoints.py
         solved, least, correction, src, bgr = (_cropped(x, 2) for x in (found[0], found[-1], correction, src, bgr))
         pha, residual = _quartered(before[:, :1])[:, 0], _quartered(before[:, 1:])
         pha = pha + torch.tanh(gate) * (solved - pha) + torch.tanh(lift) * (least - pha).relu() + added[:, :4]
         residual = residual + added[:, 4:].unflatten(1, (3, 4)) + correction[:, :, None]
         residual = fuse_foreground(src + residual, pha[:, None], src, bgr) - src
-        return F.pixel_shuffle(torch.cat([pha, residual.flatten(1, 2)], dim=1), 2)
+        return F.pixel_shuffle(torch.cat([pha, _planes(residual)], dim=1), 2)
 
 
 def _block(in_channels: int, channels: int) -> tuple[nn.Module, ...]:
@@ -290,6 +352,11 @@ def _quartered(windows: Tensor) -> Tensor:
     height, width = windows.shape[2] // 2, windows.shape[3] // 2
     squares = windows.view(*windows.shape[:2], height, 2, width, 2)
     return squares.permute(0, 1, 3, 5, 2, 4).reshape(*windows.shape[:2], 4, height, width)
+
+
+def _planes(squares: Tensor) -> Tensor:
+    """(N, C, 4, s, s) -> (N, 4 C, s, s). Where N is 0, ONNX cannot flatten."""
+    return squares.reshape(-1, 4 * squares.shape[1], *squares.shape[3:])
 
 
 def _joined(*parts: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ def halved(x: Tensor) -> Tensor:
 def divisible(x: Tensor, by: int) -> Tensor:
     """With sides that `by` divides, by repeating the last row and column; whole frames are copied only for that."""
     height, width = x.shape[-2:]
-    if height % by == 0 and width % by == 0:
+    if not torch.jit.is_tracing() and height % by == 0 and width % by == 0:  # type: ignore[attr-defined,no-untyped-call]
         return x
     return F.pad(x, (0, -width % by, 0, -height % by), mode="replicate")
 

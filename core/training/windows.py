@@ -2,13 +2,16 @@
 """Training samples for the refinement alone: windows, cut out of clips where it has something to gain.
 
 The coarse network is frozen meanwhile, so it sees each clip once, and the refinement learns from each window a few
-times. Every batch has windows of many clips: learning from a few clips at a time, it forgets the others. The windows
-depend on seed and step alone, so a resumed run sees the same ones.
+times. Every batch has windows of many clips: learning from a few clips at a time, it forgets the others. It draws from
+all groups of clips alike, be they looked at from near or from afar, where there are more windows. The windows
+depend on seed and step alone, so a resumed run sees the same ones; but where the refinement takes several steps, they
+begin with what it makes of the first ones when they are cut.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Iterator
 
@@ -18,7 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.errors import JobError
+from core.matting import COARSE_PIXELS
 from core.models import RecurrentMatting
+from core.models.refiner import PATCH
 from core.training.loop import Batch
 
 SIDE = 64  # pixels
@@ -26,6 +31,7 @@ SHARE = 0.2  # largest share of a frame's windows that is cut
 CLIPS = 6  # clips that one group of windows is cut from
 STEPS = 10  # steps after which the next group is cut
 KEPT = 32  # groups that are learnt from
+LOOK = math.isqrt(COARSE_PIXELS)  # pixels of a side: the engine shows the coarse network no more
 _HOPELESS = 0.03  # mean error at which a window's chance is a quarter: most of that error cannot be refined away
 LEAST, MOST = 0.003, 0.15  # mean error that a window must lack in detail at least, and be wrong at most
 _BESIDE = 0.03  # error that a fine difference beside the subject counts for: it is refined, be it a hair or not
@@ -37,7 +43,8 @@ def cut_training_windows(model: RecurrentMatting, batch: Batch, ratio: float, se
     """Cut windows at random, preferably where the coarse alpha lacks detail but is otherwise right.
 
     Args:
-        batch: clips (B, T, ...) as `ClipDataset` makes them.
+        batch: clips (B, T, ...) as `ClipDataset` makes them. Where the network would see more than `LOOK` pixels of a
+            side, they are shrunk.
         ratio: downsample ratio at which the network sees them, below 1.
         seed: of the choice of windows.
 
@@ -47,7 +54,11 @@ def cut_training_windows(model: RecurrentMatting, batch: Batch, ratio: float, se
     """
     rng = np.random.default_rng(seed)
     device = next(model.parameters()).device
-    clips = zip(*(batch[name].to(device).split(1) for name in ("src", "bgr", "pha", "fgr")), strict=True)
+    side = min(batch["src"].shape[-1], int(LOOK / ratio) // PATCH * PATCH)
+    frames = [batch[name].to(device) for name in ("src", "bgr", "pha", "fgr")]
+    if side < batch["src"].shape[-1]:
+        frames = [F.adaptive_avg_pool3d(x.transpose(1, 2), (None, side, side)).transpose(1, 2) for x in frames]
+    clips = zip(*(x.split(1) for x in frames), strict=True)
     found = [part for src, bgr, pha, fgr in clips for part in _cut_clip(model, src, bgr, pha, fgr, ratio, rng)]
     return {name: torch.stack([window[name] for window in found]) for name in (found[0] if found else ())}
 
@@ -58,16 +69,19 @@ def _cut_clip(
     """The windows of one clip (1, T, ...): what the network sees of it at full size takes much memory."""
     margin = model.refiner.half_margin
     src, bgr, pha, residual, err, *hid = model.guide_refiner(src, bgr, ratio)
+    beside = F.interpolate((err == 1).float(), src.shape[2:], mode="nearest")  # `missed_detail`
+    pha, residual, _, *hid = model.refiner.eval().approach(src, bgr, pha, residual, err, *hid)
     height, width = src.shape[2] & -2, src.shape[3] & -2
     wide_src, wide_bgr = (F.pad(image, [2 * margin] * 4, "replicate") for image in (src, bgr))
-    guides = torch.cat([*hid, pha, residual], dim=1)
-    half = F.interpolate(guides, [height // 2, width // 2], mode="bilinear", align_corners=False)
-    half = F.pad(half, [margin] * 4, "replicate")
-    coarse = F.interpolate(guides[:, -4:], src.shape[2:], mode="bilinear", align_corners=False)
+    guides = [
+        F.interpolate(x, [height // 2, width // 2], mode="bilinear", align_corners=False) for x in (*hid, pha, residual)
+    ]
+    half = F.pad(torch.cat(guides, dim=1), [margin] * 4, "replicate")
+    before = torch.cat([pha, residual], dim=1)
+    before = F.interpolate(before, src.shape[2:], mode="bilinear", align_corners=False)
     true, fgr = true.flatten(0, 1), fgr.flatten(0, 1)
-    error = coarse[:, :1] - true
+    error = before[:, :1] - true
     fine = (error - F.avg_pool2d(error, _FINE, 1, _FINE // 2, count_include_pad=False)).abs()
-    beside = F.interpolate((err == 1).float(), src.shape[2:], mode="nearest")  # `missed_detail`
     images = fine + _BESIDE * beside, error.abs()
     for t in range(src.shape[0]):
         top, left = (2 * int(n) for n in rng.integers(0, SIDE // 4, 2))
@@ -83,7 +97,7 @@ def _cut_clip(
                 "src": _square(wide_src, t, y, x, wide),
                 "bgr": _square(wide_bgr, t, y, x, wide),
                 "guides": _square(half, t, y // 2, x // 2, narrow),
-                "before": _square(coarse, t, y, x, SIDE),
+                "before": _square(before, t, y, x, SIDE),
                 "pha": _square(true, t, y, x, SIDE),
                 "fgr": _square(fgr, t, y, x, SIDE),
             }
@@ -110,13 +124,14 @@ def draw_windows(groups: Iterator[dict[str, Tensor]], batch: int, seed: int, sta
         if step == start or step % STEPS == 0:
             kept.append(next(groups))
         rng = np.random.default_rng([seed, step])
-        cut = [(group, n) for group in kept if group for n in range(len(group["pha"]))]
-        if not cut:
+        found = [group for group in kept if group]
+        if not found:
             raise JobError(
                 f"clips whose coarse alpha is wrong by less than {MOST} somewhere but lacks detail there",
                 f"none among {len(kept) * CLIPS}",
                 "Train the coarse network first, or look whether the pool's subjects have edges",
             )
-        chosen = [cut[n] for n in rng.integers(0, len(cut), batch)]
+        groups_drawn = [found[n] for n in rng.integers(0, len(found), batch)]
+        chosen = [(group, rng.integers(0, len(group["pha"]))) for group in groups_drawn]
         axes = [axis for axis in (2, 3) if rng.random() < 0.5]
-        yield {name: torch.stack([group[name][n] for group, n in chosen]).float().flip(axes) for name in cut[0][0]}
+        yield {name: torch.stack([group[name][n] for group, n in chosen]).float().flip(axes) for name in found[0]}
