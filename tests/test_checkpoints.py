@@ -383,6 +383,8 @@ def test_own_format_of_another_version_is_refused(tmp_path, metadata):
     ("MattingRefine", {"refine_sample_pixels": -1}),
     ("MattingRefine", {"refine_threshold": "x"}),
     ("RecurrentMatting", {"refine_threshold": None}),
+    ("RecurrentMatting", {"refine_channels": 10**9}),
+    ("RecurrentMatting", {"refine_channels": "16"}),
 ])  # fmt: skip
 def test_settings_that_do_not_work_are_refused_before_the_first_frame(tmp_path, architecture, arguments):
     if architecture == "MattingRefine":

@@ -29,7 +29,7 @@ State: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 _IMAGES = 3 + 3  # channels: the plate, and its absolute difference from the source
 _RELATION = 1 + 3  # channels of `relate` that the decoder sees
 _OWN = 0.25  # share of its own detail from which on a surface is no transparent one
-_AROUND = 15  # pixels at half of the coarse size over which that is judged
+_AROUND = 31  # pixels at half of the coarse size over which that is judged
 _STRIP = 64  # rows of a full frame that a few steps in a row find in the processor's cache
 
 

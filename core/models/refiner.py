@@ -266,7 +266,7 @@ class SolvingRefiner(WindowRefiner):
 
     Args:
         threshold, hidden_channels: as of `WindowRefiner`, and of the base network's features.
-        channels: the network's own.
+        channels: the network's own, up to 256.
     """
 
     replicate = True
@@ -274,6 +274,8 @@ class SolvingRefiner(WindowRefiner):
 
     def __init__(self, threshold: float, hidden_channels: int, channels: int = 16) -> None:
         super().__init__("thresholding", threshold=threshold)
+        if not isinstance(channels, int) or not 0 < channels <= 256:
+            raise ValueError(f"the refinement has 1 to 256 channels; got {channels!r}")
         self.trunk = nn.Sequential(*_block(hidden_channels + 4 + 6 + 4, channels), *_block(channels, channels))
         self.correct = nn.Conv2d(channels, 3, 1)
         self.head = nn.Sequential(*_block(channels + 4 * (6 + 4), channels))
