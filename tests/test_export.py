@@ -82,7 +82,7 @@ def test_default_network(tmp_path, width, height, ratio, suffix):
     size = ["--size", str(width), str(height), "--downsample_ratio", str(ratio)]
     export.main(export.parse_args(["default", str(path), *size]))
     model = load_model()
-    src, bgr = torch.rand(2, 1, 3, height, width)
+    src, bgr = torch.rand(2, 1, 3, height + 4, width + 4)
     with torch.inference_mode():
         *first, rec = model(src, bgr, None, ratio)
         *second, after = model(bgr, src, rec, ratio)
