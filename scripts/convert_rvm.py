@@ -16,7 +16,6 @@ import argparse
 import importlib.metadata
 import sys
 from pathlib import Path
-from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -103,14 +102,14 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Write the published weights, with the trained ones added if --trained names them."""
-    trained = None if args.trained is None else load_model(args.trained)
-    if trained is not None and not isinstance(trained, RecurrentMatting):
-        raise CheckpointError("weights of the recurrent network", type(trained).__name__, "Choose another file")
-    model = RecurrentMatting(**cast(Any, trained.arguments | {"blind": True})) if trained else RecurrentMatting()
+    model = RecurrentMatting()
+    if args.trained is not None:
+        trained = load_model(args.trained)
+        if not isinstance(trained, RecurrentMatting):
+            raise CheckpointError("weights of the recurrent network", type(trained).__name__, "Choose another file")
+        model = RecurrentMatting(**(trained.arguments | {"blind": True}))
+        model.load_state_dict(trained.state_dict(), strict=False)  # the blind one follows
     load_onnx_weights(model.blind or model, args.onnx or find_onnx())
-    if trained is not None:
-        seeing = {key: value for key, value in trained.state_dict().items() if key[:6] != "blind."}
-        model.load_state_dict(model.state_dict() | seeing)
     save_model(
         model,
         args.output,

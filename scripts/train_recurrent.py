@@ -284,11 +284,11 @@ def build_model(init: str, refine_channels: int | None = None) -> RecurrentMatti
     first = RecurrentMatting() if init == "none" else load_model(init)
     if not isinstance(first, RecurrentMatting):
         raise JobError("weights of the recurrent network", f"{type(first).__name__}", "Pass another --init")
-    known = cast(int, first.arguments["refine_channels"])
+    known = first.arguments["refine_channels"]
     channels = refine_channels or known
     if channels < known:
         raise JobError(f"at least the {known} channels of {init}", f"{channels}", "Raise --refine_channels")
-    model = RecurrentMatting(**cast(Any, first.arguments | {"blind": False, "refine_channels": channels}))
+    model = RecurrentMatting(**(first.arguments | {"blind": False, "refine_channels": channels}))
     model.refiner.start_as(first.refiner)
     parts = ("refiner.", "blind.")  # the blind one is not trained: scripts/convert_rvm.py adds it anew
     model.load_state_dict({k: v for k, v in first.state_dict().items() if not k.startswith(parts)}, strict=False)

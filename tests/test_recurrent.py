@@ -211,7 +211,7 @@ def test_inside_of_a_see_through_surface_alpha_is_not_the_refinements() -> None:
     torch.testing.assert_close(then, torch.where(share > 0, color, fgr))
 
 
-@pytest.mark.parametrize(("own", "kept"), [(0.0, 0.0), (0.125, 0.5), (0.8, 1.0)])
+@pytest.mark.parametrize(("own", "kept"), [(0.0, 0.0), (0.125 * 1.001, 0.5), (0.8, 1.0)])
 def test_dense_hair_is_the_refinements(monkeypatch: pytest.MonkeyPatch, own: float, kept: float) -> None:
     """What looks like a broad transparent surface keeps its refined alpha where its detail is its own."""
     monkeypatch.setattr(recurrent, "broadly_see_through", torch.ones_like)
@@ -225,7 +225,7 @@ def test_dense_hair_is_the_refinements(monkeypatch: pytest.MonkeyPatch, own: flo
         pha, _ = model._cleared(
             src, bgr, look.plate.bgr_sm[0], look._replace(coarse=coarse), torch.ones(1, 1, 64, 96), src
         )
-    torch.testing.assert_close(pha, torch.full_like(pha, 0.5 + 0.5 * kept), atol=1e-3, rtol=0)
+    torch.testing.assert_close(pha, torch.full_like(pha, 0.5 + 0.5 * kept))
 
 
 def test_the_compositing_equation_solved_for_alpha() -> None:
@@ -276,15 +276,15 @@ def test_from_afar_alpha_is_refined_in_steps_of_two(factor: int, steps: int) -> 
     plate, color = torch.full((1, 3, height, width), 0.2), torch.full((1, 3, height // factor, width // factor), 0.9)
     refiner = SolvingRefiner(0.02, 16 + 3).eval()
     refiner.predict.bias.data[:4] = 9.0  # tanh of it is 1: alpha is the solved one
-    sizes = []
-    refiner.correct.register_forward_hook(lambda *_: sizes.append(1))
+    heights = []
+    refiner.register_forward_pre_hook(lambda _, inputs: heights.append(inputs[0].shape[2]))
     coarse = torch.full_like(color[:, :1], 0.3), torch.zeros_like(color), torch.ones_like(color[:, :1])
     with torch.inference_mode():
         features = torch.zeros(1, 16, *color.shape[2:]), color
         pha, _, ref = refiner(torch.lerp(plate, torch.full_like(plate, 0.9), true), plate, *coarse, *features)
     sharp = torch.arange(width) != 99  # there the colour, too, is that of half the size
     torch.testing.assert_close(pha[..., sharp], true[..., sharp], atol=5e-3, rtol=0)
-    assert len(sizes) >= steps
+    assert heights == [88, 44, 24][:steps]  # 22, rounded up to patches
     refined = ref[0, 0].all(0).nonzero().flatten().tolist()
     assert refined == ([23, 24, 25] if steps > 1 else list(range(width // 4)))
 

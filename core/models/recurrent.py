@@ -9,7 +9,7 @@ quality until training moves them; without a plate those layers are left out.
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -272,7 +272,7 @@ class RecurrentMatting(nn.Module):
 
     def __init__(self, blind: bool = False, refine_threshold: float = 0.02, refine_channels: int = 16) -> None:
         super().__init__()
-        self.arguments: dict[str, object] = {
+        self.arguments: dict[str, Any] = {
             "blind": blind,
             "refine_threshold": refine_threshold,
             "refine_channels": refine_channels,

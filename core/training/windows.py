@@ -3,9 +3,9 @@
 
 The coarse network is frozen meanwhile, so it sees each clip once, and the refinement learns from each window a few
 times. Every batch has windows of many clips: learning from a few clips at a time, it forgets the others. It draws from
-all groups of clips alike, be they looked at from near or from afar, where there are more windows. The windows
-depend on seed and step alone, so a resumed run sees the same ones; but where the refinement takes several steps, they
-begin with what it makes of the first ones when they are cut.
+all groups of clips alike, be they looked at from near or from afar, where there are more windows. The windows depend on
+seed and step alone, so a resumed run sees the same ones; but where the refinement takes several steps, they begin with
+what it makes of the first ones when they are cut.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ def cut_training_windows(model: RecurrentMatting, batch: Batch, ratio: float, se
     rng = np.random.default_rng(seed)
     device = next(model.parameters()).device
     side = min(batch["src"].shape[-1], int(LOOK / ratio) // PATCH * PATCH)
-    frames = [batch[name].to(device) for name in ("src", "bgr", "pha", "fgr")]
-    if side < batch["src"].shape[-1]:
-        frames = [F.adaptive_avg_pool3d(x.transpose(1, 2), (None, side, side)).transpose(1, 2) for x in frames]
-    clips = zip(*(x.split(1) for x in frames), strict=True)
-    found = [part for src, bgr, pha, fgr in clips for part in _cut_clip(model, src, bgr, pha, fgr, ratio, rng)]
+    clips = zip(*(batch[name].to(device).split(1) for name in ("src", "bgr", "pha", "fgr")), strict=True)
+    found: list[dict[str, Tensor]] = []
+    for clip in clips:
+        src, bgr, pha, fgr = (F.interpolate(frames[0], (side, side), mode="area")[None] for frames in clip)
+        found += _cut_clip(model, src, bgr, pha, fgr, ratio, rng)
     return {name: torch.stack([window[name] for window in found]) for name in (found[0] if found else ())}
 
 
@@ -131,7 +131,7 @@ def draw_windows(groups: Iterator[dict[str, Tensor]], batch: int, seed: int, sta
                 f"none among {len(kept) * CLIPS}",
                 "Train the coarse network first, or look whether the pool's subjects have edges",
             )
-        groups_drawn = [found[n] for n in rng.integers(0, len(found), batch)]
-        chosen = [(group, rng.integers(0, len(group["pha"]))) for group in groups_drawn]
+        drawn = [found[n] for n in rng.integers(0, len(found), batch)]
+        chosen = [(group, rng.integers(0, len(group["pha"]))) for group in drawn]
         axes = [axis for axis in (2, 3) if rng.random() < 0.5]
         yield {name: torch.stack([group[name][n] for group, n in chosen]).float().flip(axes) for name in found[0]}
