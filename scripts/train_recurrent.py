@@ -28,7 +28,7 @@ from core.memory import reused_memory
 from core.models import RecurrentMatting
 from core.models.clamping import clamp_unit
 from core.models.recurrent import Look
-from core.models.refiner import PATCH, SolvingRefiner
+from core.models.refiner import MOST_CHANNELS, PATCH, SolvingRefiner
 from core.models.scales import average
 from core.training import looks, losses, windows
 from core.training.loop import Batch, Process, Trainer, Validation, join_processes, sample_order
@@ -279,15 +279,16 @@ def build_model(init: str, refine_channels: int | None = None) -> RecurrentMatti
         refine_channels: of its refiner, if those are to be more than in `init`.
 
     Raises:
-        JobError: `init` holds another network, or its refiner has more channels.
+        JobError: `init` holds another network, or its refiner has more channels, or those are too many.
     """
     first = RecurrentMatting() if init == "none" else load_model(init)
     if not isinstance(first, RecurrentMatting):
         raise JobError("weights of the recurrent network", f"{type(first).__name__}", "Pass another --init")
     known = first.arguments["refine_channels"]
-    channels = refine_channels or known
-    if channels < known:
-        raise JobError(f"at least the {known} channels of {init}", f"{channels}", "Raise --refine_channels")
+    channels = known if refine_channels is None else refine_channels
+    if not known <= channels <= MOST_CHANNELS:
+        expected = f"at least the {known} channels of {init}, and no more than {MOST_CHANNELS}"
+        raise JobError(expected, f"{channels}", "Correct --refine_channels")
     model = RecurrentMatting(**(first.arguments | {"blind": False, "refine_channels": channels}))
     model.refiner.start_as(first.refiner)
     parts = ("refiner.", "blind.")  # the blind one is not trained: scripts/convert_rvm.py adds it anew

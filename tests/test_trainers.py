@@ -476,8 +476,9 @@ def test_a_widened_refiner_starts_as_the_narrow_one() -> None:
     wide.refiner.refine_windows(src, bgr, guides, before).sum().backward()
     for layer in (wide.refiner.correct, wide.refiner.predict):
         assert layer.weight.grad[:, channels:].abs().sum() > 0
-    with pytest.raises(JobError, match=f"at least the {channels} channels"):
-        train_recurrent.build_model("default", channels - 1)
+    for wrong in (channels - 1, 0, 999):
+        with pytest.raises(JobError, match=f"at least the {channels} channels"):
+            train_recurrent.build_model("default", wrong)
 
 
 def test_each_part_has_its_learning_rate() -> None:

@@ -31,6 +31,7 @@ from core.models.scales import blurred, divisible, halved, upsampled
 Cut: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
 
 PATCH = 4  # side of a patch in pixels; it is 2 at half and 1 at quarter resolution
+MOST_CHANNELS = 256  # of the refinement; a damaged file may name any number
 _WIDEST_TILE = 16  # in patches
 _FAR = 0.3  # share of the full size below which the coarse one is brought there in steps
 _SETTLED = 0.005  # alpha that is no further from 0 or 1 is not refined in the next step
@@ -266,7 +267,7 @@ class SolvingRefiner(WindowRefiner):
 
     Args:
         threshold, hidden_channels: as of `WindowRefiner`, and of the base network's features.
-        channels: the network's own, up to 256.
+        channels: the network's own, up to `MOST_CHANNELS`.
     """
 
     replicate = True
@@ -274,8 +275,8 @@ class SolvingRefiner(WindowRefiner):
 
     def __init__(self, threshold: float, hidden_channels: int, channels: int = 16) -> None:
         super().__init__("thresholding", threshold=threshold)
-        if not isinstance(channels, int) or not 0 < channels <= 256:
-            raise ValueError(f"the refinement has 1 to 256 channels; got {channels!r}")
+        if not isinstance(channels, int) or not 0 < channels <= MOST_CHANNELS:
+            raise ValueError(f"the refinement has 1 to {MOST_CHANNELS} channels; got {channels!r}")
         self.trunk = nn.Sequential(*_block(hidden_channels + 4 + 6 + 4, channels), *_block(channels, channels))
         self.correct = nn.Conv2d(channels, 3, 1)
         self.head = nn.Sequential(*_block(channels + 4 * (6 + 4), channels))
