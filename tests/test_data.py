@@ -13,7 +13,7 @@ import torch
 
 from core.data import ClipDataset, ImagePairDataset, Mix, procedural
 from core.data import augmentation as aug
-from core.data.compositing import Layer, compose, compose_in_light, over, place
+from core.data.compositing import Layer, compose, compose_in_light, over, place, spilled
 from core.data.pairs import find_pictures, read_picture
 from core.data.pool import Pool, extend_colors, make_pyramid, read_pixels
 from core.data.split import family, split_of
@@ -271,6 +271,14 @@ def test_shadow_lies_where_it_is_cast():
     assert cast.shape == pha.shape and cast[66, 82, 0] > 0.9 and cast[50, 50, 0] < 0.1
 
 
+def test_the_suns_shadow_is_sharp():
+    pha = np.zeros((256, 256, 1), np.float32)
+    pha[100:150, 100:150] = 1
+    sharp, soft = (aug.cast_shadow(pha, (0, 0), softness)[125, :, 0] for softness in (0.3, 8))
+    assert np.count_nonzero((sharp > 0.1) & (sharp < 0.9)) <= 4
+    assert np.count_nonzero((soft > 0.1) & (soft < 0.9)) > 30
+
+
 def test_compression_is_mild_and_bytes_are_rounded():
     ramp = np.tile(np.arange(0, 256, 2, dtype=np.uint8)[None, :, None], (64, 1, 3))
     assert np.abs(aug.compress(ramp, 90).astype(int) - ramp).mean() < 2
@@ -292,6 +300,17 @@ def test_compose_by_hand():
 def test_compose_in_light_by_hand():
     src = compose_in_light(layer(1.0, 0.5), np.zeros((2, 2, 3), np.float32), gamma=2.0)
     np.testing.assert_allclose(src, 0.5**0.5, atol=1e-6)
+
+
+def test_spill_lights_the_rim_alone():
+    pha = np.zeros((128, 128, 1), np.float32)
+    pha[32:, 32:] = 1
+    room = np.broadcast_to(np.array([0.1, 0.8, 0.1], np.float32), (128, 128, 3))
+    dark = np.full((128, 128, 3), 0.2, np.float32)
+    lit = spilled(Layer(dark, pha), room, 0.4, 6)
+    np.testing.assert_allclose(lit[100, 100], dark[100, 100], atol=1e-3)  # far inside
+    np.testing.assert_allclose(lit[80, 33, 1], (0.04 + 0.4 * 0.8 * 0.64) ** 0.5, atol=0.05)  # half of the light around
+    assert lit[80, 33, 0] < 0.22  # the room is green
 
 
 def test_over_by_hand():

@@ -210,7 +210,7 @@ def cast_shadow(
         squash: the shadow's height divided by the subject's.
     """
     height, width = pha.shape[:2]
-    step = 4 if min(height, width) >= 128 else 1
+    step = int(np.clip(softness / 2, 1, 4)) if min(height, width) >= 128 else 1  # a blurred shadow needs few pixels
     small = cv2.resize(pha, (width // step, height // step), interpolation=cv2.INTER_AREA)
     rows = np.nonzero(small.max(axis=1) > 0.2)[0]
     foot = float(rows[-1]) if len(rows) else 0.0

@@ -48,7 +48,7 @@ from .augmentation import (
     warp,
     wobble,
 )
-from .compositing import Layer, compose, compose_in_light, filtered, over, place
+from .compositing import Layer, compose, compose_in_light, filtered, over, place, spilled
 from .pool import Bytes, Pool
 
 PEOPLE = ("people", "rendered_people")
@@ -90,6 +90,7 @@ class Mix:
     refocused: float = 0.15  # the plate is softer than the shot
     shadow: float = 0.6
     light_change: float = 0.2  # the subject shades or lights the room softly
+    spill: float = 0.2  # the room lights the subject's rim, a green screen in green
     breeze: float = 0.1
     plain_background: float = 0.1
     soft_background: float = 0.25
@@ -195,6 +196,8 @@ class _Scene:
         flicker = rng.uniform(0.003, 0.02) if self._chance(mix.flicker) else 0.0
         look_plate = self._plates(exact)
         lens = rng.uniform(0.4, 1.6) if self._chance(mix.soft_lens) else 0.0
+        spill = rng.uniform(0.05, 0.4) if self._chance(mix.spill) else 0.0
+        rim = rng.uniform(0.005, 0.03) * size
 
         found: dict[str, list[NDArray[Any]]] = {"src": [], "bgr": [], "pha": [], "fgr": []}
         pan = rng.uniform(0, 0.8)
@@ -208,6 +211,8 @@ class _Scene:
             layer = reduce(over, layers) if layers else Layer(bgr, np.zeros((size, size, 1), np.float32))
             if lens:
                 layer, bgr = filtered(layer, lambda image: blur(image, lens)), blur(bgr, lens)
+            if spill:
+                layer = Layer(spilled(layer, bgr, spill, rim), layer.pha)
             bgr = shade(bgr, layer.pha)
             gain = np.float32(exposure * (1 + flicker * rng.standard_normal()))
             layer, bgr = Layer(np.minimum(layer.fgr * gain, 1), layer.pha), np.minimum(bgr * gain, 1)
@@ -349,13 +354,14 @@ class _Scene:
         mix, rng, size = self.mix, self.rng, self.size
         shadows = []
         if self._chance(mix.shadow):
-            offset = (float(rng.normal(0, 0.1 * size)), float(rng.uniform(-0.02, 0.12) * size))
+            offset = (float(rng.normal(0, 0.14 * size)), float(rng.uniform(-0.02, 0.12) * size))
             strength = rng.uniform(0.15, 0.85)
-            shadows.append((strength, offset, rng.uniform(0.008, 0.08) * size, rng.normal(0, 0.4), rng.uniform(0.3, 1)))
+            softness = float(np.exp(rng.uniform(np.log(0.001), np.log(0.08)))) * size  # from the sun's to a window's
+            shadows.append((strength, offset, softness, rng.normal(0, 0.4), rng.uniform(0.3, 1)))
             if self._chance(0.5):
                 contact = (0.0, float(rng.uniform(0, 0.02) * size))
                 shadows.append((rng.uniform(0.2, 0.7), contact, rng.uniform(0.01, 0.03) * size, 0.0, 1.0))
-        tint = (1 + rng.normal(0, 0.03, 3)).astype(np.float32)
+        tint = (1 + rng.normal(0, 0.05, 3)).astype(np.float32)
         change = None
         if self._chance(mix.light_change) and not exact:
             change = 1 + np.float32(rng.uniform(0.02, 0.08)) * smooth_noise((size, size), size / rng.uniform(1, 3), rng)

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from ..color import to_float
-from .augmentation import Floats, Matrix, apply_table, defocus, motion_blur, recolor, warp
+from .augmentation import Floats, Matrix, apply_table, blur, defocus, motion_blur, recolor, warp
 from .pool import Bytes
 
 LEAST_ALPHA = 1 / 512  # below it, division by alpha does not give a layer's colour
@@ -68,6 +68,22 @@ def unpremultiply(fgr_premul: Floats, pha: Floats, otherwise: Floats) -> Floats:
     """Straight colour, 0 to 1; `otherwise` where alpha is below LEAST_ALPHA."""
     straight = np.minimum(fgr_premul / np.maximum(pha, LEAST_ALPHA), 1)
     return np.where(pha < LEAST_ALPHA, otherwise, straight)
+
+
+def spilled(layer: Layer, bgr: Floats, strength: float, width: float) -> Floats:
+    """A layer's colour where the light of what is behind falls on its rim.
+
+    Args:
+        bgr: (H, W, 3).
+        strength: of that light, by the light behind.
+        width: pixels, of the rim; the light comes from four times as far.
+    """
+    small = (max(1, bgr.shape[1] // 4), max(1, bgr.shape[0] // 4))
+    pha, room = (cv2.resize(x, small, interpolation=cv2.INTER_AREA).astype(np.float32) for x in (layer.pha, bgr))
+    inside = blur(pha, width / 4)[..., None]
+    light = np.float32(strength) * np.clip(1.6 * (1 - inside), 0, 1) * blur(room, width) ** 2  # about sRGB's gamma
+    lit = layer.fgr**2 + cv2.resize(light, bgr.shape[1::-1]).astype(np.float32)
+    return np.asarray(np.sqrt(lit).clip(0, 1), np.float32)
 
 
 def over(top: Layer, bottom: Layer) -> Layer:
