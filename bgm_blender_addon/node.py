@@ -8,6 +8,7 @@ output); what an artist adds behind them stays.
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from functools import partial
@@ -221,6 +222,8 @@ def wire_results(tree: bpy.types.NodeTree, folder: Path) -> None:
     if bgm.clip is not None:
         settings.check_folder(folder, settings.file_path(bgm.clip))
     found = {name: find_sequence(folder / name) for name in RESULTS}
+    for name in _incomplete(folder, found["alpha"]):
+        found[name] = []
     for name, files in found.items():
         node = tree.nodes.get(RESULTS[name])
         if not files:
@@ -237,6 +240,33 @@ def wire_results(tree: bpy.types.NodeTree, folder: Path) -> None:
     bgm.result_first = footage.file_number(found["alpha"][0])
     bgm.result_last = footage.file_number(found["alpha"][-1])
     update_sources(tree)
+
+
+def _incomplete(folder: Path, alphas: list[Path]) -> list[str]:
+    """The results that were switched off when some of these frames were made: those would be without any colours.
+
+    Files of them that lie there still are of an older matte.
+    """
+    numbers = set(map(footage.file_number, alphas))
+    try:
+        frames = json.loads((folder / "report.json").read_text(encoding="utf-8"))["frames"]
+        kinds = [{file.split("/")[0] for file in each["files"]} for each in frames if each["frame_number"] in numbers]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return []  # no job has come to its end
+    return [name for name in RESULTS if name != "alpha" and any(name not in kind for kind in kinds)]
+
+
+def incomplete_words(tree: bpy.types.NodeTree) -> list[str]:
+    """That the group shows no foreground or error, though its settings ask for them; nothing where it does."""
+    results = {"use_foreground": FOREGROUND, "use_error": ERROR}
+    names = [name for name, node in results.items() if getattr(tree.bgm, name) and node not in tree.nodes]
+    labels = " and ".join(tree.bgm.bl_rna.properties[name].name for name in names)
+    if not labels:
+        return []
+    return [
+        f"Some of the finished frames were made without {labels}, so the node does without for all. Matte the whole "
+        f"clip with {labels} on: only what is missing is made."
+    ]
 
 
 def are_of_clip(tree: bpy.types.NodeTree) -> bool:

@@ -275,6 +275,8 @@ class BGM_OT_use_results(GroupOperator, bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> set[str]:
         tree = self.editable_tree(context)
         tasks.show_results(tree, settings.output_folder(tree.bgm))
+        for words in node.incomplete_words(tree):
+            self.report({"WARNING"}, words)
         tree.bgm.say(f"Frames {tree.bgm.result_first} to {tree.bgm.result_last} loaded", "green")
         self.report({"INFO"}, tree.bgm.status)
         return {"FINISHED"}

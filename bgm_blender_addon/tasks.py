@@ -42,6 +42,7 @@ def matte(
 
     def take(group: bpy.types.NodeTree, result: dict[str, Any]) -> str:
         show_results(group, request.folder)
+        task.warnings += node.incomplete_words(group)
         if then is not None:
             task.warnings += then(group)
         return describe_result(result)

@@ -98,6 +98,9 @@ def run(id: str, command: protocol.Message, cancelled: set[str]) -> str:
         first, last = map(int, command.frames.split("-")) if command.frames else job["frames"]
         output = job["output"]
         names = ["alpha"] + [name for name in ("foreground", "matte", "error") if output[name]]
+        report = Path(output["folder"]) / "report.json"
+        known = json.loads(report.read_text())["frames"] if report.is_file() else []
+        made = {record["frame_number"]: record["files"] for record in known}
         for number in range(first, last + 1):
             if id in cancelled:
                 return "cancelled"
@@ -106,8 +109,10 @@ def run(id: str, command: protocol.Message, cancelled: set[str]) -> str:
                 os._exit(3)
             time.sleep(SECONDS_PER_FRAME)
             paths = write_frame(Path(output["folder"]), number, footage_size(job["footage"]["path"]), names)
+            made[number] = {f"{name}/{Path(path).name}": Path(path).stat().st_size for name, path in paths.items()}
             total = last - first + 1
             send(protocol.Progress(number - first + 1, total, number, fps=10.0, seconds_left=(last - number) / 10), id)
+        report.write_text(json.dumps({"frames": [{"frame_number": n, "files": made[n]} for n in sorted(made)]}))
         send(protocol.Warning("The fake engine has no network."), id)
         counts = {"folder": output["folder"], "first": first, "last": last, "frames": last - first + 1, "skipped": 0}
         send(protocol.Result({**counts, **paths, "foreground_color_space": "srgb"}), id)

@@ -402,6 +402,9 @@ def test_what_a_day_brings(version: str, archive: Path, fake_engine: Path, seque
     assert result["made plate"] == ["IMAGE", "//"]
     assert result["findings"] == [1, 0, 0]
     assert result["copy"] == ["other", "copy"]
+    told = "Some of the finished frames were made without Foreground, so the node does without for all. "
+    told += "Matte the whole clip with Foreground on: only what is missing is made."
+    assert result["incomplete"] == [["Foreground"], ["Clip"], ["Clip", told], ["Foreground"]]
     assert result["copies"] == [
         ["Matting shot_v2 deleted", "//matting/Matting_shot_v2/"],
         ["Matting b.001", "//matting/Matting_b_001/"],

@@ -72,6 +72,15 @@ def main() -> None:
     result["copy"] = [group.nodes["Alpha Matte"].image.filepath.split("/")[3] for group in (tree, copy)]
     bpy.data.node_groups.remove(copy)
 
+    # A result that was switched off for some frames is not shown for any: those would be without the subject
+    incomplete, bgm.output_folder, bgm.frame_range = [], "//matting/incomplete/", "CUSTOM"
+    for frame, bgm.use_foreground in ((1, True), (2, False), (3, True), (2, True)):
+        bgm.frame_first = bgm.frame_last = frame
+        assert not error_of(ops.matte_clip)
+        colors = tree.nodes["Foreground Source"].inputs[0].links[0].from_node.name
+        incomplete.append([colors, *(words for words in runner.task.warnings if "without" in words)])
+    result["incomplete"], bgm.frame_range = incomplete, "CLIP"
+
     # Given another clip, it is named after that
     copies = [original := addon("node").new_group(clip), original.copy()]
     copies.append(copies[1].copy())
