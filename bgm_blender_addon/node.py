@@ -328,6 +328,8 @@ def _group_nodes(tree: bpy.types.NodeTree) -> list[bpy.types.Node]:
 
 def sync_all(*_: Any) -> None:
     """Before saving and rendering: groups follow what scripts have done to their clips, and longer footage."""
+    if bpy.app.background:  # where Blender tells nobody that a clip was given another file
+        follow_files()
     for tree in settings.matting_trees():
         if tree.library is None:
             _follow(tree)

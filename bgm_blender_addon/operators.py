@@ -125,6 +125,7 @@ class GroupOperator:
         if not settings.is_own(tree):
             raise UserError(f"The group {tree.name} is linked from another file. Matte it there, or make it local.")
         tasks.check_idle(tree)
+        node.sync_all()
         return tree
 
 
@@ -211,6 +212,7 @@ class BGM_OT_matte_all(bpy.types.Operator):
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         failed = False
+        node.sync_all()
         for tree in settings.matting_trees():
             if settings.is_own(tree) and runner.task_of(tree) is None:
                 name = tree.name

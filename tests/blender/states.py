@@ -99,7 +99,7 @@ def main() -> None:
     assert not error_of(ops.matte_clip, group=group.name)
     relinked = []
     for own.filepath in (str(shutil.copy(args["footage"], folder / "v2.0007.png")), args["other"]):
-        addon("node").follow_files()
+        bpy.ops.wm.save_mainfile()  # in the window, follow_files runs at once
         has_cut_out = addon("sequencer").has_cut_out(group)
         relinked.append([shown(group), group.bgm.output_folder, group.bgm.status, has_cut_out])
     result["relinked"] = relinked
