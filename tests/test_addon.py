@@ -185,6 +185,7 @@ SENTENCES = {
     "no folder yet": "There is no folder",
     "check plate": "Expected a plate of this place; got another. Choose the right plate.",
     "crash": "The engine ended unexpectedly (exit code 3). Its last words:\nthe fake engine dies on purpose",
+    "crash of all": "Matting: The engine ended unexpectedly (exit code 3). Its last words:",
     "after the crash": "",
     "clip gone": "The clip's file is missing",
     "no UTF-8": "sh?t.png. Rename the file or its folder.",

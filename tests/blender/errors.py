@@ -78,6 +78,7 @@ def main() -> None:
     os.environ["FAKE_WORKER"] = "crash"
     runner.stop_engine()
     said["crash"] = error_of(ops.matte_clip)
+    said["crash of all"] = error_of(ops.matte_all)
     os.environ["FAKE_WORKER"] = ""
     said["after the crash"] = error_of(ops.matte_clip)  # a new engine is started
 
