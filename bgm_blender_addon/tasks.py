@@ -96,7 +96,7 @@ def preview(tree: bpy.types.NodeTree, scene: bpy.types.Scene, scene_frame: int) 
     if not first <= number <= last:
         shown = [footage.to_scene(clip, path, n) for n in (first, last)]
         raise UserError(f"The clip shows nothing at frame {scene_frame}; it lasts from {shown[0]} to {shown[1]}.")
-    request = settings.make_job(tree.bgm, scene, preferences.device(), (first, last))
+    request = settings.make_job(tree.bgm, scene, preferences.device(), (number, number))
     folder = request.folder / "preview" / _SESSION
     output = {"folder": str(folder), "foreground": True, "matte": False, "error": False, "deliver": []}
     request.data["output"] |= output

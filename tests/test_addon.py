@@ -727,6 +727,7 @@ def test_blenders_tracks_drive_the_plate(
     np.testing.assert_allclose(result["plane"], back, atol=1e-3)
     assert "No track of the 2D stabilization" in result["nothing tracked"]
     assert result["known"] == [256, 256] and set(map(tuple, result["sizes"])) == {tuple(result["real"])}
+    assert result["preview"] == ""
     assert "no plane track" in result["no plane"] and "not solved" in result["no camera"]
 
 
