@@ -400,6 +400,7 @@ def test_what_a_day_brings(version: str, archive: Path, fake_engine: Path, seque
     assert "holds the matte of" in result["taken folder"] and str(sequence) in result["taken folder"]
     assert Path(result["plates"][0]).name != Path(result["plates"][1]).name
     assert result["sources"] == ["Alpha Matte", "Clip", "Alpha Matte"]
+    assert result["with a gap"] == [False, "", True, 1, 5, False]
     assert result["made plate"] == ["IMAGE", "//"]
     assert result["findings"] == [1, 0, 0]
     assert result["copy"] == ["other", "copy"]

@@ -55,6 +55,12 @@ def main() -> None:
     sources.append(shown(tree))
     result["plates"], result["sources"] = plates, sources
 
+    # The scene gets all frames of images with a gap
+    fits = [settings.scene_fits(scene, other), error_of(ops.fit_scene), settings.scene_fits(scene, other)]
+    result["with a gap"] = [*fits, scene.frame_start, scene.frame_end]
+    scene.frame_end = 6
+    result["with a gap"].append(settings.scene_fits(scene, other))
+
     # Findings are of one plate; the plate that is made is the one in use, and moves with the project
     assert not error_of(ops.check_plate)
     counts = [len(bgm.findings)]
