@@ -93,11 +93,13 @@ def _from_points(clip: bpy.types.MovieClip, size: Size, frame: int, reference: i
             "Add tracks to the stabilization in the clip editor."
         )
     here, there = (_pixels(size, np.array(points)) for points in zip(*pairs, strict=True))
-    z, w = (points @ [1, 1j] for points in (here, there))
+    aspect = clip.tracking.camera.pixel_aspect  # a pixel's width by its height: what turns keeps its shape in the world
+    z, w = (points @ [1, 1j / aspect] for points in (here, there))
     spread = z - z.mean()
     turn = np.vdot(spread, w - w.mean()) / np.vdot(spread, spread) if len(z) > 1 else 1.0
     shift = w.mean() - turn * z.mean()
-    return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag], [0, 0, 1.0]])
+    square = np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag], [0, 0, 1.0]])
+    return np.diag([1, aspect, 1]) @ square @ np.diag([1, 1 / aspect, 1])
 
 
 def _from_camera(clip: bpy.types.MovieClip, size: Size, frame: int, reference: int) -> Homography:
@@ -111,7 +113,8 @@ def _from_camera(clip: bpy.types.MovieClip, size: Size, frame: int, reference: i
             raise UserError(f"The solved camera does not cover frame {number} of the clip. Solve it there, too.")
     here, there = (np.array(cameras.matrix_from_frame(frame=number))[:3, :3] for number in (frame, reference))
     width, height = size
-    lens = tracking.camera.focal_length_pixels
+    lens = tracking.camera.focal_length_pixels  # in widths of a pixel
+    tall = lens * tracking.camera.pixel_aspect  # in heights of one
     x, y = tracking.camera.principal_point  # -1 to 1
-    to_pixel = np.array([[lens, 0, 0.5 - width * (1 + x) / 2], [0, -lens, 0.5 - height * (1 - y) / 2], [0, 0, -1.0]])
+    to_pixel = np.array([[lens, 0, 0.5 - width * (1 + x) / 2], [0, -tall, 0.5 - height * (1 - y) / 2], [0, 0, -1.0]])
     return to_pixel @ there.T @ here @ np.linalg.inv(to_pixel)

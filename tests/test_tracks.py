@@ -9,7 +9,7 @@ import pytest
 from bgm_blender_addon import tracks
 from bgm_blender_addon.errors import UserError
 
-WIDTH, HEIGHT, LENS = 640, 360, 500.0
+WIDTH, HEIGHT, LENS, ASPECT = 640, 360, 500.0, 1.5
 
 
 def turned(yaw, pitch):
@@ -23,7 +23,7 @@ def turned(yaw, pitch):
 def project(camera, direction):
     """Pixel of a far point, centres at whole numbers, from the top left."""
     x, y, z = camera[:3, :3].T @ direction
-    return np.array([WIDTH / 2 + LENS * x / -z - 0.5, HEIGHT / 2 - LENS * y / -z - 0.5])
+    return np.array([WIDTH / 2 + LENS * x / -z - 0.5, HEIGHT / 2 - LENS * ASPECT * y / -z - 0.5])
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def clip():
         find_frame=lambda frame: poses.get(frame) is not None or None,
         matrix_from_frame=lambda frame: poses[frame],
     )
-    camera = SimpleNamespace(focal_length_pixels=LENS, principal_point=(0.0, 0.0))
+    camera = SimpleNamespace(focal_length_pixels=LENS, principal_point=(0.0, 0.0), pixel_aspect=ASPECT)
     tracking = SimpleNamespace(reconstruction=SimpleNamespace(is_valid=True, cameras=cameras), camera=camera)
     return SimpleNamespace(tracking=tracking, poses=poses)
 
@@ -48,6 +48,21 @@ def test_a_camera_on_a_tripod(clip):
 def test_a_frame_that_is_not_solved(clip):
     with pytest.raises(UserError, match="frame 3"):
         tracks.homography(clip, (WIDTH, HEIGHT), "CAMERA", "", 1, 3)
+
+
+def test_stabilization_of_wide_pixels():
+    turn = np.array([[np.cos(0.2), np.sin(0.2)], [-np.sin(0.2), np.cos(0.2)]])
+    here = np.array([[0.2, 0.3], [0.7, 0.4], [0.5, 0.8]])  # 0 to 1, from the bottom left
+    world = np.array([WIDTH * ASPECT, HEIGHT])
+    there = (here * world) @ turn / world + [0.05, -0.02]
+    markers = [{1: at, 7: to} for at, to in zip(here, there, strict=True)]
+    known = [lambda frame, exact, own=own: SimpleNamespace(mute=False, co=own[frame]) for own in markers]
+    stabilized = SimpleNamespace(tracks=[SimpleNamespace(markers=SimpleNamespace(find_frame=find)) for find in known])
+    tracking = SimpleNamespace(stabilization=stabilized, camera=SimpleNamespace(pixel_aspect=ASPECT))
+    size = (WIDTH, HEIGHT)
+    matrix = tracks.homography(SimpleNamespace(tracking=tracking), size, "STABILIZATION", "", 7, 1)
+    mapped = np.column_stack([tracks._pixels(size, here), np.ones(3)]) @ matrix.T
+    assert np.allclose(mapped[:, :2], tracks._pixels(size, there))
 
 
 def test_a_plane_whose_corners_turn_and_move():

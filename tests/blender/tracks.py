@@ -41,6 +41,7 @@ def main() -> None:
     # Tracks join the stabilization by an operator of the clip editor alone; the same function is given them here
     stabilized = type("Clip", (), {"tracking": type("T", (), {"stabilization": type("S", (), {})})})
     stabilized.tracking.stabilization.tracks = list(clip.tracking.tracks)
+    stabilized.tracking.camera = clip.tracking.camera
     matrix = ours.homography(stabilized, (width, height), "STABILIZATION", "", 1, 4)
     result["stabilization"] = matrix.ravel().tolist()
     corners = [[(x + 0.5) / width, 1 - (y + 0.5) / height] for x, y in points]
