@@ -40,6 +40,7 @@ from .matting import Matte, Matter, choose_devices
 from .memory import reused_memory
 from .output_folder import OutputFolder, hash_file, make_folders
 from .plate import plate_from_clip
+from .plate.alignment import MovingPlateAligner
 from .plate.doctor import (
     Finding,
     diagnose,
@@ -320,14 +321,19 @@ def diagnose_plate(job: Job) -> dict[str, Any]:
     numbers = _select(footage, job.frames)
     chosen = sorted({numbers[i] for i in np.linspace(0, len(numbers) - 1, DOCTOR_FRAMES).round().astype(int)})
     frames = [(number, color.to_srgb(frame.pixels, frame.color_space)) for number, frame in footage.frames(chosen)]
-    source = frame_io.open_plate(job.plate.path, job.plate.color_space)
+    source = frame_io.open_plate(job.plate.path, job.plate.color_space, job.plate.moving)
+    matte = _lone_matte(_warm_matter(job))
+    if job.plate.moving:
+        take = FootageReader(source, source.numbers, (source.width, source.height))
+        finder = MovingPlateAligner(take)
+        return asdict(diagnose(frames, [take.read(finder.find(src)) for _, src in frames], matte=matte))
     ((_, plate),) = source.frames(source.numbers[:1])
     coverage = plate_files.coverage_path(Path(job.plate.path))
     known = frame_io.read_image(coverage)[..., 0] > 0 if os.path.isfile(coverage) else None
     motion = plate_files.read_motion(Path(job.plate.path))
     starts = None if motion is None else [motion.at(number, footage.width, footage.height) for number in chosen]
     pixels = color.to_srgb(plate.pixels, plate.color_space)
-    return asdict(diagnose(frames, pixels, matte=_lone_matte(_warm_matter(job)), known=known, starts=starts))
+    return asdict(diagnose(frames, pixels, matte=matte, known=known, starts=starts))
 
 
 def _lone_matte(

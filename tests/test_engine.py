@@ -776,6 +776,20 @@ def test_a_moving_plate_may_be_a_sequence(shot, tmp_path, monkeypatch):
     assert engine.run_job(job)["skipped"] == 0
 
 
+def test_the_doctor_holds_each_frame_against_its_picture_of_a_moving_plate(tmp_path):
+    """The first picture lacks most of what a pan shows later."""
+    world = scene()
+    for name, first, seed in (("shot", 0, 0), ("plate", -3, 100)):  # the second take starts three frames earlier
+        (tmp_path / name).mkdir()
+        for i in range(first, 16):
+            picture = shoot(world, motion(9 * i - 70, 0), seed + i - first)
+            frame_io.write_image(tmp_path / name / f"a.{i - first + 1:04d}.png", picture)
+    job = make_job(tmp_path / "shot/a.0001.png", tmp_path / "plate/a.0001.png", tmp_path / "out")
+    assert engine.diagnose_plate(job)["light"] != "green"
+    diagnosis = engine.diagnose_plate(replace(job, plate=replace(job.plate, moving=True)))
+    assert diagnosis["findings"] == [] and diagnosis["frame_numbers"] == [1, 4, 7, 10, 13, 16]
+
+
 def test_a_full_disk_is_a_sentence_wherever_it_is_met(job, monkeypatch):
     write_text = Path.write_text
 

@@ -446,6 +446,17 @@ class MovingPlateAligner:
 
     def align(self, src: Image, subject: Plane | Mask | None = None) -> AlignedPlate:
         """Lay the plate's matching frame under `src`, the next frame of the shot; see `PlateAligner.align`."""
+        index = self.find(src, subject)
+        if self._aligner is None:
+            self._aligner = PlateAligner(self._plates.read(index), enabled=self._enabled)
+        elif index != self.index:
+            self._aligner.replace_plate(self._plates.read(index))
+        self.index = index
+        self._thumbs = {i: thumb for i, thumb in self._thumbs.items() if abs(i - index) <= 2 * self.REACH}
+        return self._aligner.align(src, subject)
+
+    def find(self, src: Image, subject: Plane | Mask | None = None) -> int:
+        """Index of the plate's frame that matches `src`: before the first `align` one of all, then one of the next."""
         grey = small_grey(src, self.THUMB)
         outside = np.ones(grey.shape, np.uint8)
         if subject is not None:
@@ -460,14 +471,7 @@ class MovingPlateAligner:
         else:
             expected = min(self.index + 1, last)
             candidates = range(max(0, expected - self.REACH), min(last, expected + self.REACH) + 1)
-        index = self._closest(grey, outside, candidates)
-        if self._aligner is None:
-            self._aligner = PlateAligner(self._plates.read(index), enabled=self._enabled)
-        elif index != self.index:
-            self._aligner.replace_plate(self._plates.read(index))
-        self.index = index
-        self._thumbs = {i: thumb for i, thumb in self._thumbs.items() if abs(i - index) <= 2 * self.REACH}
-        return self._aligner.align(src, subject)
+        return self._closest(grey, outside, candidates)
 
     def _closest(self, grey: Small, outside: Weight, candidates: range) -> int:
         here = even_out(grey, outside)

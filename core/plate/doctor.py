@@ -112,7 +112,7 @@ class _Look:
 
 def diagnose(
     frames: Sequence[tuple[int, Image]],
-    plate: Image,
+    plate: Image | Sequence[Image],
     *,
     matte: Matte | None = None,
     known: Mask | None = None,
@@ -122,7 +122,7 @@ def diagnose(
 
     Args:
         frames: frame number and (H, W, 3) sRGB-encoded picture of each.
-        plate: (Hp, Wp, 3).
+        plate: (Hp, Wp, 3), or one for each frame, of a second take with the same camera move.
         matte: a network that finds subjects without a plate; without it a subject that never moves is taken for an
             object that was moved.
         known: (Hp, Wp), False where the plate's pixels are guessed.
@@ -134,27 +134,28 @@ def diagnose(
     if not frames:
         raise FootageError("at least one frame to look at", "none", "Check the footage's frame range")
     numbers = [number for number, _ in frames]
+    plates = [plate] * len(frames) if isinstance(plate, np.ndarray) else list(plate)
     H, W = frames[0][1].shape[:2]
     look_size = _look_size(W, H)
     scale = W / look_size[0]
-    shape_finding = None if starts else _of_size(plate, (W, H))
+    Hp, Wp = plates[0].shape[:2]
+    shape_finding = None if starts else _of_size(plates[0], (W, H))
     if shape_finding is not None and shape_finding.severity == "red":
         return _conclude([shape_finding], numbers)
 
-    plate_size = _look_size(plate.shape[1], plate.shape[0])
+    plate_size = _look_size(Wp, Hp)
     if starts:
-        plate_size = round(plate.shape[1] / scale), round(plate.shape[0] / scale)
-    small_plate = _reduce(plate, plate_size)
-    to_small = np.diag([plate_size[0] / plate.shape[1], plate_size[1] / plate.shape[0], 1.0])
+        plate_size = round(Wp / scale), round(Hp / scale)
+    small_plates = [_reduce(each, plate_size) for each in plates]
+    to_small = np.diag([plate_size[0] / Wp, plate_size[1] / Hp, 1.0])
     to_full = np.diag([W / look_size[0], H / look_size[1], 1.0])
     small_starts = [to_small @ start @ to_full for start in starts] if starts else [None] * len(frames)
     small_known = None
     if known is not None and not known.all():
-        size = (small_plate.shape[1], small_plate.shape[0])
-        small_known = cv2.resize(known.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.99
+        small_known = cv2.resize(known.astype(np.float32), plate_size, interpolation=cv2.INTER_AREA) > 0.99
     looks = [
         _look(_reduce(src, look_size), small_plate, small_known, start, matte)
-        for (_, src), start in zip(frames, small_starts, strict=True)
+        for (_, src), small_plate, start in zip(frames, small_plates, small_starts, strict=True)
     ]
     likenesses = [look.likeness for look in looks]
     if float(np.median(likenesses)) < UNLIKE and max(likenesses) < CERTAIN:
@@ -165,12 +166,16 @@ def diagnose(
     if hidden:  # the others tell of light, noise and what was moved
         findings.append(_of_hidden_place(hidden, len(hidden) / len(numbers)))
         frames = [frame for frame in frames if frame[0] not in hidden]
+        plates, small_plates = (
+            [each for each, look in zip(of_all, looks, strict=True) if look.likeness >= UNLIKE]
+            for of_all in (plates, small_plates)
+        )
         looks = [look for look in looks if look.likeness >= UNLIKE]
     findings += _of_position(looks, scale, follows=starts is not None)
     findings += _of_light(looks)
-    findings += _of_noise([src for _, src in frames], plate, looks)
     middle = len(looks) // 2  # the first frame may be black
-    findings += _of_blur(frames[middle][1], plate, looks[middle])
+    findings += _of_noise([src for _, src in frames], plates[middle], looks)
+    findings += _of_blur(frames[middle][1], plates[middle], looks[middle])
     findings += _of_coverage(looks, scale)
     black = (
         find_black(number, look.src, look.bgr, look.aligned.valid)
@@ -178,8 +183,10 @@ def diagnose(
     )
     findings += next(([finding] for finding in black if finding), [])
     comparison = _compare_over_time(looks)
-    in_plate = _of_subject_in_plate(small_plate, small_known, matte, comparison, scale)
-    findings += in_plate if in_plate else _of_moved_objects(comparison, scale)
+    in_plate = _of_subject_in_plate(small_plates[middle], small_known, matte, comparison, scale)
+    findings += in_plate
+    if not in_plate and isinstance(plate, np.ndarray):  # before a camera that moves, what was moved stays nowhere
+        findings += _of_moved_objects(comparison, scale)
     return _conclude(findings, numbers)
 
 
