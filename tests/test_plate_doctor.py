@@ -108,6 +108,11 @@ def test_moved_object_and_where_it_is(world: NDArray[np.float32]) -> None:
     np.testing.assert_allclose(finding.region, (380, 20, 50, 50), atol=8)
 
 
+def test_the_subject_of_a_single_frame_is_no_moved_object(world: NDArray[np.float32]) -> None:
+    """The network knows people; before a plate, a still is often of something else."""
+    assert "moved_object" not in kinds(diagnose(takes(world, 1), shoot(world, motion(), 0)))
+
+
 def test_actor_in_the_plate(world: NDArray[np.float32]) -> None:
     plate = with_actor(shoot(world, motion(), 0), 300)
     assert kinds(diagnose(takes(world), plate, matte=find_actor)) == {"subject_in_plate"}

@@ -185,7 +185,8 @@ def diagnose(
     comparison = _compare_over_time(looks)
     in_plate = _of_subject_in_plate(small_plates[middle], small_known, matte, comparison, scale)
     findings += in_plate
-    if not in_plate and isinstance(plate, np.ndarray):  # before a camera that moves, what was moved stays nowhere
+    # One frame does not tell what was moved from the subject, and before a camera that moves it stays nowhere
+    if not in_plate and len(looks) > 1 and isinstance(plate, np.ndarray):
         findings += _of_moved_objects(comparison, scale)
     return _conclude(findings, numbers)
 
