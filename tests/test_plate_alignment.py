@@ -122,6 +122,21 @@ def test_moving_plate_is_matched_frame_by_frame() -> None:
         MovingPlateAligner(FrameList([]))
 
 
+def test_a_moving_plate_is_read_forwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Going back in a movie may mean to decode hundreds of frames from the last key frame on."""
+    world = scene()
+    frames = [shoot(world, motion(4 * i - 40, 0), i) for i in range(24)]
+    plates, read = FrameList(frames), []
+    monkeypatch.setattr(FrameList, "read", lambda self, index: read.append(index) or frames[index])
+    aligner = MovingPlateAligner(plates)
+    for i, src in enumerate(frames[:20]):
+        aligner.align(src)
+        assert aligner.index == i
+        if i == 10:
+            read.clear()
+    assert read == [14, 15, 16, 17, 18, 19, 20, 21, 22]
+
+
 def test_plate_of_another_resolution_and_a_mosaic() -> None:
     world = scene()
     src = shoot(world, motion(), 1)

@@ -441,6 +441,7 @@ class MovingPlateAligner:
         self._plates = plates
         self._enabled = enabled
         self._thumbs: dict[int, Small] = {}
+        self._ahead: dict[int, Image] = {}  # plate frames whose turn comes: going back in a movie is slow
         self._aligner: PlateAligner | None = None
         self.index: int | None = None  # the plate's frame under the last frame
 
@@ -450,8 +451,9 @@ class MovingPlateAligner:
         if self._aligner is None:
             self._aligner = PlateAligner(self._plates.read(index), enabled=self._enabled)
         elif index != self.index:
-            self._aligner.replace_plate(self._plates.read(index))
+            self._aligner.replace_plate(self._ahead[index] if index in self._ahead else self._plates.read(index))
         self.index = index
+        self._ahead = {i: picture for i, picture in self._ahead.items() if i > index}
         self._thumbs = {i: thumb for i, thumb in self._thumbs.items() if abs(i - index) <= 2 * self.REACH}
         return self._aligner.align(src, subject)
 
@@ -478,7 +480,10 @@ class MovingPlateAligner:
         scores = []
         for i in candidates:
             if i not in self._thumbs:
-                self._thumbs[i] = small_grey(self._plates.read(i), self.THUMB)
+                picture = self._plates.read(i)
+                self._thumbs[i] = small_grey(picture, self.THUMB)
+                if self.index is not None:  # else it is one of many, from all over the plate
+                    self._ahead[i] = picture
             scores.append((_difference(here, even_out(self._thumbs[i], outside), outside, outside), i))
         return min(scores)[1]
 
