@@ -336,7 +336,7 @@ def _write_movie(path: Path, kind: str, finished: Finished, rate: Fraction, step
         raise JobError(
             f"frames of up to {H264_SIDE} pixels a side for H.264", f"{width} x {height}", "Deliver prores or webm"
         )
-    with av.open(str(path), "w") as container:
+    with av.open(str(path.absolute()), "w") as container:  # else FFmpeg takes what is before a colon for a protocol
         stream: Any = container.add_stream(codec, rate=rate, options=options)
         even = 2 if kind == "preview" else 1  # H.264 has no odd sizes
         stream.width, stream.height, stream.pix_fmt = -(-width // even) * even, -(-height // even) * even, pix_fmt

@@ -164,6 +164,13 @@ def test_a_movie_does_not_bridge_millions_of_frames(finished):
     assert delivery.deliver(finished, ["rgba"])
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no colons in names")
+def test_a_folder_with_a_colon_is_no_protocol(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    finished = delivery.read_finished(write_finished(Path("sc:01"), [1, 2]))
+    assert len(decode(str(Path(delivery.deliver(finished, ["preview"])["preview"]).absolute()))[1]) == 2
+
+
 def test_a_preview_that_is_too_wide_for_its_codec_is_told(finished):
     vars(finished)["size"] = 8, 16386
     with pytest.raises(JobError, match="16384 pixels a side for H.264; got 16386 x 8. Deliver prores"):
