@@ -320,7 +320,8 @@ def diagnose_plate(job: Job) -> dict[str, Any]:
     footage = _open_footage(job.footage)
     numbers = _select(footage, job.frames)
     chosen = sorted({numbers[i] for i in np.linspace(0, len(numbers) - 1, DOCTOR_FRAMES).round().astype(int)})
-    frames = [(number, color.to_srgb(frame.pixels, frame.color_space)) for number, frame in footage.frames(chosen)]
+    ones = (next(iter(footage.frames([number])))[1] for number in chosen)  # together, all between would be decoded
+    frames = [(number, color.to_srgb(one.pixels, one.color_space)) for number, one in zip(chosen, ones, strict=True)]
     source = frame_io.open_plate(job.plate.path, job.plate.color_space, job.plate.moving)
     matte = _lone_matte(_warm_matter(job))
     if job.plate.moving:

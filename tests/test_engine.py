@@ -20,7 +20,7 @@ import OpenImageIO as oiio
 import pytest
 
 from core import __main__ as command_line
-from core import claims, color, delivery, engine, frame_io, output_folder, plate_files
+from core import claims, color, delivery, engine, frame_io, movies, output_folder, plate_files
 from core.claims import EXPIRY, Claims, process_name
 from core.errors import CheckpointError, FootageError, JobError, OutputError, PlateError
 from core.job import Job, Masks, MaskSource, Output, PlateSource, Source, read_job
@@ -774,6 +774,14 @@ def test_a_moving_plate_may_be_a_sequence(shot, tmp_path, monkeypatch):
     assert read == {"p.0001.png", "p.0002.png", "p.0003.png"}
     frame_io.write_image(tmp_path / "plate/p.0003.png", shot.plate)
     assert engine.run_job(job)["skipped"] == 0
+
+
+def test_the_doctor_decodes_a_movie_only_where_it_looks(shot, tmp_path, monkeypatch):
+    decode, decoded = movies._decode, []
+    monkeypatch.setattr(movies, "_decode", lambda *args: (decoded.append(1) or picture for picture in decode(*args)))
+    plate = shot.write_plate(tmp_path / "plate.png")
+    job = make_job(shot.write_movie(tmp_path / "a.mkv", 120), plate, tmp_path / "out")  # a key frame every 12
+    assert len(engine.diagnose_plate(job)["frame_numbers"]) == 6 and len(decoded) <= 6 * 12
 
 
 def test_the_doctor_holds_each_frame_against_its_picture_of_a_moving_plate(tmp_path):
