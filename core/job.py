@@ -28,6 +28,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,7 @@ PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 DELIVERIES = ("rgba", "multilayer", "prores", "webm", "preview")
 MAX_JOB_BYTES = 1 << 20
 FOOTAGE_OR_JOB = "Name a job file, or the footage by --footage"
+_PADDED = re.compile(r"^0\d+$")
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,10 @@ def job_from_dict(data: Any, folder: Path) -> Job:
     if version != FILE_VERSION:
         raise JobError(f"job version {FILE_VERSION}", repr(version), "Update the extension or write the job again")
     data["footage"] = _fill(Source, data.get("footage", {}), "footage")
-    data["plate"] = _fill(PlateSource, data.get("plate") or {}, "plate")
+    plate = _mapping(data.get("plate") or {}, "plate")
+    if plate.get("align") is False:  # which off is to YAML
+        plate["align"] = "off"
+    data["plate"] = _fill(PlateSource, plate, "plate")
     masks = _mapping(data.get("masks") or {}, "masks")
     sources = {key: _fill(MaskSource, value or {}, f"masks: {key}") for key, value in masks.items()}
     data["masks"] = _fill(Masks, sources, "masks")
@@ -281,6 +286,14 @@ class _PlainLoader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases are not used in job files")
         return super().compose_node(parent, index)
+
+    def construct_yaml_int(self, node: Any) -> int:
+        """Frames as files are numbered: to YAML, 0100 is octal, 64, and 0108 is no number."""
+        return int(node.value) if _PADDED.match(node.value) else super().construct_yaml_int(node)
+
+
+_PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_yaml_int)
+_PlainLoader.add_implicit_resolver("tag:yaml.org,2002:int", _PADDED, ["0"])
 
 
 def _checked_range(frames: tuple[int, int]) -> tuple[int, int]:

@@ -38,6 +38,14 @@ def test_json_is_read_as_json(tmp_path):
         assert (Path(job.footage.path).name, job.detail) == (name, 5e-05)
 
 
+@pytest.mark.parametrize(("written", "meant"), [("[0001, 0100]", (1, 100)), ("[0008, 0x10]", (8, 16))])
+def test_yaml_means_what_it_seems_to_say(tmp_path, written, meant):
+    """To YAML 1.1, 0100 is 64 and off is false."""
+    (tmp_path / "job.yaml").write_text(f"footage: {{path: a.0001.exr}}\nframes: {written}\nplate: {{align: off}}\n")
+    job = read_job(tmp_path / "job.yaml")
+    assert (job.frames, job.plate.align) == (meant, "off")
+
+
 def test_a_name_that_is_no_text(tmp_path):
     name = os.fsdecode(b"caf\xe9.mov")
     job = job_from_dict({"footage": {"path": name}}, tmp_path)
