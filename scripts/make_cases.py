@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Make the evaluation cases from the pool's test split: always the same, at three levels of an imperfect plate.
+"""Make the evaluation cases from the pool's test split: always the same, with four kinds of plate.
 
     python scripts/make_cases.py --pool /data/pool --output /data/cases
 
-OUTPUT/{people,objects,hair,glass,empty,clips}-{exact,realistic,hard}/{src,bgr,pha,fgr}/NAME.png, for clips
-NAME/0001.png and so on: what scripts/evaluate.py reads. The three levels show the same composites.
+OUTPUT/{people,objects,hair,glass,empty,clips}-{exact,realistic,hard,sun}/{src,bgr,pha,fgr}/NAME.png, for clips
+NAME/0001.png and so on: what scripts/evaluate.py reads. All levels show the same subjects.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ LEVELS = {
     "exact": Level(),
     "realistic": Level(noise=0.01, drift=0.04, offset=0.7, shadow=0.3, softness=0.05, jpeg=92),
     "hard": Level(noise=0.02, drift=0.10, offset=3.0, turn=0.3, shadow=0.65, softness=0.02, jpeg=85),
+    "sun": Level(noise=0.01, drift=0.04, offset=0.7, shadow=0.6, softness=0.002, jpeg=92),
 }
 
 
