@@ -129,9 +129,9 @@ def add_matte_strip(
 ) -> bpy.types.Strip:
     """Lay an image strip of the group's cut-out over `source`, trimmed as it is, or where the clip starts.
 
-    One that is there already is used again, and keeps the look that it has been given. Where `source` repeats a number,
-    leaves some out or holds its first or last, the cut-out does. `source` is muted: the cut-out over its own footage
-    would show the footage.
+    One that is there already is used again, and keeps the look that it has been given; if an editor has cut it, all
+    its pieces are, where they are. Where `source` repeats a number, leaves some out or holds its first or last, the
+    cut-out does. `source` is muted: the cut-out over its own footage would show the footage.
 
     Raises:
         UserError: no cut-out has been written of what is shown, the source strip's frames cannot be told, or no channel
@@ -161,17 +161,16 @@ def add_matte_strip(
     among, first, frames = around.strips, files[numbers[there[0]]], range(shown[0], shown[-1] + 1)
     sources = [other for other in _source_strips(scene, tree) if other.name in among]
     images = (strip for strip in among if strip.type == "IMAGE" and settings.absolute(strip.directory) == first.parent)
-    cut_outs = (strip for strip in images if _overlaps(strip, frames) and _source_of(strip, sources) == source)
-    strip = next(cut_outs, None)
+    strips = [strip for strip in images if _overlaps(strip, frames) and _source_of(strip, sources) == source]
     shut: set[int] = set()  # channels that would not show it, or not let go of it
-    if strip is not None:
-        lowest = strip.channel
+    if strips:
+        lowest = strips[0].channel
     else:
         shut = {i for i, channel in enumerate(around.channels) if channel.mute or channel.lock}
-    channel = _free_channel([other for other in among if other != strip], shut, lowest, frames)
-    if strip is not None:
-        strip.mute = False
-    else:
+    cuts = [(strip.channel, range(strip.frame_final_start, strip.frame_final_end)) for strip in strips]
+    if len(strips) < 2:  # else an editor has cut it: each piece stays where it is
+        cuts = [(_free_channel([other for other in among if other not in strips], shut, lowest, frames), frames)]
+    if not strips:
         strip = among.new_image(
             name=f"{tree.name} Matte",
             filepath=node.storable(first),
@@ -182,16 +181,19 @@ def add_matte_strip(
         strip.blend_type = "ALPHA_OVER"
         if source is not None:
             _copy_look(strip, source)
+        strips = [strip]
     # With those that are missing between others: what follows keeps its place
     names = [footage.with_number(first, number).name for number in numbers[there[0] : there[-1] + 1]]
-    _fill(strip, names, start + there[0])
-    set_frames(strip, frames.start, frames.stop)
-    strip.channel = channel  # 4.5 hangs where it moves down onto a taken one
-    strip.alpha_mode = "PREMUL" if first.suffix == ".exr" else "STRAIGHT"
-    node.set_color_space(strip, node.color_space("foreground", first, clip))
+    for strip, (channel, cut) in zip(strips, cuts, strict=True):
+        strip.mute = strip.mute and len(strips) > 1
+        _fill(strip, names, start + there[0])
+        set_frames(strip, cut.start, cut.stop)
+        strip.channel = channel  # 4.5 hangs where it moves down onto a taken one
+        strip.alpha_mode = "PREMUL" if first.suffix == ".exr" else "STRAIGHT"
+        node.set_color_space(strip, node.color_space("foreground", first, clip))
     if source is not None:
         source.mute = True
-    return strip
+    return strips[0]
 
 
 def _cut_out_files(tree: bpy.types.NodeTree) -> dict[int, Path]:

@@ -304,6 +304,7 @@ def test_strips_keep_their_look(
     assert result["above"] == [7, 22, 34, 22]
     assert result["both"] == [[4, 21, 30, 20], [7, 22, 34, 22]]
     assert result["moved"] == [4, 121, 130, 120]
+    assert result["cut"] == [[4, 121, 126, 120], [4, 127, 130, 120], ["02", "10"]]
     assert result["spaces"][0] == ["Linear Rec.709", "Linear Rec.709", []]
     assert result["spaces"][1][:2] == ["Non-Color", "Non-Color"]
     (words,) = result["spaces"][1][2]

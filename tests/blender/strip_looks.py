@@ -59,6 +59,12 @@ def main() -> None:
     cut_out.frame_start += 100
     assert matte(movie) is None
     result["moved"] = place(cut_out)
+    piece = cut_out.split(frame=126, split_method="SOFT")
+    sequencer.set_frames(piece, 127, 130)  # without a frame that the editor wants not
+    assert matte(movie) is None
+    named = (strip.strip_elem_from_frame(frame).filename for strip, frame in ((cut_out, 121), (piece, 129)))
+    result["cut"] = [place(cut_out), place(piece), [Path(name).stem[-2:] for name in named]]
+    strips.remove(piece)
 
     # Effect strips go on showing the footage
     shown = movie
