@@ -208,7 +208,7 @@ def preview_frame(
         matte, notes = _matte_frame(matter, laid, masks, frame_number)
         writing = readers.submit(results.write, frame_number, frame, matte, notes)
         _check_place(laid, matter, on_warning)
-        _check_bars(frame_number, laid, matte, masks, on_warning)
+        _check_bars(frame_number, laid, masks, on_warning)
         writing.result()
     return {**results.paths(frame_number), "frame_number": frame_number}
 
@@ -439,7 +439,7 @@ class _Run:
                     self.results.save_memory(number, self.matter.memory())
                 if number in wanted:
                     notes["seconds"] = round(time.perf_counter() - start, 4)
-                    bars = bars or _check_bars(number, laid, matte, self.masks, self.listener.on_warning)
+                    bars = bars or _check_bars(number, laid, self.masks, self.listener.on_warning)
                     writer.submit(partial(self.results.write, number, frame, matte, notes))
                     self.rate.note_done(number)
 
@@ -489,13 +489,11 @@ def _check_own_plate(number: int, laid: LaidPlate, matter: Matter, on_warning: C
     _warn(finding, on_warning)
 
 
-def _check_bars(
-    number: int, laid: LaidPlate, matte: Matte, masks: MaskReader, on_warning: Callable[[str], None]
-) -> bool:
+def _check_bars(number: int, laid: LaidPlate, masks: MaskReader, on_warning: Callable[[str], None]) -> bool:
     """Warn of bars that the plate has not, but for what masks leave out; whether there are any."""
     if laid.bgr is None:
         return False
-    known = matte.pha > SUBJECT if masks else laid.valid
+    known = masks.allowed(number) > SUBJECT if masks else laid.valid
     return _warn(find_black(number, laid.src, laid.bgr, known), on_warning)
 
 

@@ -81,6 +81,11 @@ class MaskReader:
             fgr = fgr + core[..., None] * (color.to_float(src) - fgr)
         return Matte(pha, fgr, err), {"forced": round(float(np.mean(np.abs(pha - matte.pha) > 1 / 255)), 5)}
 
+    def allowed(self, number: int) -> Floats:
+        """(H, W) the most that the masks let alpha be, 0 to 1; for the frame of the last `force` or a later one."""
+        garbage, core = (track.at(number) if track else np.float32(0) for track in (self._garbage, self._core))
+        return np.asarray(np.maximum(1 - garbage, core), np.float32)
+
 
 def _is_mask(pixels: Pixels) -> bool:
     """Whether a picture is about grey, and a good part of it nearly black or white."""
@@ -98,7 +103,8 @@ class _Track:
         self.files = self._footage.files
         self._size, self._invert = size, source.invert
         self._frames: Iterator[tuple[int, Frame]] = iter(())
-        self._next = -1  # index of the number that `_frames` gives next
+        self._next = -1  # index of the number that `_frames` gives next; `_picture` is of the one before
+        self._picture: Floats = np.zeros(0, np.float32)
         if not frame_io.same_shape((self._footage.height, self._footage.width), size[::-1]):
             raise FootageError(
                 f"a mask of the footage's shape, {size[0]} x {size[1]}",
@@ -145,10 +151,12 @@ class _Track:
         index = self._index(number)
         if index is None:
             return np.zeros(self._size[::-1], np.float32)
-        if index != self._next:
-            self._frames = self._footage.frames(self._footage.numbers[index:])
-        self._next = index + 1
-        return self._read(next(self._frames)[1])
+        if index + 1 != self._next:  # else it is asked for again
+            if index != self._next:
+                self._frames = self._footage.frames(self._footage.numbers[index:])
+            self._next = index + 1
+            self._picture = self._read(next(self._frames)[1])
+        return self._picture
 
     @cached_property
     def _still_picture(self) -> Floats:

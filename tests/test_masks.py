@@ -13,6 +13,7 @@ from core import __main__ as command_line
 from core import engine, frame_io, output_folder
 from core.errors import FootageError, JobError, OutputError
 from core.job import Job, Masks, MaskSource, Output, PlateSource, Source, read_job
+from core.masks import MaskReader, _Track
 from core.matting import Matte
 
 
@@ -198,3 +199,20 @@ def test_command_line(job, tmp_path, ramp):
     ]
     assert command_line.main([*arguments, *masks]) == 0
     assert np.allclose(alpha(job, 1002), 0.5 * (1 - ramp), atol=2e-5)
+
+
+def test_the_most_that_masks_allow(job, tmp_path, ramp, monkeypatch):
+    """For the frame that was just forced, a sequence is not opened a second time."""
+    for number in (1001, 1002, 1003):
+        garbage = write_mask(tmp_path / f"g/g.{number}.png", ramp if number == 1002 else 0 * ramp)
+    core = write_mask(tmp_path / "core.png", ramp[:, ::-1])
+    footage = frame_io.open_footage(job.footage.path)
+    masks = MaskReader(with_masks(job, garbage, core).masks, footage, footage.numbers)
+    read, opened = _Track._read, []
+    monkeypatch.setattr(_Track, "_read", lambda track, frame: opened.append(track) or read(track, frame))
+    src = np.zeros((64, 96, 3), np.uint8)
+    for number in footage.numbers:
+        masks.force(number, src, Half().matte(src))
+        allowed = np.maximum(1 - ramp, ramp[:, ::-1]) if number == 1002 else np.ones((64, 96))
+        np.testing.assert_allclose(masks.allowed(number), allowed, atol=2e-5)
+    assert len(opened) == 3 + 1  # the core is a still
