@@ -307,7 +307,7 @@ def test_spill_lights_the_rim_alone():
     pha[32:, 32:] = 1
     room = np.broadcast_to(np.array([0.1, 0.8, 0.1], np.float32), (128, 128, 3))
     dark = np.full((128, 128, 3), 0.2, np.float32)
-    lit = spilled(Layer(dark, pha), room, 0.4, 6)
+    lit = spilled(Layer(dark, pha), room, 0.4, 6).fgr
     np.testing.assert_allclose(lit[100, 100], dark[100, 100], atol=1e-3)  # far inside
     np.testing.assert_allclose(lit[80, 33, 1], (0.04 + 0.4 * 0.8 * 0.64) ** 0.5, atol=0.05)  # half of the light around
     assert lit[80, 33, 0] < 0.22  # the room is green

@@ -212,7 +212,7 @@ class _Scene:
             if lens:
                 layer, bgr = filtered(layer, lambda image: blur(image, lens)), blur(bgr, lens)
             if spill:
-                layer = Layer(spilled(layer, bgr, spill, rim), layer.pha)
+                layer = spilled(layer, bgr, spill, rim)
             bgr = shade(bgr, layer.pha)
             gain = np.float32(exposure * (1 + flicker * rng.standard_normal()))
             layer, bgr = Layer(np.minimum(layer.fgr * gain, 1), layer.pha), np.minimum(bgr * gain, 1)

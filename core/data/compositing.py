@@ -70,8 +70,8 @@ def unpremultiply(fgr_premul: Floats, pha: Floats, otherwise: Floats) -> Floats:
     return np.where(pha < LEAST_ALPHA, otherwise, straight)
 
 
-def spilled(layer: Layer, bgr: Floats, strength: float, width: float) -> Floats:
-    """A layer's colour where the light of what is behind falls on its rim.
+def spilled(layer: Layer, bgr: Floats, strength: float, width: float) -> Layer:
+    """A layer with the light of what is behind on its rim.
 
     Args:
         bgr: (H, W, 3).
@@ -83,7 +83,7 @@ def spilled(layer: Layer, bgr: Floats, strength: float, width: float) -> Floats:
     inside = blur(pha, width / 4)[..., None]
     light = np.float32(strength) * np.clip(1.6 * (1 - inside), 0, 1) * blur(room, width) ** 2  # about sRGB's gamma
     lit = layer.fgr**2 + cv2.resize(light, bgr.shape[1::-1]).astype(np.float32)
-    return np.asarray(np.sqrt(lit).clip(0, 1), np.float32)
+    return Layer(np.asarray(np.sqrt(lit).clip(0, 1), np.float32), layer.pha)
 
 
 def over(top: Layer, bottom: Layer) -> Layer:

@@ -134,7 +134,7 @@ def diagnose(
     if not frames:
         raise FootageError("at least one frame to look at", "none", "Check the footage's frame range")
     numbers = [number for number, _ in frames]
-    plates = [plate] * len(frames) if isinstance(plate, np.ndarray) else list(plate)
+    plates = [plate] if isinstance(plate, np.ndarray) else list(plate)
     H, W = frames[0][1].shape[:2]
     look_size = _look_size(W, H)
     scale = W / look_size[0]
@@ -147,6 +147,8 @@ def diagnose(
     if starts:
         plate_size = round(Wp / scale), round(Hp / scale)
     small_plates = [_reduce(each, plate_size) for each in plates]
+    if isinstance(plate, np.ndarray):
+        plates, small_plates = plates * len(frames), small_plates * len(frames)
     to_small = np.diag([plate_size[0] / Wp, plate_size[1] / Hp, 1.0])
     to_full = np.diag([W / look_size[0], H / look_size[1], 1.0])
     small_starts = [to_small @ start @ to_full for start in starts] if starts else [None] * len(frames)
