@@ -162,7 +162,7 @@ def read_job(path: str | Path, output: str = "") -> Job:
             raise JobError("a readable job file", f"no file {path}", "Check the path")
         if path.stat().st_size > MAX_JOB_BYTES:
             raise JobError("a job file of a few kilobytes", f"{path.stat().st_size} bytes", FOOTAGE_OR_JOB)
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # editors on Windows begin files with a mark
     except UnicodeDecodeError:
         raise JobError("a job file in YAML or JSON", f"{path}, which is no text", FOOTAGE_OR_JOB) from None
     except OSError as error:

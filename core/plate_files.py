@@ -93,7 +93,7 @@ def read_track(path: Path) -> dict[int, Homography]:
         JobError: the file is none of these.
     """
     try:
-        return _matrices(json.loads(path.read_text(encoding="utf-8")))
+        return _matrices(json.loads(path.read_text(encoding="utf-8-sig")))
     except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         expected = 'a JSON file {"frame number": [nine numbers, row by row], ...}'
         raise JobError(expected, f"{path}: {error}", "Export the track again") from None

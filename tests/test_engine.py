@@ -347,7 +347,7 @@ def test_a_track_lays_the_plate(shot, job, tmp_path):
     moved = np.roll(shot.plate, 24, axis=1)
     frame_io.write_image(tmp_path / "moved.png", moved)
     track = {str(n): [1, 0, 24, 0, 1, 0, 0, 0, 1] for n in range(1, 6)}
-    (tmp_path / "track.json").write_text(json.dumps(track))
+    (tmp_path / "track.json").write_text(json.dumps(track), encoding="utf-8-sig")  # as editors on Windows do
     plate = PlateSource(str(tmp_path / "moved.png"), align="off", match=False)
     untracked = engine.run_job(replace(job, plate=plate, output=Output(str(tmp_path / "untracked"))))
     result = engine.run_job(replace(job, plate=replace(plate, track=str(tmp_path / "track.json"))))

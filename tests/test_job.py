@@ -36,6 +36,8 @@ def test_json_is_read_as_json(tmp_path):
         (tmp_path / "job.yaml").write_text(json.dumps({"footage": {"path": name}, "detail": 5e-05}, indent="\t"))
         job = read_job(tmp_path / "job.yaml")
         assert (Path(job.footage.path).name, job.detail) == (name, 5e-05)
+        (tmp_path / "marked.yaml").write_text((tmp_path / "job.yaml").read_text(), encoding="utf-8-sig")
+        assert read_job(tmp_path / "marked.yaml") == job
 
 
 @pytest.mark.parametrize(("written", "meant"), [("[0001, 0100]", (1, 100)), ("[0008, 0x10]", (8, 16))])
