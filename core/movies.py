@@ -159,7 +159,11 @@ class MovieFootage:
                 f"Re-export the movie, or matte only frames up to {number - 1}",
             ) from None
         if (picture.width, picture.height) != self._size:
-            raise self._error(f"frame {number} of another size, {picture.width} x {picture.height}")
+            raise FootageError(
+                f"every frame at {self._size[0]} x {self._size[1]}, as {self.path} begins",
+                f"frame {number} of another size, {picture.width} x {picture.height}",
+                "Export it at one size, or split it where the size changes",
+            )
         return picture
 
     def _convert(self, picture: Any, number: int) -> Frame:
