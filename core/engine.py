@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
@@ -161,7 +162,7 @@ def _deliver(job: Job, numbers: list[int], results: OutputFolder, rate: _Rate, l
         names = ",".join(job.output.deliver)
         listener.on_warning(
             f"No delivery yet: it is made once frames {delivery.in_words(missing)} are there, too. "
-            f"To deliver what is there now: python -m core deliver {results.folder} --deliver {names}"
+            f"To deliver what is there now: python -m core deliver {shlex.quote(str(results.folder))} --deliver {names}"
         )
         return {}
     try:

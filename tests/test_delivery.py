@@ -288,11 +288,11 @@ def test_a_job_delivers_once_its_last_frame_is_there(shot, tmp_path, monkeypatch
 
     monkeypatch.setattr(engine, "_warm_matter", lambda job: Opaque())
     footage = shot.write_movie(tmp_path / "a.mkv")
-    job = Job(Source(str(footage)), output=Output(str(tmp_path / "out"), deliver=("prores",)))
+    job = Job(Source(str(footage)), output=Output(str(tmp_path / "the out"), deliver=("prores",)))
     warnings, progress = [], []
     assert engine.run_job(job, frames=(1, 3), on_warning=warnings.append)["deliveries"] == {}
     (warning,) = warnings
-    assert "frames 4-5" in warning and f"python -m core deliver {tmp_path / 'out'} --deliver prores" in warning
+    assert "frames 4-5" in warning and f"python -m core deliver '{tmp_path / 'the out'}' --deliver prores" in warning
     result = engine.run_job(job, frames=(4, 5), on_progress=progress.append, on_warning=warnings.append)
     assert len(warnings) == 1
     assert [p.frame_number for p in progress[-5:]] == [1, 2, 3, 4, 5]
