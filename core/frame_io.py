@@ -112,6 +112,8 @@ def named(role: str) -> Iterator[None]:
 
 
 def _check_exists(path: Path) -> None:
+    if os.path.isdir(path):
+        raise FootageError("a file", f"the folder {path}", "Name the file in it")
     if not os.path.isfile(path):
         raise FootageError("a file that exists", f"no file {path}", "Check the path")
 

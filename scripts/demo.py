@@ -31,6 +31,8 @@ def main(args: argparse.Namespace) -> None:
     """Set up, run Blender, measure, and say where everything is."""
     start = time.monotonic()
     for path in filter(None, (args.footage, args.plate, args.background)):
+        if path.is_dir():
+            sys.exit(f"{path} is a folder. Name the file in it.")
         if not path.is_file():
             sys.exit(f"There is no file {path}. Check the path.")
     sample = args.footage is None

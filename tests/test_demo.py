@@ -17,6 +17,12 @@ def test_footage_that_cannot_be_read_is_told_by_the_engine(shot, tmp_path, capfd
     assert "error: Expected a movie" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--footage", "--plate", "--background"])
+def test_a_folder_is_called_one(tmp_path, option):
+    with pytest.raises(SystemExit, match=f"{tmp_path} is a folder. Name the file in it"):
+        demo.main(demo.parse_args([option, str(tmp_path), "--output", str(tmp_path / "out")]))
+
+
 @pytest.mark.parametrize("frames", ["9-1", "all"])
 def test_frames_that_are_no_range_are_refused(capsys, frames):
     with pytest.raises(SystemExit):
