@@ -93,14 +93,14 @@ def run_on_devices(
             if failure is not None:
                 running.discard(engine)
                 failures.append(failure)
-                if running and not stopping:
+                if running and not cancelled():  # else the same signal ended it
                     on_warning(f"{engine.device} stopped, the others go on. {failure}")
     finally:
         for engine in engines:
             engine.dismiss()
         for engine in engines:
             engine.wait()
-    if failures and not finished and not stopping:
+    if failures and not finished and not cancelled():
         raise failures[0]
 
 

@@ -111,6 +111,18 @@ def test_frame_0_and_waiting_are_passed_on(tmp_path, monkeypatch):
     assert frames == [0, 7] and len(signs) == 3
 
 
+def test_a_signal_that_ends_all_processes_of_a_job_is_no_failure(tmp_path, monkeypatch):
+    """They may be gone before the next look at whether the job is cancelled."""
+    monkeypatch.setattr(engine.share, "_Engine", SaysThese)
+    monkeypatch.setattr(SaysThese, "describe_end", lambda self: "killed by signal 15", raising=False)
+    monkeypatch.setattr(SaysThese, "words", (None,))
+    warnings, looks = [], iter([False])
+    engine.share.run_on_devices(
+        ["cpu", "cpu"], tmp_path, "1-9", tmp_path, print, print, warnings.append, lambda: next(looks, True)
+    )
+    assert not warnings
+
+
 @pytest.mark.slow
 def test_one_dies_and_the_other_finishes(shot, tmp_path):
     job = make_job(shot.write_movie(tmp_path / "a.mkv", 120), tmp_path / "out")
