@@ -58,14 +58,17 @@ class MovieFootage:
                 self.fps = float(rate)
                 self.is_float = "f32" in (context.pix_fmt or "")
                 first = _first(container.decode(stream))
-                times = _indexed_times(container, stream) or self._read_times(1 / (rate * stream.time_base))
+                coded = _indexed_times(container, stream) or self._read_times(1 / (rate * stream.time_base))
+                times = sorted(coded)
                 self._pts = self._presentation_times(times, stream, rate)
                 if not self._pts:
                     raise self._error("no frames in it")
                 curve = _HDR_CURVES.get(context.color_trc)
                 # What knows no times of presentation is counted from its start
-                lacks_times = container.format.name == "avi" and context.has_b_frames
-                self._order = times if lacks_times or container.format.name in _UNTIMED else None
+                kind = container.format.name
+                # FFmpeg's own MXF of H.264 says of reordered pictures only when they are decoded
+                lacks_times = context.has_b_frames and (kind == "avi" or kind == "mxf" and coded == times)
+                self._order = times if lacks_times or kind in _UNTIMED else None
                 opened.pop_all()
         except av.error.FFmpegError as error:
             raise self._error(_what_it_is(error)) from None
@@ -176,13 +179,14 @@ class MovieFootage:
         return self._identity
 
     def _read_times(self, step: Fraction) -> list[int]:
-        """When each picture is on screen, by reading the whole file; where it does not tell, one every `step`."""
+        """When each picture is on screen, in the order of the file, which is read whole; where it does not tell, one
+        every `step`."""
         with self._open() as container:
             packets = container.demux(container.streams.video[0])
             times = [p.dts if p.pts is None else p.pts for p in packets if p.size and not p.is_discard]
             if container.format.name in _UNTIMED:
                 return [round(i * step) for i in range(len(times))]
-        return sorted(time for time in times if time is not None)
+        return [time for time in times if time is not None]
 
     def _presentation_times(self, times: list[int], stream: Any, rate: Fraction) -> list[int]:
         """When each frame number's picture is shown, in the stream's time base: one entry a frame number.

@@ -180,6 +180,9 @@ SEEKS = {  # codec, its options, the container's; pictures that lean on later on
     "avc.avi": ("libx264", {"g": "40", "bf": "3"}, {}),
     "plain.avi": ("libx264", {"g": "40", "bf": "0"}, {}),
     "avc.ts": ("libx264", {"g": "40"}, {}),
+    "avc.mxf": ("libx264", {"g": "40", "bf": "3"}, {}),
+    "intra.mxf": ("libx264", {"g": "1", "bf": "0"}, {}),
+    "mpeg2.mxf": ("mpeg2video", {"g": "12", "bf": "2"}, {}),
     "mpeg2.ts": ("mpeg2video", {"g": "12", "bf": "2"}, {}),
     "mpeg2.mpg": ("mpeg2video", {"g": "12", "bf": "2"}, {}),
 }
