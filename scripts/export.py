@@ -28,6 +28,7 @@ from core.files import write_whole
 from core.matting import COARSE_PIXELS, coarse_ratio
 from core.models import MattingRefine, RecurrentMatting
 from core.models.fusing import fused
+from core.models.matting_refine import LARGEST_SCALE
 from core.models.refiner import PATCH
 
 _OPSET = 17
@@ -79,6 +80,9 @@ def main(args: argparse.Namespace) -> None:
     """
     if args.output.suffix not in (".onnx", ".pt"):
         raise JobError("an output NAME.onnx or NAME.pt", str(args.output), "Name it so")
+    for name, most in (("backbone_scale", LARGEST_SCALE), ("downsample_ratio", 1)):
+        if (share := getattr(args, name)) is not None and not 0 < share <= most:
+            raise JobError(f"--{name} above 0, at most {most:g}", f"{share:g}", "Leave it out to have one that suits")
     model = fused(load_model(args.model))
     outputs = _OUTPUTS[type(model).__name__]
     width, height = args.size

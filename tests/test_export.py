@@ -97,3 +97,6 @@ def test_what_cannot_be_exported_is_said(models, tmp_path):
     for width in ("82", "0"):
         with pytest.raises(JobError, match=f"{width} x 64"):
             export.main(export.parse_args([model, output, "--size", width, "64"]))
+    for name, value, most in (("backbone_scale", "0.7", "0.5"), ("downsample_ratio", "-1", "1")):
+        with pytest.raises(JobError, match=f"--{name} above 0, at most {most}; got {value}"):
+            export.main(export.parse_args([model, output, "--size", "80", "64", f"--{name}", value]))
