@@ -60,6 +60,15 @@ def test_walker_leaves_no_ghost() -> None:
     assert result.sigma == pytest.approx(0.01, rel=0.3)
 
 
+@pytest.mark.parametrize("first", [np.uint8, np.uint16])
+def test_frames_of_another_depth_are_seen_as_they_are(first: type) -> None:
+    true = np.rint(texture(72, 96) * 65535).astype(np.uint16)
+    frames = [np.rint(true / 257).astype(np.uint8) if i % 2 == (first is np.uint16) else true for i in range(8)]
+    result = plate_from_clip(frames)
+    assert result.plate.dtype == first
+    assert np.abs(result.plate / np.iinfo(first).max - true / 65535).max() < 1 / 255
+
+
 @pytest.mark.parametrize("across", [0.0, pytest.param(66.0, marks=pytest.mark.slow)])
 def test_half_floats_of_a_still_and_of_a_moving_camera(across: float) -> None:
     world = scene(margin=250)

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from core.color import to_dtype, to_float
 from core.errors import FootageError, OutputError
 from core.plate.alignment import AlignedPlate, PlateAligner
 from core.plate.frames import FrameList, FrameReader, Image, Mask, Matrix, Matte, Plane, View, as_dtype, as_srgb
@@ -109,6 +110,8 @@ def plate_from_clip(
                     f"{frame.shape[1]} x {frame.shape[0]} at frame {index}",
                     "Use footage of one size",
                 )
+            if frame.dtype != first.dtype:  # as where a program writes black frames of 16-bit footage with 8
+                frame = to_dtype(to_float(frame), first.dtype)
             stack[i] = frame if frame.dtype.kind == "u" else np.nan_to_num(frame, nan=0, posinf=1, neginf=0)
             small.append(_reduced(frame, view))
             report(0.4 * (i + 1) / len(indices), "reading frames")
