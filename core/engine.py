@@ -33,7 +33,7 @@ from . import color, delivery, frame_io, output_folder, plate_files, share
 from .checkpoints import load_model, locate_model
 from .claims import Claims
 from .errors import JobError, OutputError
-from .footage import MOVIE_EXTENSIONS, Footage, Frame, file_identity
+from .footage import IMAGE_EXTENSIONS, MOVIE_EXTENSIONS, Footage, Frame, file_identity
 from .job import Job, Source
 from .job_plate import FootageReader, JobPlate, LaidPlate, StoppedError, read_plate_early
 from .masks import MaskReader
@@ -243,6 +243,12 @@ def make_plate(
     if os.path.exists(path) and any(path.samefile(file) for file in footage.files if os.path.exists(file)):
         raise JobError("a plate in a file of its own", f"{path}, which is footage", "Choose another name")
     make_folders(path.parent)  # before all the work
+    for other in path.parent.glob("*.*"):
+        if other.stem == path.stem and other.suffix.lower() in IMAGE_EXTENSIONS - {path.suffix.lower()}:
+            on_warning(
+                f"What is written beside the plate, as {plate_files.coverage_path(path).name}, would be taken for "
+                f"{other.name}'s, too. Rename one of the two if both are plates."
+            )
 
     def note_progress(share: float, step: str = "") -> None:
         if cancelled():

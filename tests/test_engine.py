@@ -569,6 +569,18 @@ def test_a_plate_does_not_take_the_place_of_footage(shot, tmp_path):
     assert (tmp_path / "in/shot.0004.png").read_bytes() == before
 
 
+def test_a_plate_of_another_plate_s_name_is_told(shot, tmp_path):
+    """What lies beside a plate goes by its name without the ending."""
+    footage, photograph = shot.write_sequence(tmp_path / "shot", count=2), tmp_path / "plate.png"
+    shot.write_plate(photograph)
+    warnings = []
+    for _ in range(2):  # nor does the plate itself, or what lies beside it, count
+        engine.make_plate(Source(str(footage)), tmp_path / "plate.exr", on_warning=warnings.append)
+        (warning,) = (words for words in warnings if "seen empty" not in words)
+        assert "as plate.coverage.png, would be taken for plate.png's, too" in warning
+        warnings.clear()
+
+
 def test_a_plates_ending_in_capitals(shot, tmp_path):
     engine.make_plate(Source(str(shot.write_sequence(tmp_path / "in"))), tmp_path / "PLATE.PNG")
     assert frame_io.read_image(tmp_path / "PLATE.PNG").shape == shot.plate.shape
