@@ -158,6 +158,8 @@ def read_job(path: str | Path, output: str = "") -> Job:
     """
     path = Path(path)
     try:
+        if path.is_dir():
+            raise JobError("a job file", f"the folder {path}", "Name the file in it, as job.yaml")
         if not path.is_file():
             raise JobError("a readable job file", f"no file {path}", "Check the path")
         if path.stat().st_size > MAX_JOB_BYTES:

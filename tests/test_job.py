@@ -89,6 +89,8 @@ def test_bad_jobs_are_refused_in_words(tmp_path, monkeypatch, text, words):
 
 
 def test_absent_and_oversized_job_files(tmp_path):
+    with pytest.raises(JobError, match=f"a job file; got the folder {tmp_path}. Name the file in it"):
+        read_job(tmp_path)
     with pytest.raises(JobError, match="readable"):
         read_job(tmp_path / "none.yaml")
     (tmp_path / "big.yaml").write_bytes(b"#" * (2 << 20))
