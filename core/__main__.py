@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     matte.add_argument("--device", default="auto", help="auto, cpu, mps, cuda or cuda:1; several: cuda:0,cuda:1 or all")
     matte.add_argument("--precision", default="auto", choices=PRECISIONS)
     matte.add_argument("--format", default="auto", choices=FORMATS, help="auto: PNG for integer footage, EXR for float")
-    matte.add_argument("--color-space", default="auto", help="of the footage: auto, srgb, linear, or an OCIO name")
+    matte.add_argument("--color-space", default="auto", help="of footage and plate: auto, srgb, linear or an OCIO name")
     matte.add_argument("--detail", type=float, default=0.0, help="coarse pass as a share of the frame, 0 to 1")
     matte.add_argument(
         "--refine-pixels",
