@@ -244,11 +244,13 @@ def _fill(strip: bpy.types.Strip, files: list[str], start: int) -> None:
     names = _CONTENT if hasattr(strip, "content_start") else _OLD_CONTENT
     for name, value in zip(names, (0, 0, start), strict=True):
         setattr(strip, name, value)
-    before = len(strip.elements)
-    for file in files:
-        strip.elements.append(file)
-    for _ in range(before):
-        strip.elements.pop(0)
+    elements = strip.elements  # adding and removing copy them all: of thousands, no more than has to be
+    for element, file in zip(elements, files, strict=False):
+        element.filename = file
+    for file in files[len(elements) :]:
+        elements.append(file)
+    while len(elements) > len(files):
+        elements.pop(-1)
 
 
 def _copy_look(strip: bpy.types.Strip, source: bpy.types.Strip) -> None:

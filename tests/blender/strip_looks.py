@@ -184,6 +184,16 @@ def main() -> None:
     result["of a cut-out"] = [draw_sequencer(scene).operators, error_of(bpy.ops.bgm.matte_strip), place(added)]
     strips.remove(top)
     result["without its source"] = error_of(bpy.ops.bgm.set_up_strip)
+
+    # A long cut-out is laid again as quickly as at first
+    names, seconds = [f"matte.{number:04d}.png" for number in range(4000)], []
+    for _ in range(2):
+        start = time.monotonic()
+        sequencer._fill(added, names, 900)
+        seconds.append(time.monotonic() - start)
+    result["long"] = [[element.filename for element in added.elements] == names, *seconds]
+    sequencer._fill(added, names[5:9], 900)
+    result["short again"] = [[element.filename for element in added.elements] == names[5:9], int(added.frame_start)]
     finish(**result)
 
 
