@@ -318,7 +318,7 @@ _OLD_HANDLES = ("frame_final_start", "frame_final_end")
 def check_rate(scene: bpy.types.Scene, strip: bpy.types.Strip) -> None:
     """Raise UserError where a movie strip does not show one of its frames per scene frame."""
     rate = scene.render.fps / scene.render.fps_base
-    if strip.type == "MOVIE" and abs(strip.fps - rate) > 0.01:
+    if strip.type == "MOVIE" and strip.fps and abs(strip.fps - rate) > 0.01:  # 0 while the file is out of reach
         raise UserError(
             f"The movie runs at {strip.fps:.2f} frames a second, the scene at {rate:.2f}: their frames would drift "
             "apart. Set the scene's frame rate to the movie's."

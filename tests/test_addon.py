@@ -335,6 +335,7 @@ def test_strips_keep_their_look(
     ]
     assert result["below it"] == [128, 900, 912, 900]
     assert result["of a cut-out"] == [["bgm.matte_strip", "bgm.add_strip"], "", [128, 902, 908, 900]]
+    assert result["out of reach"] == [128, 902, 908, 900]
     assert "No strip of footage is active" in result["without its source"]
     is_filled, first, again = result["long"]
     assert is_filled and again < 2 * first

@@ -182,6 +182,17 @@ def main() -> None:
     sequencer.set_frames(top, 902, 908)
     scene.sequence_editor.active_strip = added
     result["of a cut-out"] = [draw_sequencer(scene).operators, error_of(bpy.ops.bgm.matte_strip), place(added)]
+
+    # What is matted can be laid again while its footage is out of reach
+    Path(args["movie"]).rename(away := Path(args["movie"]).with_name("away.mp4"))
+    top.filepath = args["movie"]
+    strips.remove(added)
+    scene.sequence_editor.active_strip = top
+    assert top.fps == 0
+    assert not error_of(bpy.ops.bgm.add_strip, group=sequencer.find_group(top).name)
+    (added,) = set(strips) - before
+    result["out of reach"] = place(added)
+    away.rename(args["movie"])
     strips.remove(top)
     result["without its source"] = error_of(bpy.ops.bgm.set_up_strip)
 
