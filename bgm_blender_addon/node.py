@@ -193,9 +193,8 @@ def update_sources(tree: bpy.types.NodeTree) -> None:
         _link(tree, error.outputs["Image"] if error else None, unsure)
     garbage, core = nodes[GARBAGE], nodes[CORE]
     garbage.mask, core.mask = tree.bgm.garbage_mask, tree.bgm.core_mask
-    for mask in (garbage, core):
-        if clip is not None:
-            mask.inputs["Size X"].default_value, mask.inputs["Size Y"].default_value = settings.clip_size(clip)
+    if clip is not None:
+        _size_masks(tree, settings.clip_size(clip))
     _link(tree, garbage.outputs["Mask"] if garbage.mask else None, nodes[INVERT_GARBAGE].inputs[1])
     for socket in (nodes[FILL_CORE].inputs[1], _factor(nodes[CORE_COLOR])):
         _link(tree, core.outputs["Mask"] if core.mask else None, socket)
@@ -327,12 +326,14 @@ def _group_nodes(tree: bpy.types.NodeTree) -> list[bpy.types.Node]:
 
 
 def sync_all(*_: Any) -> None:
-    """Before saving and rendering: groups follow what scripts have done to their clips, and longer footage."""
+    """Before saving and rendering: groups follow what scripts did to their clips, and longer or larger footage."""
     if bpy.app.background:  # where Blender tells nobody that a clip was given another file
         follow_files()
     for tree in settings.matting_trees():
         if tree.library is None:
             _follow(tree)
+            if tree.bgm.clip is not None and settings.is_size_known(tree.bgm.clip):
+                _size_masks(tree, tuple(tree.bgm.clip.size))
 
 
 def move_all(*_: Any) -> None:
@@ -534,6 +535,14 @@ def _set_frames(tree: bpy.types.NodeTree, values: dict[str, int]) -> None:
         for name, value in values.items():
             if node.image is not None and getattr(node, name) != value:  # setting it starts a new composite
                 setattr(node, name, value)
+
+
+def _size_masks(tree: bpy.types.NodeTree, size: tuple[int, int]) -> None:
+    """Have the masks be as large as the clip's frames."""
+    for node in filter(None, map(tree.nodes.get, (GARBAGE, CORE))):
+        for name, length in zip(("Size X", "Size Y"), size, strict=True):
+            if node.inputs[name].default_value != length:  # setting it starts a new composite
+                node.inputs[name].default_value = length
 
 
 def _load_sequence(image: bpy.types.Image | None, path: Path, name: str) -> bpy.types.Image:

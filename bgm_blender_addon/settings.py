@@ -545,12 +545,17 @@ def _scene_frames(clip: bpy.types.MovieClip, count: int) -> tuple[int, int]:
     return max(first, 0), max(first + count - 1, 0)
 
 
+def is_size_known(clip: bpy.types.MovieClip) -> bool:
+    """Whether Blender says the clip's size; of one of just 256 x 256 this is not sure, see `clip_size`."""
+    return tuple(clip.size) != _UNKNOWN_SIZE
+
+
 def clip_size(clip: bpy.types.MovieClip) -> tuple[int, int]:
     """Width and height of the clip's file.
 
     After Save As, Blender may say 256 x 256, and no frames, of a clip with an offset that shows nothing at frame 1.
     """
-    if tuple(clip.size) != _UNKNOWN_SIZE or not file_path(clip).is_file():
+    if is_size_known(clip) or not file_path(clip).is_file():
         return tuple(clip.size)
     fresh = bpy.data.movieclips.load(str(file_path(clip)))
     size = tuple(fresh.size)

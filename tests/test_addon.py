@@ -657,6 +657,7 @@ def test_masks(version: str, archive: Path, fake_engine: Path, sequence: Path, t
     result = run_blender(version, "masks.py", fake_engine, tmp_path, zip=archive, footage=sequence)
     assert result["shown"] == ["TRACKING", None]
     assert result["new"] == ["Matting shot_v2 Core", "Matting shot_v2 Garbage", "MASK", True]
+    assert result["sizes"] == [[WIDTH, HEIGHT], [200, 100]]
     renders = result["renders"]
     alpha = alpha_of(1003, WIDTH, HEIGHT) / 65535
     np.testing.assert_allclose(read_image(renders["without"])[..., 0], alpha, atol=1e-6)

@@ -7,7 +7,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import connect, error_of, finish, half_mask, install, load_clip, matting_node, render, size_scene
+from common import addon, connect, error_of, finish, half_mask, install, load_clip, matting_node, render, size_scene
+
+
+def mask_size(group: bpy.types.NodeTree) -> list[int]:
+    return [group.nodes["Core Mask"].inputs[name].default_value for name in ("Size X", "Size Y")]
 
 
 def main() -> None:
@@ -42,7 +46,19 @@ def main() -> None:
     with bpy.context.temp_override(window=bpy.context.window_manager.windows[0], area=area):
         assert not error_of(bpy.ops.bgm.new_mask, kind="garbage_mask")
     new = [bgm.core_mask.name, bgm.garbage_mask.name, space.mode, space.mask == bgm.garbage_mask]
-    finish(renders=renders, shown=shown, new=new)
+
+    # They are as large as the clip, which may be given footage of another size before it is matted
+    bpy.ops.bgm.add_node(clip=clip.name)
+    (group,) = set(addon("settings").matting_trees()) - {node.node_tree}
+    larger = bpy.data.images.new("larger", 200, 100)
+    larger.filepath_raw, larger.file_format = str(folder / "larger.0001.png"), "PNG"
+    larger.save()
+    sizes = [mask_size(group)]
+    clip.filepath = larger.filepath_raw
+    bpy.context.view_layer.update()
+    bpy.ops.wm.save_as_mainfile(filepath=str(folder / "larger.blend"))
+    sizes.append(mask_size(group))
+    finish(renders=renders, shown=shown, new=new, sizes=sizes)
 
 
 main()
