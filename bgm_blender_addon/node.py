@@ -242,17 +242,19 @@ def wire_results(tree: bpy.types.NodeTree, folder: Path) -> None:
 
 
 def _incomplete(folder: Path, alphas: list[Path]) -> list[str]:
-    """The results that were switched off when some of these frames were made: those would be without any colours.
-
-    Files of them that lie there still are of an older matte.
-    """
+    """The results that were switched off when some of these frames were made: those would be without any colours."""
     numbers = set(map(footage.file_number, alphas))
+    kinds = [kind for number, kind in made_with(folder).items() if number in numbers]
+    return [name for name in RESULTS if name != "alpha" and any(name not in kind for kind in kinds)]
+
+
+def made_with(folder: Path) -> dict[int, set[str]]:
+    """By frame number, with which results it was made; files of others that lie there still are of an older matte."""
     try:
         frames = json.loads((folder / "report.json").read_text(encoding="utf-8"))["frames"]
-        kinds = [{file.split("/")[0] for file in each["files"]} for each in frames if each["frame_number"] in numbers]
+        return {each["frame_number"]: {file.split("/")[0] for file in each["files"]} for each in frames}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return []  # no job has come to its end
-    return [name for name in RESULTS if name != "alpha" and any(name not in kind for kind in kinds)]
+        return {}  # no job has come to its end
 
 
 def incomplete_words(tree: bpy.types.NodeTree) -> list[str]:

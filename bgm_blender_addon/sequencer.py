@@ -197,11 +197,13 @@ def add_matte_strip(
 
 
 def _cut_out_files(tree: bpy.types.NodeTree) -> dict[int, Path]:
-    """The images of a group's cut-out, by frame number."""
+    """The images of a group's cut-out, by frame number; none of an older matte."""
     folder = node.result_folder(tree)
     if folder is None or not node.are_of_clip(tree):
         return {}
-    return {footage.file_number(path): path for path in node.find_sequence(folder / "matte")}
+    files = {footage.file_number(path): path for path in node.find_sequence(folder / "matte")}
+    made = node.made_with(folder)
+    return {number: path for number, path in files.items() if "matte" in made.get(number, {"matte"})}
 
 
 def missing_words(tree: bpy.types.NodeTree, source: bpy.types.Strip) -> list[str]:

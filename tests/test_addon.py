@@ -340,6 +340,7 @@ def test_strips_keep_their_look(
     is_filled, first, again = result["long"]
     assert is_filled and again < 2 * first
     assert result["short again"] == [True, 900]
+    assert "There is no cut-out to show. Switch on Cut-Out under Output" in result["older"]
 
 
 @pytest.mark.parametrize("version", VERSIONS)

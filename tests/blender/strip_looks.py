@@ -205,6 +205,12 @@ def main() -> None:
     result["long"] = [[element.filename for element in added.elements] == names, *seconds]
     sequencer._fill(added, names[5:9], 900)
     result["short again"] = [[element.filename for element in added.elements] == names[5:9], int(added.frame_start)]
+
+    # What was cut out with an older matte is not laid
+    tree = sequencer.find_group(graded)
+    tree.bgm.use_matte = False
+    assert not error_of(bpy.ops.bgm.matte_clip, group=tree.name)
+    result["older"] = error_of(bpy.ops.bgm.add_strip, group=tree.name)
     finish(**result)
 
 
