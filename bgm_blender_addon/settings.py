@@ -20,7 +20,8 @@ from .preferences import DEVICES
 FLOAT_FILES = (".exr", ".hdr", ".tif", ".tiff")  # may hold floats, in whatever colour space
 _LAST_SHOWN = 1048574  # the highest of a file's numbers that an image node can show
 _UNKNOWN_SIZE = (256, 256)  # what Blender makes of a clip's size, see clip_size
-COLOR_SPACES = {"sRGB": "srgb", "Linear Rec.709": "linear", "Non-Color": "auto"}  # Blender's name: the engine's
+# Blender's name: the engine's. A movie that is an image has none until Blender reads it
+COLOR_SPACES = {"sRGB": "srgb", "Linear Rec.709": "linear", "Non-Color": "auto", "": "auto"}
 
 
 class BGM_PG_finding(bpy.types.PropertyGroup):
@@ -378,13 +379,17 @@ def missing_words(settings: BGM_PG_matting) -> list[str]:
 
 
 def scaling_words(settings: BGM_PG_matting) -> list[str]:
-    """That the plate is scaled, which the engine says of a clip but not of a preview; nothing where it is not."""
+    """That the plate is scaled, which the engine says of a clip but not of a preview; nothing where it is not.
+
+    Nor where its size is not known: Blender reads a sequence's only where an editor shows it.
+    """
     plate = {"IMAGE": settings.plate_image, "CLIP": settings.plate_clip}.get(settings.plate_source)
     if plate is None:
         return []
     size = tuple(plate.size) if settings.plate_source == "IMAGE" else clip_size(plate)
     path, wanted = file_path(plate), clip_size(settings.clip)
-    if size == wanted or path.with_name(f"{path.stem}.motion.json").is_file():  # a wider one, of a moving camera
+    is_wider = path.with_name(f"{path.stem}.motion.json").is_file()  # of a moving camera
+    if size in (wanted, (0, 0)) or is_wider:
         return []
     return [f"The plate is {size[0]} x {size[1]}; it is scaled to the footage's {wanted[0]} x {wanted[1]}."]
 

@@ -344,8 +344,11 @@ def test_strips_keep_their_look(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_other_operators(version: str, archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path) -> None:
-    result = run_blender(version, "features.py", fake_engine, tmp_path, zip=archive, footage=sequence)
+def test_the_other_operators(
+    version: str, archive: Path, fake_engine: Path, sequence: Path, movie: Path, tmp_path: Path
+) -> None:
+    setup = {"zip": archive, "footage": sequence, "movie": movie}
+    result = run_blender(version, "features.py", fake_engine, tmp_path, **setup)
     assert not result["at half size"]
     assert result["default"] == "//matting/Matting_shot_v2/"
     assert result["unsaved"] == str(Path.home() / "matting" / "Matting_shot_v2")
@@ -370,6 +373,8 @@ def test_the_other_operators(version: str, archive: Path, fake_engine: Path, seq
         "The clip lasts from scene frame 8 to 19; the other frames of 18 to 60 are left out.",
         "The plate is 134 x 90; it is scaled to the footage's 67 x 45.",
     ]
+    scaled = "The plate is 64 x 48; it is scaled to the footage's 67 x 45."
+    assert result["unread plates"] == ["auto", [scaled], "srgb", []]
     found = "The plate is 9 pixels off. Turn alignment on."
     assert result["outcomes"] == [["ERROR", found], ["CANCEL", found], ["", ""]]
     assert Path(result["packed"]).name == "packed.png"

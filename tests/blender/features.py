@@ -123,6 +123,16 @@ def main() -> None:
     result["warnings"] += addon("runner").task.warnings
     bgm.plate_image = plate
     result["outcomes"].append(outcome(tree))
+    unread = []  # by Blender: a movie, and images that no editor has shown
+    for path, kind in ((args["movie"], "MOVIE"), (args["footage"], "SEQUENCE")):
+        bgm.plate_image = bpy.data.images.load(path)
+        if bgm.plate_image.source != kind:
+            bgm.plate_image.source = kind
+        unread.append(addon("settings").make_job(bgm, scene, "auto").data["plate"]["color_space"])
+        assert not error_of(ops.matte_frame)
+        unread.append(addon("runner").task.warnings)
+    result["unread plates"] = unread
+    bgm.plate_image = plate
     bgm.plate_image.pack()
     bgm.plate_image.filepath = str(folder / "gone" / "packed.png")
     assert not error_of(ops.matte_clip)
