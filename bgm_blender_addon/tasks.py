@@ -263,6 +263,8 @@ def show_preview(alpha_path: Path, foreground_path: Path, space: str, path: Path
 
     shown = bpy.data.images.get(PREVIEW_IMAGE) or bpy.data.images.load(str(path))
     shown.name = PREVIEW_IMAGE
+    if shown.packed_file:  # which Blender would go on showing
+        shown.unpack(method="REMOVE")
     shown.filepath = node.storable(path)
     node.set_color_space(shown, space)
     shown.alpha_mode = "STRAIGHT"  # Blender takes EXR for premultiplied

@@ -359,10 +359,11 @@ def test_the_other_operators(
     assert result["slow"] == pytest.approx(0.4)
     assert result["engine"] == "Fake processor"
     # An image's first pixels are those at the bottom left
-    alpha, foreground = alpha_of(1003, WIDTH, HEIGHT) / 65535, foreground_of(1003, WIDTH, HEIGHT) / 255
     assert result["preview"]["size"] == [WIDTH, HEIGHT]
-    expected = np.dstack([foreground, alpha])[-1, :2].reshape(-1)
-    np.testing.assert_allclose(result["preview"]["pixels"], expected, atol=1 / 255)
+    for number, name in ((1004, "packed"), (1003, "pixels")):
+        alpha, foreground = alpha_of(number, WIDTH, HEIGHT) / 65535, foreground_of(number, WIDTH, HEIGHT) / 255
+        expected = np.dstack([foreground, alpha])[-1, :2].reshape(-1)
+        np.testing.assert_allclose(result["preview"][name], expected, atol=1 / 255)
     # Premultiplied, as Blender has floats; and the thumbnail's, encoded and over grey
     assert result["float preview"] == pytest.approx([0.125, 0.25 * 0.5 ** (1 / 2.2) + 0.75 * 0.4], abs=0.01)
     assert result["left behind"] == ["preview"]

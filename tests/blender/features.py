@@ -83,6 +83,13 @@ def main() -> None:
     assert not error_of(ops.matte_frame)  # again, into the same image
     result["preview"] = {"size": list(preview.size), "pixels": [round(v, 6) for v in preview.pixels[:8]]}
     assert len([image for image in bpy.data.images if image.name.startswith("Matting Preview")]) == 1
+    preview.pack()  # as Automatically Pack Resources does
+    bgm.output_folder, results = "//elsewhere/", bgm.output_folder
+    scene.frame_set(11)
+    assert not error_of(ops.matte_frame)
+    result["preview"]["packed"] = [round(v, 6) for v in preview.pixels[:8]]
+    bgm.output_folder = results
+    scene.frame_set(10)
     parts = [folder / "alpha.exr", folder / "foreground.exr"]
     for path, value in zip(parts, (0.25, 0.5), strict=True):
         part = bpy.data.images.new("part", 4, 4, float_buffer=True)
