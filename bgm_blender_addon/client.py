@@ -68,6 +68,7 @@ class EngineClient:
         self.root = root
         self.log_path = log_path
         self.patience = patience
+        self._killed = False
         self._pending: dict[str, protocol.Message] = {}
         self._ids = itertools.count(1)
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -87,7 +88,7 @@ class EngineClient:
 
     @property
     def alive(self) -> bool:
-        return self._process.poll() is None
+        return not self._killed and self._process.poll() is None
 
     @property
     def pid(self) -> int:
@@ -151,6 +152,7 @@ class EngineClient:
 
     def kill(self) -> None:
         """End the engine and its children at once."""
+        self._killed = True
         stop_process(self._process)
         self._close_stdin()
 
@@ -248,7 +250,8 @@ def stop_process(process: subprocess.Popen[bytes], timeout: float = 5.0) -> None
         else:
             with suppress(ProcessLookupError):  # another thread has waited for it meanwhile
                 os.killpg(process.pid, signal.SIGKILL)
-        process.wait(timeout)
+        with suppress(subprocess.TimeoutExpired):  # it ends when a driver that hangs lets go of it
+            process.wait(timeout)
 
 
 def describe_exit(code: int | None) -> str:

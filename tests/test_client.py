@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from bgm_blender_addon import environment, footage
-from bgm_blender_addon.client import EngineClient, start_process
+from bgm_blender_addon.client import EngineClient, start_process, stop_process
 from bgm_blender_addon.errors import UserError
 from core import protocol
 
@@ -165,6 +165,25 @@ def test_shutdown_ends_an_engine_that_does_not_listen(start: Callable[..., Engin
     begin = time.monotonic()
     client.shutdown(timeout=0.5)
     assert not client.alive and time.monotonic() - begin < 5
+
+
+def test_an_engine_that_cannot_be_killed(start: Callable[..., EngineClient], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graphics driver that hangs keeps it in the kernel: its job has failed all the same, the next needs another."""
+    client = start(manner="silent", patience=0.2)
+    process = client._process
+
+    def wait(timeout: float) -> None:
+        raise subprocess.TimeoutExpired("engine", timeout)
+
+    with monkeypatch.context() as hung:
+        hung.setattr(process, "wait", wait)
+        hung.setattr(process, "kill", lambda: None)
+        hung.setattr("os.killpg", lambda *what: None, raising=False)
+        error, done = answers_to(client, client.send(protocol.Hello()))
+        assert isinstance(error, protocol.Error) and "gave no answer" in error.message
+        assert done == protocol.Done("failed") and process.poll() is None
+        assert not client.alive
+    stop_process(process)
 
 
 def test_no_such_python(tmp_path: Path) -> None:
