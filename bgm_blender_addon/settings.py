@@ -53,7 +53,7 @@ def _clip_changed(self: BGM_PG_matting, context: bpy.types.Context) -> None:
 
     _plate_changed(self, context)
     node.name_after_clip(self.id_data)
-    if not node.are_of_clip(self.id_data):
+    if self.clip is not None and not node.are_of_clip(self.id_data):
         self.say("This footage has not been matted yet: the node passes it through.", "amber")
     _source_changed(self, context)
 

@@ -446,6 +446,7 @@ def test_what_a_day_brings(version: str, archive: Path, fake_engine: Path, seque
     assert result["engine gone"][0] == ["finished", "failed", "finished"] and "no-python" in result["engine gone"][1]
     words, count, ends = result["all"]
     assert "the nodes Core Mask are missing" in words and count == 3 and ends == ["finished"] * 3
+    assert result["no clip"] == ""
     assert not result["busy"]
 
 

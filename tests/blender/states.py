@@ -191,6 +191,10 @@ def main() -> None:
     os.environ["BGM_ENGINE_PYTHON"] = engine
     result["all"] = [error_of(ops.matte_all), len(runner.waiting), pump()]
 
+    # Without a clip there is no footage to speak of
+    queue[0].bgm.clip = None
+    result["no clip"] = queue[0].bgm.status
+
     # A job does not outlive the add-on
     runner.task = runner.Task("Matte", [], lambda result: "", state="running")
     runner.unregister()
