@@ -19,6 +19,7 @@ from core.errors import CheckpointError
 from core.files import write_whole
 from core.foreign_weights import Weights, list_names, read_torch_file, recognise
 from core.models import MattingBase, MattingRefine, RecurrentMatting
+from core.models.review import REGRESSION, SHADING
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +27,16 @@ _ARCHITECTURES: dict[str, type[nn.Module]] = {
     architecture.__name__: architecture for architecture in (MattingBase, MattingRefine, RecurrentMatting)
 }
 _FIRST_LAYERS = ("backbone.conv1.weight", "backbone.features.0.0.weight")
-# SolvingRefiner's layers that the least alpha enters: the axis and the number of channels that older files lack
+# Channels that older files lack: the axis, where they stand on it, and how many they are
 _GROWN = {
-    "refiner.trunk.0.weight": (1, 1),
-    "refiner.head.0.weight": (1, 4),
-    "refiner.predict.weight": (0, 4),
-    "refiner.predict.bias": (0, 4),
+    # The refinement's least alpha
+    "refiner.trunk.0.weight": (1, -1, 1),
+    "refiner.head.0.weight": (1, -4, 4),
+    "refiner.predict.weight": (0, -4, 4),
+    "refiner.predict.bias": (0, -4, 4),
+    # The shading
+    **{f"decoder.up{n}.conv.plate_weight": (1, -SHADING, SHADING) for n in (2, 4, 8)},
+    **{f"plate_review.{name}.weight": (1, REGRESSION, SHADING) for name in ("down4", "down8", "down16", "conv2a")},
 }
 _WEIGHTS = Path(__file__).parent / "weights"
 
@@ -155,11 +160,15 @@ def _complete(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> di
     """Add what old checkpoints do not have: zeros for channels that came later, and the batch norms' counters."""
     counters = {key: value for key, value in expected.items() if key.endswith(".num_batches_tracked")}
     complete = counters | dict(state)
-    for key, (axis, count) in _GROWN.items():
-        if key in state and key in expected:
-            known, later = expected[key].tensor_split([-count], dim=axis)
-            if state[key].shape == known.shape:
-                complete[key] = torch.cat([state[key], torch.zeros_like(later, dtype=state[key].dtype)], dim=axis)
+    for key in state.keys() & expected.keys():
+        name = key.removeprefix("blind.")
+        if name in _GROWN and state[key].ndim == expected[key].ndim:
+            axis, place, count = _GROWN[name]
+            length = expected[key].shape[axis]
+            known, later = state[key], expected[key].narrow(axis, place % length, count)
+            if known.shape[axis] == length - count:
+                parts = known.tensor_split([place % length], dim=axis)
+                complete[key] = torch.cat([parts[0], torch.zeros_like(later, dtype=known.dtype), parts[1]], dim=axis)
     return complete
 
 

@@ -157,6 +157,22 @@ def test_a_refinement_from_before_the_least_alpha_refines_as_it_did(tmp_path):
         load_model(tmp_path / "cut.safetensors")
 
 
+def test_a_file_from_before_the_shading_does_not_see_it(tmp_path):
+    model = RecurrentMatting(blind=True).eval()
+    state = model.state_dict()
+    places = {"decoder.up4.conv.plate_weight": 34, "plate_review.down8.weight": 9}
+    places = {prefix + name: n for name, n in places.items() for prefix in ("", "blind.") if prefix + name in state}
+    assert len(places) == 3
+    old = dict(state)
+    for name, n in places.items():
+        torch.nn.init.normal_(state[name])
+        state[name][:, n : n + 2] = 0
+        old[name] = torch.cat([state[name][:, :n], state[name][:, n + 2 :]], dim=1)
+    strings = {"architecture": "RecurrentMatting", "arguments": '{"blind": true}'}
+    safetensors.torch.save_file(old, tmp_path / "old.safetensors", strings)
+    assert_same(load_model(tmp_path / "old.safetensors").state_dict(), state)
+
+
 def test_base_checkpoint_starts_the_whole_network(tmp_path):
     state = formats.fill(formats.matting_base("mobilenetv2"))
     model = MattingRefine("mobilenetv2")

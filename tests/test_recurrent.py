@@ -23,7 +23,7 @@ from core.models.detail import missed_detail
 from core.models.mobilenetv3 import MobileNetV3Encoder
 from core.models.recurrent import Look, PlateFeatures, RecurrentMatting
 from core.models.refiner import SolvingRefiner, fuse_foreground, least_alpha, solve_alpha
-from core.models.review import SeeThrough, broadly_see_through, clear_foreground, plate_moments, relate
+from core.models.review import REGRESSION, SeeThrough, broadly_see_through, clear_foreground, plate_moments, relate
 from scripts.convert_rvm import find_onnx, load_onnx_weights
 
 COARSE = ["753", "754"]  # the published graph's names for its foreground residual and alpha before the guided filter
@@ -365,6 +365,9 @@ def test_a_wrong_alpha_can_be_trained_away_where_it_is_clamped() -> None:
 def test_every_plate_parameter_matters(ratio: float) -> None:
     model = perturbed()
     model.plate_review.see_through.weigh[-1].bias[2] = 2.0  # which never takes away from alpha
+    if ratio == 1:
+        model.project.weight[3] *= 0.1  # else all is opaque or empty
+        model.project.bias[3] = 0.5
     src = clip(96, 128, 2)
     with torch.enable_grad():
         output = model.train(ratio == 1)(src, src.flip(-1), downsample_ratio=ratio)
@@ -387,7 +390,7 @@ def test_how_the_source_follows_the_plate(alpha: float, colour: float, found: fl
     bgr = (torch.rand(1, 3, 80, 96, generator=noise) + coarse) / 2
     src = alpha * colour + (1 - alpha) * bgr
     relations = relate(src, bgr, plate_moments(bgr))
-    assert [relation.shape for relation in relations] == [(1, 9, 160 // n, 192 // n) for n in (2, 4, 8, 16)]
+    assert [relation.shape for relation in relations] == [(1, 11, 160 // n, 192 // n) for n in (2, 4, 8, 16)]
     for relation in relations:
         assert (relation[:, :1] - found).abs().max() < 0.05  # the share that counts as blank
         assert (relation[:, 1:4] - offset).abs().max() < 0.05
@@ -397,6 +400,19 @@ def test_how_the_source_follows_the_plate(alpha: float, colour: float, found: fl
     relation = relate(src, blank, plate_moments(blank))[0]
     assert relation[:, :1].abs().max() < 1e-3
     torch.testing.assert_close(relation[:, 1:4], src - blank, atol=1e-3, rtol=0)
+
+
+def test_each_pixel_of_a_shadow_is_the_plates_times_a_number() -> None:
+    """At the shadow's sharp edge, too; what has another colour is not, and in the dark nothing can be told."""
+    bgr = 0.2 + 0.6 * torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    src = bgr.clone()
+    src[..., 16:32] *= 0.4  # a shadow
+    src[..., 32:] = src[..., 32:].flip(1) * torch.tensor([1.0, 0.5, 0.2])[:, None, None]
+    number, left = (relate(src, bgr, plate_moments(bgr))[0][:, REGRESSION:] / 8).split(1, dim=1)
+    assert number[..., :16].abs().max() < 1e-5 and (number[..., 16:32] + 0.6).abs().max() < 0.05
+    assert left[..., :32].max() < 0.2 < 0.6 < left[..., 32:].mean()
+    dark = relate(0.01 * src, 0.01 * bgr, plate_moments(0.01 * bgr))[0][:, REGRESSION:] / 8
+    assert dark[:, :1].abs().max() < 0.05
 
 
 def test_what_a_relation_leaves_over_is_what_the_plate_does_not_explain() -> None:
@@ -429,7 +445,7 @@ def test_the_review_goes_from_its_alpha_to_what_the_plate_shows(gate: int, alpha
 def test_the_review_sees_an_outline_from_afar() -> None:
     """What happens at a frame's left edge reaches the gates 150 pixels away: an outline tells glass from a shadow."""
     pha = torch.zeros(1, 1, 64, 384, requires_grad=True)
-    relations = [torch.ones(1, 9, 32 // n, 192 // n) for n in (1, 2, 4, 8)]
+    relations = [torch.ones(1, 11, 32 // n, 192 // n) for n in (1, 2, 4, 8)]
     review = perturbed().plate_review
     with torch.enable_grad():
         corrected, doubt = review(torch.ones(1, 16, 64, 384), torch.ones(1, 3, 32, 192), relations, pha)

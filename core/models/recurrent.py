@@ -21,13 +21,13 @@ from core.models.detail import missed_detail
 from core.models.foreground import extend_foreground
 from core.models.mobilenetv3 import MobileNetV3Encoder
 from core.models.refiner import PATCH, SolvingRefiner
-from core.models.review import Review, broadly_see_through, clear_foreground, plate_moments, relate
+from core.models.review import REGRESSION, SHADING, Review, broadly_see_through, clear_foreground, plate_moments, relate
 from core.models.scales import average, blurred, divisible, doubled, halved, pyramid, shrunk, upsampled
 
 State: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 
 _IMAGES = 3 + 3  # channels: the plate, and its absolute difference from the source
-_RELATION = 1 + 3  # channels of `relate` that the decoder sees
+_RELATION = 1 + 3  # channels of the regression that the decoder sees, besides the shading
 _OWN = 0.25  # share of its own detail from which on a surface is no transparent one
 _AROUND = 31  # pixels at half of the coarse size over which that is judged
 _STRIP = 64  # rows of a full frame that a few steps in a row find in the processor's cache
@@ -171,9 +171,9 @@ class _Decoder(nn.Module):
         nn.init.zeros_(self.plate_bottleneck.weight)
         nn.init.zeros_(self.plate_bottleneck.bias)  # type: ignore[arg-type]
         self.gru = _ConvGru(128)
-        self.up8 = _UpBlock(128, 40, 40 + _IMAGES + _RELATION, 80)
-        self.up4 = _UpBlock(80, 24, 24 + _IMAGES + _RELATION, 40)
-        self.up2 = _UpBlock(40, 16, 16 + _IMAGES + _RELATION, 32)
+        self.up8 = _UpBlock(128, 40, 40 + _IMAGES + _RELATION + SHADING, 80)
+        self.up4 = _UpBlock(80, 24, 24 + _IMAGES + _RELATION + SHADING, 40)
+        self.up2 = _UpBlock(40, 16, 16 + _IMAGES + _RELATION + SHADING, 32)
         self.conv0 = PlateConv2d(32 + 3, _IMAGES, 16, 3)
         self.conv1 = nn.Conv2d(16, 16, 3, padding=1)
 
@@ -197,7 +197,7 @@ class _Decoder(nn.Module):
         """
         plates: list[tuple[Tensor, ...]] = [()] * 3
         if relations:
-            relation = relations[0][:, :_RELATION]
+            relation = torch.cat([relations[0][:, :_RELATION], relations[0][:, REGRESSION:]], dim=1)
             half = halved(relation)
             plates = list(zip(changes[:3], images, (relation, half, halved(half)), strict=True))
         r1, r2, r3, r4 = rec if rec is not None else (None, None, None, None)

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from core.models.scales import blurred, doubled, halved, largest, resized
 
 SCALES = 4  # at which `relate` looks
+REGRESSION, SHADING = 9, 2  # channels of a relation: what the regression found, and what `_shading` sees
 BLANK = 1e-3  # variance, summed over the channels, at which a measurement counts half: about that of noise
 _FLOOR = 1e-5  # added to variances before their roots are taken
+_DARK = 3 * 0.05**2  # squared brightness, summed over the channels, that says as much of a colour as noise does
 
 
 def relate(src: Tensor, bgr: Tensor, moments: list[Tensor]) -> list[Tensor]:
@@ -26,11 +28,12 @@ def relate(src: Tensor, bgr: Tensor, moments: list[Tensor]) -> list[Tensor]:
         moments: what `plate_moments` returns for the plate.
 
     Returns:
-        At 1/2, 1/4, 1/8 and 1/16 (B, 9, ...): found, offset, four times the residual and the plate's texture (standard
-        deviations), the residual's share of both, the brightness of what would stand in front of the plate
-        (offset / found), and the plate's brightness.
+        At 1/2, 1/4, 1/8 and 1/16 (B, 11, ...): found, offset, four times the residual and the plate's texture
+        (standard deviations), the residual's share of both, the brightness of what would stand in front of the plate
+        (offset / found), the plate's brightness, and what `_shading` sees.
     """
     relations = []
+    shading = _shading(src, bgr)
     for means, moment in zip(_local_means(src, bgr), moments, strict=True):
         mean_src, product, square = means.tensor_split([3, 4], dim=1)
         mean_bgr, variance = moment.tensor_split([3], dim=1)
@@ -41,9 +44,31 @@ def relate(src: Tensor, bgr: Tensor, moments: list[Tensor]) -> list[Tensor]:
         left = square - mean_src.square().sum(1, keepdim=True) - 2 * slope * covariance + slope.square() * variance
         left, texture = ((x.clamp_min(0) + _FLOOR).sqrt() for x in (left, variance))
         brightness = (offset.mean(1, keepdim=True) / (found.abs() + 0.05)).clamp(-1, 2), mean_bgr.mean(1, keepdim=True)
-        relation = torch.cat([found, offset, 4 * left, 4 * texture, left / (left + texture), *brightness], dim=1)
+        seen = found, offset, 4 * left, 4 * texture, left / (left + texture), *brightness, shading
+        relation = torch.cat(seen, dim=1)
         relations.append(relation.contiguous(memory_format=torch.channels_last))  # like all that it is joined with
+        shading = halved(shading)
     return relations
+
+
+def _shading(src: Tensor, bgr: Tensor) -> Tensor:
+    """How a pixel of the source is the plate's, made darker or brighter, and how far it has another colour.
+
+    A shadow's edge looks like a subject's to the regression, which needs a neighbourhood. Each pixel by itself is the
+    plate's, times a number, there as everywhere in a shadow.
+
+    Args:
+        src, bgr: (B, 3, h, w), 0 to 1.
+
+    Returns:
+        (B, 2, h, w), eight times: that number minus 1, from -1 to 1, and what it leaves over, |src - number * bgr|, as
+        a share of it and of 0.05. In the dark, where colours are noise, the number is about 1.
+    """
+    with torch.autocast(src.device.type, enabled=False):
+        src, bgr = src.float(), bgr.float()
+        number = ((src * bgr).sum(1, keepdim=True) + _DARK) / (bgr.square().sum(1, keepdim=True) + _DARK)
+        left = ((src - number * bgr).square().sum(1, keepdim=True) + _FLOOR).sqrt()
+        return 8 * torch.cat([(number - 1).clamp(-1, 1), left / (left + 0.05)], dim=1)  # else it is learnt too slowly
 
 
 def plate_moments(bgr: Tensor) -> list[Tensor]:
@@ -82,7 +107,7 @@ class Review(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        seen, channels, deep = 9 + 16 + 1 + 3, 24, 32
+        seen, channels, deep = REGRESSION + SHADING + 16 + 1 + 3, 24, 32
         self.down4 = _conv3(seen, channels)
         self.down8 = _conv3(seen + channels, channels)
         self.down16 = _conv3(seen + channels, deep)
@@ -150,7 +175,7 @@ class SeeThrough(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.weigh = nn.Sequential(
-            nn.Conv2d(channels + 9 + 8, 24, 1), nn.ReLU(), nn.Conv2d(24, 16, 1), nn.ReLU(), nn.Conv2d(16, 3, 1)
+            nn.Conv2d(channels + REGRESSION + 8, 24, 1), nn.ReLU(), nn.Conv2d(24, 16, 1), nn.ReLU(), nn.Conv2d(16, 3, 1)
         )
         nn.init.zeros_(self.weigh[-1].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.weigh[-1].bias)  # type: ignore[arg-type]
@@ -162,7 +187,7 @@ class SeeThrough(nn.Module):
 
         Args:
             features: (N, channels, h, w).
-            relation: (N, 9, h, w) the finest of what `relate` returns.
+            relation: (N, 11, h, w) the finest of what `relate` returns.
             pha: (N, 1, h, w) alpha, 0 to 1. No gradient flows back into it.
 
         Returns:
@@ -177,7 +202,7 @@ class SeeThrough(nn.Module):
         left = (src_variance - explained).clamp_min(0)
         textured = variance / (variance + 2 * BLANK)
         measures = [slope, (left / (explained + _FLOOR)).clamp(0, 4), textured, (variance + 1e-6).log() / 10]
-        seen = [features, relation, pha, least, most, around, *measures]
+        seen = [features, relation[:, :REGRESSION], pha, least, most, around, *measures]
         judged = self.weigh(torch.cat([x.to(features.dtype) for x in seen], dim=1)).float()
         weight, spread, share = torch.sigmoid(judged[:, :1]), torch.sigmoid(judged[:, 1:2]), torch.tanh(judged[:, 2:])
         # A plate that is displaced or out of focus explains too little of the contrast that is there
@@ -263,7 +288,7 @@ def _spread_out(weighted: Tensor, weight: Tensor, enough: Tensor | float, nothin
 
 
 def _variances(relation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of a relation (N, 9, h, w): the covariance of source and plate, and the variances of plate and source."""
+    """Of a relation (N, 11, h, w): the covariance of source and plate, and the variances of plate and source."""
     slope = 1 - relation[:, :1]
     left, variance = ((x / 4).square().sub(_FLOOR).clamp_min(0) for x in (relation[:, 4:5], relation[:, 5:6]))
     covariance = slope * (variance + BLANK) - BLANK
