@@ -160,15 +160,15 @@ def _complete(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> di
     """Add what old checkpoints do not have: zeros for channels that came later, and the batch norms' counters."""
     counters = {key: value for key, value in expected.items() if key.endswith(".num_batches_tracked")}
     complete = counters | dict(state)
-    for key in state.keys() & expected.keys():
+    for key, known in state.items():
         name = key.removeprefix("blind.")
-        if name in _GROWN and state[key].ndim == expected[key].ndim:
+        if name in _GROWN and key in expected:
             axis, place, count = _GROWN[name]
-            length = expected[key].shape[axis]
-            known, later = state[key], expected[key].narrow(axis, place % length, count)
-            if known.shape[axis] == length - count:
-                parts = known.tensor_split([place % length], dim=axis)
-                complete[key] = torch.cat([parts[0], torch.zeros_like(later, dtype=known.dtype), parts[1]], dim=axis)
+            place %= expected[key].shape[axis]
+            before, later, behind = expected[key].tensor_split([place, place + count], dim=axis)
+            if known.shape == torch.cat([before, behind], dim=axis).shape:
+                before, behind = known.tensor_split([place], dim=axis)
+                complete[key] = torch.cat([before, known.new_zeros(later.shape), behind], dim=axis)
     return complete
 
 

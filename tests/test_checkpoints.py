@@ -172,6 +172,11 @@ def test_a_file_from_before_the_shading_does_not_see_it(tmp_path):
     safetensors.torch.save_file(old, tmp_path / "old.safetensors", strings)
     assert_same(load_model(tmp_path / "old.safetensors").state_dict(), state)
 
+    old["decoder.up4.conv.plate_weight"] = old["decoder.up4.conv.plate_weight"][:8].clone()  # as no file ever had it
+    safetensors.torch.save_file(old, tmp_path / "cut.safetensors", strings)
+    with pytest.raises(CheckpointError, match=r"plate_weight of \[8, 34, 3, 3\] instead of \[40, 36, 3, 3\]"):
+        load_model(tmp_path / "cut.safetensors")
+
 
 def test_base_checkpoint_starts_the_whole_network(tmp_path):
     state = formats.fill(formats.matting_base("mobilenetv2"))
