@@ -179,8 +179,7 @@ class MovieFootage:
         return self._identity
 
     def _read_times(self, step: Fraction) -> list[int]:
-        """When each picture is on screen, in the order of the file, which is read whole; where it does not tell, one
-        every `step`."""
+        """When each picture is on screen, in the order of the whole file; one every `step` where it does not tell."""
         with self._open() as container:
             packets = container.demux(container.streams.video[0])
             times = [p.dts if p.pts is None else p.pts for p in packets if p.size and not p.is_discard]

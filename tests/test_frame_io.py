@@ -263,13 +263,13 @@ def test_a_plate_that_is_no_picture_is_called_the_plate(tmp_path, name):
         frame_io.open_plate(tmp_path / name)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names are any bytes on Linux only")
 def test_a_folder_for_a_plate_is_called_one(shot, tmp_path):
     shot.write_sequence(tmp_path / "plates")
     with pytest.raises(FootageError, match="for the plate a file; got the folder .*plates. Name the file in it"):
         frame_io.open_plate(tmp_path / "plates")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names are any bytes on Linux only")
 def test_an_image_s_name_in_another_encoding(shot, tmp_path):
     image = tmp_path / os.fsdecode(b"caf\xe9/shot.0001.png")
     image.parent.mkdir()

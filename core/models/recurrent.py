@@ -254,9 +254,9 @@ class RecurrentMatting(nn.Module):
     The same encoder sees source and plate separately, and the decoder gets the absolute difference of their features
     at every scale; the difference of their pixels enters beside the source at every scale. (With the plate in the
     encoder's first layer instead, the error after the same training time was twice as large.) The decoder also gets a
-    local regression of the source on the plate (`relate`), which tells glass and shadows from opaque subjects. At full
-    resolution, the refinement of Lin et al. 2021, section 3.3, sees source and plate wherever the coarse alpha is
-    expected to be wrong.
+    local regression of the source on the plate and each pixel's shading (`relate`), which tell glass and shadows from
+    opaque subjects. At full resolution, the refinement of Lin et al. 2021, section 3.3, sees source and plate wherever
+    the coarse alpha is expected to be wrong.
 
     Args:
         blind: hold a second network of this kind for frames without a plate: the one that training started from.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The local regression of a source on its plate, and what it says about the alpha of transparent things."""
+"""The local regression of a source on its plate, its shading, and what both say of the alpha of transparent things."""
 
 from __future__ import annotations
 
