@@ -37,6 +37,7 @@ _GROWN = {
     # The shading
     **{f"decoder.up{n}.conv.plate_weight": (1, -SHADING, SHADING) for n in (2, 4, 8)},
     **{f"plate_review.{name}.weight": (1, REGRESSION, SHADING) for name in ("down4", "down8", "down16", "conv2a")},
+    "plate_review.see_through.weigh.0.weight": (1, 16 + REGRESSION, SHADING),
 }
 _WEIGHTS = Path(__file__).parent / "weights"
 

@@ -161,8 +161,9 @@ def test_a_file_from_before_the_shading_does_not_see_it(tmp_path):
     model = RecurrentMatting(blind=True).eval()
     state = model.state_dict()
     places = {"decoder.up4.conv.plate_weight": 34, "plate_review.down8.weight": 9}
+    places["plate_review.see_through.weigh.0.weight"] = 25
     places = {prefix + name: n for name, n in places.items() for prefix in ("", "blind.") if prefix + name in state}
-    assert len(places) == 3
+    assert len(places) == 4
     old = dict(state)
     for name, n in places.items():
         torch.nn.init.normal_(state[name])

@@ -174,8 +174,9 @@ class SeeThrough(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        seen = channels + REGRESSION + SHADING + 8
         self.weigh = nn.Sequential(
-            nn.Conv2d(channels + REGRESSION + 8, 24, 1), nn.ReLU(), nn.Conv2d(24, 16, 1), nn.ReLU(), nn.Conv2d(16, 3, 1)
+            nn.Conv2d(seen, 24, 1), nn.ReLU(), nn.Conv2d(24, 16, 1), nn.ReLU(), nn.Conv2d(16, 3, 1)
         )
         nn.init.zeros_(self.weigh[-1].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.weigh[-1].bias)  # type: ignore[arg-type]
@@ -202,7 +203,7 @@ class SeeThrough(nn.Module):
         left = (src_variance - explained).clamp_min(0)
         textured = variance / (variance + 2 * BLANK)
         measures = [slope, (left / (explained + _FLOOR)).clamp(0, 4), textured, (variance + 1e-6).log() / 10]
-        seen = [features, relation[:, :REGRESSION], pha, least, most, around, *measures]
+        seen = [features, relation, pha, least, most, around, *measures]
         judged = self.weigh(torch.cat([x.to(features.dtype) for x in seen], dim=1)).float()
         weight, spread, share = torch.sigmoid(judged[:, :1]), torch.sigmoid(judged[:, 1:2]), torch.tanh(judged[:, 2:])
         # A plate that is displaced or out of focus explains too little of the contrast that is there
