@@ -356,7 +356,8 @@ class _Scene:
         if self._chance(mix.shadow):
             offset = (float(rng.normal(0, 0.14 * size)), float(rng.uniform(-0.02, 0.12) * size))
             strength = rng.uniform(0.15, 0.85)
-            softness = float(np.exp(rng.uniform(np.log(0.001), np.log(0.08)))) * size  # from the sun's to a window's
+            sharpest = rng.choice([0.001, 0.02])  # the sun's; a window's
+            softness = float(np.exp(rng.uniform(np.log(sharpest), np.log(0.08)))) * size
             shadows.append((strength, offset, softness, rng.normal(0, 0.4), rng.uniform(0.3, 1)))
             if self._chance(0.5):
                 contact = (0.0, float(rng.uniform(0, 0.02) * size))
