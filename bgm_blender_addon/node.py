@@ -236,6 +236,7 @@ def wire_results(tree: bpy.types.NodeTree, folder: Path) -> None:
         node.image = _load_sequence(node.image, files[0], f"{tree.name} {RESULTS[name]}")
         set_color_space(node.image, color_space(name, files[0], bgm.clip))
     bgm.result_clip, bgm.result_path = bgm.clip, bgm.clip.filepath if bgm.clip else ""
+    bgm.result_size = settings.file_size(bgm.clip) if bgm.clip else ""
     bgm.result_first = footage.file_number(found["alpha"][0])
     bgm.result_last = footage.file_number(found["alpha"][-1])
     update_sources(tree)
@@ -277,11 +278,14 @@ def are_of_clip(tree: bpy.types.NodeTree) -> bool:
         return False
     if bgm.clip is None or folder is None or bgm.clip.filepath == bgm.result_path:
         return True
+    path = settings.file_path(bgm.clip)
     try:
-        settings.check_folder(folder, settings.file_path(bgm.clip))
+        settings.check_folder(folder, path)
     except UserError:
         return False
-    return True
+    # The file before may be gone: what has moved or was copied, which need not keep its time, has its name and size
+    has_name, size = bpy.path.basename(bgm.result_path) in ("", path.name), settings.file_size(bgm.clip)
+    return has_name and (not size or bgm.result_size in ("", size))
 
 
 def result_folder(tree: bpy.types.NodeTree) -> Path | None:

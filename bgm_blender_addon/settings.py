@@ -245,6 +245,9 @@ class BGM_PG_matting(bpy.types.PropertyGroup):
     result_path: bpy.props.StringProperty(
         name="File of the Results", description="That clip's file path as it was written then"
     )
+    result_size: bpy.props.StringProperty(
+        name="Size of the Results' File", description="That file's size then, in bytes: more than a number here holds"
+    )
     result_first: bpy.props.IntProperty(name="First Result", description="In the footage's own numbers")
     result_last: bpy.props.IntProperty(name="Last Result", description="In the footage's own numbers")
     status: bpy.props.StringProperty(name="Status", description="How the last run ended")
@@ -292,6 +295,12 @@ def is_own(datablock: bpy.types.ID) -> bool:
 def file_path(datablock: bpy.types.ID) -> Path:
     """Absolute path of a clip's or image's own file, linked datablocks included; never a proxy."""
     return absolute(datablock.filepath, datablock.library)
+
+
+def file_size(datablock: bpy.types.ID) -> str:
+    """The size of a clip's own file in bytes, as text; "" where it is out of reach."""
+    path = file_path(datablock)
+    return str(path.stat().st_size) if path.is_file() else ""
 
 
 def absolute(path: str, library: bpy.types.Library | None = None) -> Path:

@@ -502,6 +502,19 @@ def test_nothing_is_taken_for_another(
     assert result["status bar"]
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_is_swapped_and_deleted_later(
+    version: str, archive: Path, fake_engine: Path, sequence: Path, movie: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other" / "b.0007.png"
+    other.parent.mkdir()
+    other.write_bytes(sequence.read_bytes())
+    setup = {"zip": archive, "footage": sequence, "movie": movie, "other": other}
+    result = run_blender(version, "changes.py", fake_engine, tmp_path, **setup)
+    passed = "This footage has not been matted yet: the node passes it through."
+    assert result["replaced file"] == 3 * [["Clip", passed], "Alpha Matte"]
+
+
 def test_two_blenders_on_one_folder(archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path) -> None:
     """The same file is open twice, say: neither takes the other's job or preview for its own."""
 

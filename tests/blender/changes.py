@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What an artist swaps, deletes, pins and switches off after a matte, and what the node and the strips show then."""
+
+import shutil
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import bpy
+from common import addon, error_of, finish, install, load_clip
+
+args = install()
+folder = Path(args["folder"])
+ops = bpy.ops.bgm
+result: dict = {}
+
+
+def shown(tree: bpy.types.NodeTree, source: str = "Alpha Source") -> str:
+    """The inner node whose alpha, or whose colours, leave the group."""
+    return tree.nodes[source].inputs[0].links[0].from_node.name
+
+
+def matted(path: str, name: str) -> bpy.types.NodeTree:
+    """A group in the scene's compositor, with the matte of a clip of this file."""
+    tree = addon("node").new_group(load_clip(path))
+    addon("node").add_to_scene(bpy.context.scene, tree)
+    tree.bgm.plate_source, tree.bgm.output_folder = "NONE", f"//matting/{name}/"
+    error = error_of(ops.matte_clip, group=tree.name)
+    assert not error, error
+    return tree
+
+
+def delete(tree: bpy.types.NodeTree) -> None:
+    compositor = addon("node").find_compositor(bpy.context.scene)
+    for node in [node for node in compositor.nodes if node.type == "GROUP" and node.node_tree == tree]:
+        compositor.nodes.remove(node)
+    bpy.data.node_groups.remove(tree)
+
+
+def replaced_file() -> None:
+    """A clip that is given another file has no matte yet, be the one before gone; one that moved keeps its own."""
+    images = sorted(Path(args["footage"]).parent.iterdir())
+    (folder / "old").mkdir()
+    for image in images:
+        shutil.copy2(image, folder / "old")
+    tree = matted(str(folder / "old" / images[0].name), "replaced")
+    (folder / "old").rename(folder / "moved")
+    (folder / "newer").mkdir()
+    (folder / "newer" / images[0].name).write_bytes(images[1].read_bytes() + b"longer")
+    said = []
+    for path in (Path(args["footage"]).parent / "gone.png", folder / "newer" / images[0].name, Path(args["other"])):
+        tree.bgm.clip.filepath = str(path)
+        bpy.ops.wm.save_mainfile()  # in the window, follow_files runs at once
+        said.append([shown(tree), tree.bgm.status])
+        tree.bgm.clip.filepath = str(folder / "moved" / images[0].name)
+        bpy.ops.wm.save_mainfile()
+        said.append(shown(tree))
+    result["replaced file"] = said
+    delete(tree)
+
+
+def main() -> None:
+    bpy.ops.wm.save_as_mainfile(filepath=str(folder / "shot.blend"))
+    replaced_file()
+    finish(**result)
+
+
+main()
