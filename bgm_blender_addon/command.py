@@ -17,11 +17,12 @@ _handle: Any = None
 def run(arguments: list[str]) -> int:
     """Matte the file's nodes; returns the exit code, 0 when every one is done."""
     parser = argparse.ArgumentParser(prog="blender FILE.blend --command bgm")
-    parser.add_argument("verb", choices=["matte"], help="matte: pull the matte of every matting node in the file")
+    parser.add_argument("verb", choices=["matte"], help="matte: pull the matte of every node and strip in the file")
     parser.add_argument("--node", help="only the matting node group of this name")
     parser.add_argument("--save", action="store_true", help="save the file with the results wired in")
     args = parser.parse_args(arguments)
-    trees = [tree for tree in settings.matting_trees() if args.node in (None, tree.name) and settings.is_own(tree)]
+    named = [tree for tree in settings.matting_trees() if tree.name == args.node and settings.is_own(tree)]
+    trees = named if args.node else tasks.shown_trees()
     if not trees:
         print(f"There is no matting node{' ' + args.node if args.node else ''} in {bpy.data.filepath or 'this file'}.")
         return 1

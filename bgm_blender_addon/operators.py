@@ -213,8 +213,8 @@ class BGM_OT_matte_all(bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> set[str]:
         failed = False
         node.sync_all()
-        for tree in settings.matting_trees():
-            if settings.is_own(tree) and runner.task_of(tree) is None:
+        for tree in tasks.shown_trees():
+            if runner.task_of(tree) is None:
                 name = tree.name
                 try:
                     tasks.matte_in_its_scene(tree)

@@ -63,8 +63,14 @@ def matte_in_its_scene(tree: bpy.types.NodeTree) -> None:
     Raises:
         UserError: as `matte`.
     """
-    is_used = bool(bpy.data.user_map(subset=[tree])[tree])  # by a compositor, at whatever depth
-    matte(tree, _scene_of(tree), None if is_used else sequencer.numbers_on_strips(tree))
+    matte(tree, _scene_of(tree), None if _has_node(tree) else sequencer.numbers_on_strips(tree))
+
+
+def shown_trees() -> list[bpy.types.NodeTree]:
+    """The file's own matting groups that a node or strip shows: not those that it keeps of strips that were deleted."""
+    own = (tree for tree in settings.matting_trees() if settings.is_own(tree))
+    scenes = bpy.data.scenes
+    return [tree for tree in own if _has_node(tree) or any(sequencer.source_strip(scene, tree) for scene in scenes)]
 
 
 def check_idle(tree: bpy.types.NodeTree) -> None:
@@ -335,6 +341,11 @@ def describe_engine() -> str:
             "Install the same release of both."
         )
     return "The engine works"
+
+
+def _has_node(tree: bpy.types.NodeTree) -> bool:
+    """Whether a compositor has the group, at whatever depth."""
+    return bool(bpy.data.user_map(subset=[tree])[tree])
 
 
 def _scene_of(tree: bpy.types.NodeTree) -> bpy.types.Scene:

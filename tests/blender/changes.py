@@ -60,9 +60,35 @@ def replaced_file() -> None:
     delete(tree)
 
 
+def deleted_strip() -> None:
+    """All nodes are matted, and what strips show; not what a strip showed that was deleted, unless it is named."""
+    scene = bpy.context.scene
+    scene.render.fps = 24
+    strips = addon("sequencer").strips(scene)
+    strip = strips.new_movie(name="take", filepath=args["movie"], channel=1, frame_start=1)
+    tree = addon("sequencer").group_for_strip(scene, strip)
+    tree.bgm.plate_source = "NONE"
+    node_tree = matted(args["footage"], "a node")
+    command = addon("command")
+    command.tasks.matte_in_its_scene, matte = (lambda group: done.append(group.name)), command.tasks.matte_in_its_scene
+    counts = []
+    for deleted in (False, True):
+        if deleted:
+            strips.remove(strip)
+        for run in (ops.matte_all, lambda: command.run(["matte"]), lambda: command.run(["matte", "--node", tree.name])):
+            done: list[str] = []
+            run()
+            counts.append([tree.name in done, node_tree.name in done])
+    command.tasks.matte_in_its_scene = matte
+    result["deleted strip"] = counts
+    delete(node_tree)
+    bpy.data.node_groups.remove(tree)
+
+
 def main() -> None:
     bpy.ops.wm.save_as_mainfile(filepath=str(folder / "shot.blend"))
     replaced_file()
+    deleted_strip()
     finish(**result)
 
 
