@@ -189,8 +189,7 @@ def add_matte_strip(
         _fill(strip, names, start + there[0])
         set_frames(strip, cut.start, cut.stop)
         strip.channel = channel  # 4.5 hangs where it moves down onto a taken one
-        strip.alpha_mode = "PREMUL" if first.suffix == ".exr" else "STRAIGHT"
-        node.set_color_space(strip, node.color_space("foreground", first, clip))
+        _set_encoding(strip, first, clip)
     if source is not None:
         source.mute = True
     return strips[0]
@@ -219,12 +218,36 @@ def missing_words(tree: bpy.types.NodeTree, source: bpy.types.Strip) -> list[str
     ]
 
 
-def show_anew(folder: Path) -> None:
-    """Have strips of an output folder's images, which Blender keeps in memory, read them from disk again."""
+def show_anew(folder: Path, clip: bpy.types.MovieClip | None) -> None:
+    """Have strips of an output folder's images, which Blender keeps in memory, read them from disk again.
+
+    Those of the cut-out show the format that was written last, where that has all of their images.
+    """
+    cut_outs = node.find_sequence(folder / "matte")
     for scene in bpy.data.scenes:
         for strip in all_strips(scene) if scene.sequence_editor is not None else ():
-            if strip.type == "IMAGE" and folder in settings.absolute(strip.directory).parents:
-                strip.invalidate_cache("RAW")
+            if strip.type != "IMAGE" or folder not in (directory := settings.absolute(strip.directory)).parents:
+                continue
+            if cut_outs and directory == folder / "matte" and settings.is_own(scene):
+                _follow_format(strip, cut_outs, clip)
+            strip.invalidate_cache("RAW")
+
+
+def _follow_format(strip: bpy.types.Strip, files: list[Path], clip: bpy.types.MovieClip | None) -> None:
+    """Have a strip show these images, by their numbers; left as it is where they lack one that it shows."""
+    new = {path.name for path in files}
+    names = {name: Path(name).with_suffix(files[0].suffix).name for name in (e.filename for e in strip.elements)}
+    if any(to not in new and (files[0].parent / name).is_file() for name, to in names.items()):
+        return
+    for element in strip.elements:
+        element.filename = names[element.filename]
+    _set_encoding(strip, files[0], clip)
+
+
+def _set_encoding(strip: bpy.types.Strip, file: Path, clip: bpy.types.MovieClip | None) -> None:
+    """Have a strip of a cut-out read its images as they are written."""
+    strip.alpha_mode = "PREMUL" if file.suffix == ".exr" else "STRAIGHT"
+    node.set_color_space(strip, node.color_space("foreground", file, clip))
 
 
 def _source_of(cut_out: bpy.types.Strip, sources: list[bpy.types.Strip]) -> bpy.types.Strip | None:

@@ -86,7 +86,7 @@ def show_results(tree: bpy.types.NodeTree, folder: Path) -> None:
         UserError: as `node.wire_results`.
     """
     node.wire_results(tree, folder)
-    sequencer.show_anew(folder)
+    sequencer.show_anew(folder, tree.bgm.clip)
 
 
 def preview(tree: bpy.types.NodeTree, scene: bpy.types.Scene, scene_frame: int) -> None:

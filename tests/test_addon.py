@@ -513,6 +513,8 @@ def test_what_is_swapped_and_deleted_later(
     result = run_blender(version, "changes.py", fake_engine, tmp_path, **setup)
     passed = "This footage has not been matted yet: the node passes it through."
     assert result["replaced file"] == 3 * [["Clip", passed], "Alpha Matte"]
+    png, exr = [".png", "STRAIGHT", "sRGB"], [".exr", "PREMUL", "Linear Rec.709"]
+    assert result["other format"] == [png, png, exr]
     both, node, named = [True, True], [False, True], [True, False]
     assert result["deleted strip"] == [both, both, named, node, node, named]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import addon, error_of, finish, install, load_clip
+from common import addon, error_of, finish, install, load_clip, matte_strip
 
 args = install()
 folder = Path(args["folder"])
@@ -85,10 +85,36 @@ def deleted_strip() -> None:
     bpy.data.node_groups.remove(tree)
 
 
+def other_format() -> None:
+    """Strips of a cut-out show the format that was written last, once all of their images are in it."""
+    scene = bpy.context.scene
+    strips = addon("sequencer").strips(scene)
+    strip = strips.new_movie(name="take", filepath=args["movie"], channel=1, frame_start=1)
+    tree = addon("sequencer").group_for_strip(scene, strip)
+    tree.bgm.plate_source = "NONE"
+    (cut_out,) = matte_strip(scene, strip)
+    images = [path for name in ("alpha", "matte") for path in (addon("node").result_folder(tree) / name).glob("*.png")]
+    gap = images[-1]  # between others, a frame that is missing; in the strip its name
+    said = []
+    for written in ([], [path for path in images if "0003" in path.name], [path for path in images if path != gap]):
+        for path in written:
+            shutil.copyfile(path, path.with_suffix(".exr"))  # Blender tells formats by their content
+        if len(written) > 2:
+            gap.unlink()
+        assert not error_of(ops.use_results, group=tree.name)
+        names = {Path(element.filename).suffix for element in cut_out.elements}
+        said.append([*names, cut_out.alpha_mode, cut_out.colorspace_settings.name])
+    result["other format"] = said
+    strips.remove(cut_out)
+    strips.remove(strip)
+    bpy.data.node_groups.remove(tree)
+
+
 def main() -> None:
     bpy.ops.wm.save_as_mainfile(filepath=str(folder / "shot.blend"))
     replaced_file()
     deleted_strip()
+    other_format()
     finish(**result)
 
 
