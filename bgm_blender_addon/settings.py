@@ -602,6 +602,8 @@ def _plate(settings: BGM_PG_matting, folder: Path) -> tuple[dict[str, Any], Path
     datablock = settings.plate_image if source == "IMAGE" else settings.plate_clip
     if datablock is None:
         raise UserError("There is no clean plate. Choose one, or set Clean Plate to No Plate.")
+    if source == "IMAGE" and datablock.source == "TILED":
+        raise UserError(f"The plate {datablock.name} is tiled (UDIM). Choose a single picture.")
     path = (
         _packed_image_file(datablock, folder) if source == "IMAGE" and datablock.packed_file else file_path(datablock)
     )

@@ -515,6 +515,7 @@ def test_what_is_swapped_and_deleted_later(
     assert result["replaced file"] == 3 * [["Clip", passed], "Alpha Matte"]
     png, exr = [".png", "STRAIGHT", "sRGB"], [".exr", "PREMUL", "Linear Rec.709"]
     assert result["other format"] == [png, png, exr]
+    assert "The plate tiles is tiled" in result["tiled"]
     both, node, named = [True, True], [False, True], [True, False]
     assert result["deleted strip"] == [both, both, named, node, node, named]
 

@@ -110,11 +110,44 @@ def other_format() -> None:
     bpy.data.node_groups.remove(tree)
 
 
+def plates_and_outputs() -> None:
+    """A tiled plate, a compositor with two outputs, a result that is switched off, a file that cannot be written."""
+    tree = matted(args["footage"], "a node")
+    bgm = tree.bgm
+    tiled = bpy.data.images.new("tiles", 8, 8, tiled=True)
+    tiled.filepath = str(folder / "tiles.<UDIM>.png")
+    bgm.plate_source, bgm.plate_image = "IMAGE", tiled
+    result["tiled"] = error_of(ops.matte_clip, group=tree.name)
+    bgm.plate_source, bgm.plate_image = "NONE", None
+
+    outer = bpy.data.node_groups.new("Two Outputs", "CompositorNodeTree")
+    outer.interface.new_socket("Image", in_out="OUTPUT", socket_type="NodeSocketColor")
+    old, new = (outer.nodes.new("NodeGroupOutput") for _ in range(2))
+    new.is_active_output = True
+    result["outputs"] = [addon("node").output_socket(outer).node == new, old.is_active_output]
+    bpy.data.node_groups.remove(outer)
+
+    wired = []
+    for bgm.use_foreground, bgm.use_error in ((False, True), (True, False), (True, True)):
+        assert not error_of(ops.use_results, group=tree.name)
+        wired.append([shown(tree, "Foreground Source"), tree.nodes["Group Output"].inputs["Error"].is_linked])
+    result["switched off"] = wired
+
+    settings = addon("settings")
+    job = settings.output_folder(bgm) / "job.yaml"
+    job.unlink()
+    job.mkdir()
+    result["taken name"] = error_of(ops.matte_clip, group=tree.name)
+    result["left behind"] = [path.name for path in job.parent.glob("*.part")]
+    delete(tree)
+
+
 def main() -> None:
     bpy.ops.wm.save_as_mainfile(filepath=str(folder / "shot.blend"))
     replaced_file()
     deleted_strip()
     other_format()
+    plates_and_outputs()
     finish(**result)
 
 
