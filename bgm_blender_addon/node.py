@@ -161,10 +161,10 @@ def compositor_tree(scene: bpy.types.Scene) -> bpy.types.NodeTree:
 
 def output_socket(tree: bpy.types.NodeTree) -> bpy.types.NodeSocket | None:
     """The socket whose picture the scene renders."""
-    for node in tree.nodes:
-        if node.bl_idname in {"CompositorNodeComposite", "NodeGroupOutput"} and node.inputs:
-            return node.inputs[0]
-    return None
+    outputs = [node for node in tree.nodes if node.bl_idname in {"CompositorNodeComposite", "NodeGroupOutput"}]
+    # Of several group outputs one is active; 4.5 does not say which of its own is
+    outputs.sort(key=lambda node: not getattr(node, "is_active_output", False))
+    return next((node.inputs[0] for node in outputs if node.inputs), None)
 
 
 def update_sources(tree: bpy.types.NodeTree) -> None:

@@ -516,6 +516,7 @@ def test_what_is_swapped_and_deleted_later(
     png, exr = [".png", "STRAIGHT", "sRGB"], [".exr", "PREMUL", "Linear Rec.709"]
     assert result["other format"] == [png, png, exr]
     assert "The plate tiles is tiled" in result["tiled"]
+    assert result["outputs"] == [True, False]
     both, node, named = [True, True], [False, True], [True, False]
     assert result["deleted strip"] == [both, both, named, node, node, named]
 
