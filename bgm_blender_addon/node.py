@@ -221,7 +221,7 @@ def wire_results(tree: bpy.types.NodeTree, folder: Path) -> None:
     if bgm.clip is not None:
         settings.check_folder(folder, settings.file_path(bgm.clip))
     found = {name: find_sequence(folder / name) for name in RESULTS}
-    for name in _incomplete(folder, found["alpha"]):
+    for name in {*_incomplete(folder, found["alpha"]), *_switched_off(bgm)}:
         found[name] = []
     for name, files in found.items():
         node = tree.nodes.get(RESULTS[name])
@@ -240,6 +240,11 @@ def wire_results(tree: bpy.types.NodeTree, folder: Path) -> None:
     bgm.result_first = footage.file_number(found["alpha"][0])
     bgm.result_last = footage.file_number(found["alpha"][-1])
     update_sources(tree)
+
+
+def _switched_off(bgm: settings.BGM_PG_matting) -> list[str]:
+    """The results that the settings do without; their images may lie there still."""
+    return [name for name in RESULTS if not getattr(bgm, f"use_{name}", True)]
 
 
 def _incomplete(folder: Path, alphas: list[Path]) -> list[str]:
