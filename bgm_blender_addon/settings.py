@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -675,6 +676,9 @@ def _write(path: Path, data: bytes) -> None:
         raise UserError(
             f"The output folder {path.parent} cannot be written: {error.strerror or error}. Choose another."
         ) from None
+    finally:
+        with suppress(OSError):  # half of it, on a full disk
+            partial.unlink(missing_ok=True)
 
 
 _register_classes, _unregister_classes = bpy.utils.register_classes_factory((BGM_PG_finding, BGM_PG_matting))

@@ -518,6 +518,7 @@ def test_what_is_swapped_and_deleted_later(
     assert "The plate tiles is tiled" in result["tiled"]
     assert result["outputs"] == [True, False]
     assert result["switched off"] == [["Clip", True], ["Foreground", False], ["Foreground", True]]
+    assert "cannot be written" in result["taken name"] and not result["left behind"]
     both, node, named = [True, True], [False, True], [True, False]
     assert result["deleted strip"] == [both, both, named, node, node, named]
 
