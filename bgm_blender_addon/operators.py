@@ -57,6 +57,14 @@ def shown_tree(context: bpy.types.Context) -> bpy.types.NodeTree | None:
     return None
 
 
+def shown_scene(context: bpy.types.Context) -> bpy.types.Scene:
+    """The scene whose compositor the current node editor shows, which may be a pinned one; else the window's."""
+    space = context.space_data
+    tree = space.node_tree if space is not None and space.type == "NODE_EDITOR" else None
+    scenes = (context.scene, *bpy.data.scenes) if tree is not None else ()
+    return next((scene for scene in scenes if node.find_compositor(scene) == tree), context.scene)
+
+
 def _active_group(tree: bpy.types.NodeTree) -> bpy.types.NodeTree | None:
     """The group in a tree's active node."""
     active = tree.nodes.active
@@ -201,7 +209,7 @@ class BGM_OT_matte_clip(GroupOperator, bpy.types.Operator):
     bl_label = "Matte Clip"
 
     def begin(self, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:
-        tasks.matte(tree, context.scene)
+        tasks.matte(tree, shown_scene(context))
 
 
 class BGM_OT_matte_all(bpy.types.Operator):
@@ -233,7 +241,7 @@ class BGM_OT_matte_frame(GroupOperator, bpy.types.Operator):
     bl_label = "Preview Frame"
 
     def begin(self, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:
-        tasks.preview(tree, context.scene, context.scene.frame_current)
+        tasks.preview(tree, shown_scene(context), context.scene.frame_current)
 
 
 class BGM_OT_make_plate(GroupOperator, bpy.types.Operator):
@@ -243,7 +251,7 @@ class BGM_OT_make_plate(GroupOperator, bpy.types.Operator):
     bl_label = "Make Plate from Clip"
 
     def begin(self, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:
-        tasks.make_plate(tree, context.scene)
+        tasks.make_plate(tree, shown_scene(context))
 
 
 class BGM_OT_check_plate(GroupOperator, bpy.types.Operator):
@@ -253,7 +261,7 @@ class BGM_OT_check_plate(GroupOperator, bpy.types.Operator):
     bl_label = "Check Plate"
 
     def begin(self, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:
-        tasks.check_plate(tree, context.scene)
+        tasks.check_plate(tree, shown_scene(context))
 
 
 class BGM_OT_deliver(GroupOperator, bpy.types.Operator):
@@ -265,7 +273,7 @@ class BGM_OT_deliver(GroupOperator, bpy.types.Operator):
     def begin(self, context: bpy.types.Context, tree: bpy.types.NodeTree) -> None:
         space = context.space_data
         is_edit = space is not None and space.type == "SEQUENCE_EDITOR"
-        tasks.deliver(tree, sequencer_scene(context) if is_edit else context.scene)
+        tasks.deliver(tree, sequencer_scene(context) if is_edit else shown_scene(context))
 
 
 class BGM_OT_use_results(GroupOperator, bpy.types.Operator):
@@ -320,7 +328,7 @@ class BGM_OT_fit_scene(GroupOperator, bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> set[str]:
         clip = find_tree(context, self.group).bgm.clip
         settings.check_clip(clip)
-        settings.fit_scene(context.scene, clip)
+        settings.fit_scene(shown_scene(context), clip)
         return {"FINISHED"}
 
 

@@ -62,7 +62,7 @@ def draw_main(layout: bpy.types.UILayout, context: bpy.types.Context, tree: bpy.
     layout.separator(factor=0.5)
     if not draw_progress(layout, tree):
         draw_buttons(layout, tree)
-        if bgm.clip is not None and not settings.scene_fits(context.scene, bgm.clip):
+        if bgm.clip is not None and not settings.scene_fits(operators.shown_scene(context), bgm.clip):
             layout.operator("bgm.fit_scene", icon="SCENE_DATA").group = tree.name
         draw_outcome(layout, context, tree)
 

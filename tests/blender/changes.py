@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What an artist swaps, deletes, pins and switches off after a matte, and what the node and the strips show then."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -142,12 +143,49 @@ def plates_and_outputs() -> None:
     delete(tree)
 
 
+def pinned_editor() -> None:
+    """In a node editor that shows another scene's compositor, the buttons are about that scene."""
+    tree = matted(args["footage"], "pinned")
+    scene, second = bpy.context.scene, bpy.data.scenes.new("Second")
+    scene.frame_start, scene.frame_end, second.frame_start, second.frame_end = 1, 8, 3, 4
+    compositor = addon("node").compositor_tree(second)
+    addon("node").add_to_tree(compositor, tree)
+    tree.bgm.frame_range = "SCENE"
+    window = bpy.context.window_manager.windows[0]
+    area = window.screen.areas[0]
+    area.ui_type, said = "CompositorNodeTree", []
+    with bpy.context.temp_override(window=window, area=area, region=area.regions[-1]):
+        space = bpy.context.space_data
+        space.pin = True
+        for space.node_tree in (compositor, addon("node").find_compositor(scene)):
+            assert not error_of(ops.matte_clip)
+            said.append(json.loads((addon("settings").output_folder(tree.bgm) / "job.yaml").read_text())["frames"])
+        space.node_tree = compositor
+        assert not error_of(ops.fit_scene)
+    result["pinned"] = [*said, scene.frame_end, second.frame_end]
+    bpy.data.scenes.remove(second)
+    delete(tree)
+
+
+def linked_scene() -> None:
+    """A scene of another file cannot be given the clip's size."""
+    bpy.ops.wm.save_mainfile()
+    bpy.ops.wm.read_homefile(use_empty=True)
+    with bpy.data.libraries.load(str(folder / "shot.blend"), link=True) as (source, target):
+        target.scenes = source.scenes
+    ops.add_node(clip=load_clip(args["footage"]).name)
+    with bpy.context.temp_override(scene=target.scenes[0]):
+        result["linked scene"] = error_of(ops.fit_scene)
+
+
 def main() -> None:
     bpy.ops.wm.save_as_mainfile(filepath=str(folder / "shot.blend"))
     replaced_file()
     deleted_strip()
     other_format()
     plates_and_outputs()
+    pinned_editor()
+    linked_scene()
     finish(**result)
 
 
