@@ -532,7 +532,13 @@ def scene_fits(scene: bpy.types.Scene, clip: bpy.types.MovieClip) -> bool:
 
 
 def fit_scene(scene: bpy.types.Scene, clip: bpy.types.MovieClip) -> None:
-    """Give the scene the clip's size, rate and frames."""
+    """Give the scene the clip's size, rate and frames.
+
+    Raises:
+        UserError: the scene is linked: what is done to it is gone when the file is opened again.
+    """
+    if not is_own(scene):
+        raise UserError(f"The scene {scene.name} is linked from another file. Set it there, or make it local.")
     scene.render.resolution_x, scene.render.resolution_y = clip_size(clip)
     scene.render.resolution_percentage = 100
     if clip.fps:  # not known of images

@@ -520,6 +520,7 @@ def test_what_is_swapped_and_deleted_later(
     assert result["switched off"] == [["Clip", True], ["Foreground", False], ["Foreground", True]]
     assert "cannot be written" in result["taken name"] and not result["left behind"]
     assert result["pinned"] == [[1003, 1004], [1001, 1008], 8, 12]
+    assert "The scene Scene is linked from another file." in result["linked scene"]
     both, node, named = [True, True], [False, True], [True, False]
     assert result["deleted strip"] == [both, both, named, node, node, named]
 
