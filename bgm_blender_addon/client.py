@@ -7,6 +7,7 @@ words and a `Done`: whoever reads `drain()` sees one kind of ending only.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 import os
@@ -35,6 +36,22 @@ log = logging.getLogger(__name__)
 
 MAX_LOG_BYTES = 4 << 20  # a longer log starts afresh with the next engine
 LOG_TAIL_LINES = 6
+# What the engine says in its command line's words, as patterns: where the same is set in Blender
+_IN_BLENDER = {
+    r"Use --device auto": "Set Device to Automatic, under Engine or in the preferences",
+    r"Close other programs or use --device cpu": "Close other programs, or set Device to CPU, under Engine or in the "
+    "preferences",
+    r"Run the job again with --verbose, or without this device": "Press the button again, or choose another Device, "
+    "under Engine or in the preferences",
+    r"Use --format exr or auto": "Set Format to OpenEXR or Automatic under Output",
+    r"Set the precision to fp32, or choose another model": "Set Precision to Full, or choose another Model, under "
+    "Engine",
+    r"foreground: true for deliveries, which hold it; got false\. Write the foreground too": "Foreground for "
+    "deliveries, which hold it; got none. Switch it on under Output",
+    r"run the job for all frames": "matte the whole clip",
+    r"To deliver what is there now: python -m core deliver .*": "To deliver what is there now, press Deliver Now under "
+    "Output.",
+}
 STANDSTILL = 10.0  # seconds between two drains: Blender itself stood still, in a machine that slept, say
 
 
@@ -127,6 +144,8 @@ class EngineClient:
             except protocol.ProtocolError as error:
                 log.warning("the engine printed a line that is no message (%s): %r", error, line[:200])
                 continue
+            if isinstance(message, protocol.Error | protocol.Warning):
+                message = dataclasses.replace(message, message=in_blender(message.message))
             if isinstance(message, protocol.Done):
                 self._pending.pop(id, None)
             answers.append((id, message))
@@ -252,6 +271,13 @@ def stop_process(process: subprocess.Popen[bytes], timeout: float = 5.0) -> None
                 os.killpg(process.pid, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):  # it ends when a driver that hangs lets go of it
             process.wait(timeout)
+
+
+def in_blender(words: str) -> str:
+    """A sentence of the engine's that names, instead of its command line's options, where they are in Blender."""
+    for pattern, ours in _IN_BLENDER.items():
+        words = re.sub(pattern, ours, words)
+    return words
 
 
 def describe_exit(code: int | None) -> str:

@@ -159,9 +159,10 @@ def run_job(
 def _deliver(job: Job, numbers: list[int], results: OutputFolder, rate: _Rate, listener: _Listener) -> dict[str, str]:
     """Make the job's deliveries, once the last of its frames is there (a farm's machines each bring a part)."""
     if missing := sorted(set(numbers) - results.up_to_date(numbers)):
-        names = ",".join(job.output.deliver)
+        names, is_one = ",".join(job.output.deliver), len(missing) == 1
         listener.on_warning(
-            f"No delivery yet: it is made once frames {delivery.in_words(missing)} are there, too. "
+            f"No delivery yet: it is made once {'frame' if is_one else 'frames'} {delivery.in_words(missing)} "
+            f"{'is' if is_one else 'are'} there, too. "
             f"To deliver what is there now: python -m core deliver {shlex.quote(str(results.folder))} --deliver {names}"
         )
         return {}

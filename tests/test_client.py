@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -16,9 +17,11 @@ from typing import Any
 import pytest
 
 from bgm_blender_addon import environment, footage
-from bgm_blender_addon.client import EngineClient, start_process, stop_process
+from bgm_blender_addon.client import EngineClient, in_blender, start_process, stop_process
 from bgm_blender_addon.errors import UserError
 from core import protocol
+from core.errors import JobError
+from core.job import job_from_dict
 
 ROOT = Path(__file__).resolve().parent.parent
 FAKE = (str(ROOT / "tests" / "fake_worker.py"),)
@@ -96,6 +99,26 @@ def test_death_is_told_in_words(start: Callable[..., EngineClient], tmp_path: Pa
     assert not client.alive
     *_, error, done = answers_to(client, client.send(protocol.Hello()))  # and it stays told
     assert isinstance(error, protocol.Error) and done == protocol.Done("failed")
+
+
+def test_the_engines_words_name_what_blender_has(tmp_path: Path) -> None:
+    """In the sources of all that Blender asks of the engine: no option of its command line is left."""
+    told = 0
+    for path in sorted((ROOT / "core").glob("*.py")):
+        # The command line itself, and what only a job that a person has written can bring about
+        if path.stem in ("__main__", "job"):
+            continue
+        for line in path.read_text().splitlines():
+            if re.search(r'".*(--[a-z]|python -m)', line):
+                told += 1
+                assert not re.search("--[a-z]|python -m", in_blender(line)), line
+    assert told
+    assert in_blender("Expected a device; got 'x'. Use --device auto.") == (
+        "Expected a device; got 'x'. Set Device to Automatic, under Engine or in the preferences."
+    )
+    with pytest.raises(JobError) as refused:
+        job_from_dict({"footage": {"path": "a"}, "output": {"deliver": ["webm"], "foreground": False}}, tmp_path)
+    assert "Switch it on under Output." in in_blender(str(refused.value))
 
 
 def test_a_python_that_is_too_old(start: Callable[..., EngineClient]) -> None:

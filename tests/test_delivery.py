@@ -292,7 +292,12 @@ def test_a_job_delivers_once_its_last_frame_is_there(shot, tmp_path, monkeypatch
     warnings, progress = [], []
     assert engine.run_job(job, frames=(1, 3), on_warning=warnings.append)["deliveries"] == {}
     (warning,) = warnings
-    assert "frames 4-5" in warning and f"python -m core deliver '{tmp_path / 'the out'}' --deliver prores" in warning
+    assert (
+        "once frames 4-5 are" in warning
+        and f"python -m core deliver '{tmp_path / 'the out'}' --deliver prores" in warning
+    )
+    engine.run_job(job, frames=(4, 4), on_warning=warnings.append)
+    assert "once frame 5 is there, too" in warnings.pop()
     result = engine.run_job(job, frames=(4, 5), on_progress=progress.append, on_warning=warnings.append)
     assert len(warnings) == 1
     assert [p.frame_number for p in progress[-5:]] == [1, 2, 3, 4, 5]
