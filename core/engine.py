@@ -12,10 +12,12 @@ out among themselves (see `claims`).
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shlex
 import time
+import zlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -226,7 +228,8 @@ def make_plate(
     """Estimate a clean plate from the clip itself and write it, at the footage's precision, to `path`.
 
     Where the camera moves, the plate holds all that it saw, and a file beside it says where the frames lie in it.
-    A plate that is there already stays, with what lies beside it, until the new one is to be written.
+    A plate that is there already stays, with what lies beside it, until the new one is to be written. One that another
+    engine is making of the same frames is waited for, and taken: frames that it has matted by then stay up to date.
 
     Returns:
         The `Result` of core.protocol.MakePlate: the file, its coverage (0 to 1), and `cancelled`.
@@ -244,6 +247,37 @@ def make_plate(
     if os.path.exists(path) and any(path.samefile(file) for file in footage.files if os.path.exists(file)):
         raise JobError("a plate in a file of its own", f"{path}, which is footage", "Choose another name")
     make_folders(path.parent)  # before all the work
+    asked = json.dumps([str(footage.path), source.color_space, reader.numbers[0], reader.numbers[-1], path.name])
+    number, claims, before = zlib.crc32(asked.encode()), Claims(path.parent), _changed(path)
+    while not claims.take(number, number):
+        if cancelled():
+            return {"plate": "", "coverage": 0.0, "cancelled": True}
+        on_progress(Progress(0, 100))
+        time.sleep(random.uniform(0.2, 0.5))
+    try:
+        if _changed(path) == before:
+            return _make_plate(source, footage, reader, path, on_progress, cancelled, on_warning)
+        coverage = frame_io.read_image(plate_files.coverage_path(path)).mean() / 255
+        return {"plate": str(path), "coverage": round(float(coverage), 4), "cancelled": False}
+    finally:
+        claims.release()
+
+
+def _changed(path: Path) -> int:
+    """When a file was last changed, in nanoseconds; 0 where there is none."""
+    return path.stat().st_mtime_ns if path.is_file() else 0
+
+
+def _make_plate(
+    source: Source,
+    footage: Footage,
+    reader: FootageReader,
+    path: Path,
+    on_progress: Callable[[Progress], None],
+    cancelled: Cancelled,
+    on_warning: Callable[[str], None],
+) -> dict[str, Any]:
+    """The work of `make_plate`."""
     for other in path.parent.glob("*.*"):
         if other.stem == path.stem and other.suffix.lower() in IMAGE_EXTENSIONS - {path.suffix.lower()}:
             on_warning(

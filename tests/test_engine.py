@@ -668,6 +668,29 @@ def test_a_new_plate_never_lies_beside_the_old_one_s_files(shot, tmp_path, monke
                 assert all((tmp_path / name).read_bytes() != b"old" for name in there)
 
 
+def test_two_engines_make_one_plate_once(shot, tmp_path, monkeypatch):
+    make, made = engine.plate_from_clip, []
+
+    def slow(*args, **options):
+        made.append(args)
+        time.sleep(1.0)
+        return make(*args, **options)
+
+    monkeypatch.setattr(engine, "plate_from_clip", slow)
+    source, plate, progress = Source(str(shot.write_movie(tmp_path / "a.mkv", 6))), tmp_path / "plate.png", []
+    plate.write_bytes(b"old")
+    with ThreadPoolExecutor(2) as both:
+        first = both.submit(engine.make_plate, source, plate)
+        while not made:
+            time.sleep(0.01)
+        second = engine.make_plate(source, plate, on_progress=progress.append)
+        assert len(made) == 1 and progress  # a sign of life, which Blender waits for
+    assert second == pytest.approx(first.result(), abs=0.01)
+    assert not [*tmp_path.glob("*.claim")]
+    engine.make_plate(source, plate, (1, 4))
+    assert len(made) == 2
+
+
 def test_a_plate_that_was_seldom_seen_empty_is_warned_of(shot, tmp_path, monkeypatch):
     made, warnings = engine.plate_from_clip, []
 
