@@ -344,8 +344,9 @@ def describe_engine() -> str:
 
 
 def _has_node(tree: bpy.types.NodeTree) -> bool:
-    """Whether a compositor has the group, at whatever depth."""
-    return bool(bpy.data.user_map(subset=[tree])[tree])
+    """Whether a scene has the group, at whatever depth: not a compositor whose scene was deleted."""
+    users = bpy.data.user_map(subset=[tree])[tree]
+    return any(_has_node(user) if isinstance(user, bpy.types.NodeTree) else user.id_type == "SCENE" for user in users)
 
 
 def _scene_of(tree: bpy.types.NodeTree) -> bpy.types.Scene:

@@ -74,8 +74,10 @@ def deleted_strip() -> None:
     command.tasks.matte_in_its_scene, matte = (lambda group: done.append(group.name)), command.tasks.matte_in_its_scene
     counts = []
     for deleted in (False, True):
-        if deleted:
+        if deleted:  # and, from 5.0 on, the scene of another compositor, which the file keeps until it is saved
             strips.remove(strip)
+            unused = bpy.data.node_groups.new("Unused", "CompositorNodeTree")
+            addon("node").add_to_tree(unused, tree)
         for run in (ops.matte_all, lambda: command.run(["matte"]), lambda: command.run(["matte", "--node", tree.name])):
             done: list[str] = []
             run()
@@ -83,6 +85,7 @@ def deleted_strip() -> None:
     command.tasks.matte_in_its_scene = matte
     result["deleted strip"] = counts
     delete(node_tree)
+    bpy.data.node_groups.remove(unused)
     bpy.data.node_groups.remove(tree)
 
 
