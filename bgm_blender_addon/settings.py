@@ -545,16 +545,19 @@ def fit_scene(scene: bpy.types.Scene, clip: bpy.types.MovieClip) -> None:
         scene.render.fps = max(1, round(clip.fps))
         scene.render.fps_base = scene.render.fps / clip.fps
     path = file_path(clip)
-    count = footage.last_number(clip, path) - footage.first_number(clip, path) + 1
-    scene.frame_start, scene.frame_end = _scene_frames(clip, count)
+    if not footage.is_still(clip, path):  # which any frames show
+        count = footage.last_number(clip, path) - footage.first_number(clip, path) + 1
+        scene.frame_start, scene.frame_end = _scene_frames(clip, count)
 
 
 def _has_frames(scene: bpy.types.Scene, clip: bpy.types.MovieClip) -> bool:
     """Whether the scene has the clip's frames; Blender counts images up to their first gap, the disk knows the last."""
+    path = file_path(clip)
+    if footage.is_still(clip, path):
+        return True
     first, last = _scene_frames(clip, clip.frame_duration)
     if scene.frame_start != first or clip.source == "MOVIE" or scene.frame_end <= last:
         return (scene.frame_start, scene.frame_end) == (first, last)
-    path = file_path(clip)
     number = footage.to_number(clip, path, scene.frame_end)
     return footage.with_number(path, number).is_file() and not footage.with_number(path, number + 1).is_file()
 

@@ -170,6 +170,19 @@ def pinned_editor() -> None:
     delete(tree)
 
 
+def still_and_nothing() -> None:
+    """A scene keeps its frames with a clip of one picture, which is shown at all of them; no node is told of."""
+    scene = bpy.context.scene
+    result["nothing"] = error_of(ops.matte_all)
+    tree = addon("node").new_group(load_clip(shutil.copy(args["footage"], str(folder / "still.png"))))
+    addon("node").add_to_scene(scene, tree)
+    scene.frame_start, scene.frame_end, scene.render.resolution_x = 5, 60, 99
+    fits = [addon("settings").scene_fits(scene, tree.bgm.clip), error_of(ops.fit_scene, group=tree.name)]
+    fits.append(addon("settings").scene_fits(scene, tree.bgm.clip))
+    result["still"] = [*fits, scene.frame_start, scene.frame_end]
+    delete(tree)
+
+
 def linked_scene() -> None:
     """A scene of another file cannot be given the clip's size."""
     bpy.ops.wm.save_mainfile()
@@ -188,6 +201,7 @@ def main() -> None:
     other_format()
     plates_and_outputs()
     pinned_editor()
+    still_and_nothing()
     linked_scene()
     finish(**result)
 
