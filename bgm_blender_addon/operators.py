@@ -13,6 +13,8 @@ import bpy
 from . import node, preferences, runner, sequencer, settings, tasks
 from .errors import UserError
 
+_NO_NODE = "There is no matting node. Add one in the compositor: Add > Matting."
+
 
 def find_tree(context: bpy.types.Context, name: str = "") -> bpy.types.NodeTree:
     """The matting group that an operator is about: the named one, the one the editor shows, or the file's only one.
@@ -32,7 +34,7 @@ def find_tree(context: bpy.types.Context, name: str = "") -> bpy.types.NodeTree:
     if len(trees) == 1:
         return trees[0]
     if not trees:
-        raise UserError("There is no matting node. Add one in the compositor: Add > Matting.")
+        raise UserError(_NO_NODE)
     raise UserError("There are several matting nodes. Select the one you mean.")
 
 
@@ -221,7 +223,11 @@ class BGM_OT_matte_all(bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> set[str]:
         failed = False
         node.sync_all()
-        for tree in tasks.shown_trees():
+        trees = tasks.shown_trees()
+        if not trees:
+            self.report({"ERROR"}, _NO_NODE)
+            return {"CANCELLED"}
+        for tree in trees:
             if runner.task_of(tree) is None:
                 name = tree.name
                 try:

@@ -522,6 +522,7 @@ def test_what_is_swapped_and_deleted_later(
     assert result["pinned"] == [[1003, 1004], [1001, 1008], 8, 12]
     assert "The scene Scene is linked from another file." in result["linked scene"]
     assert result["still"] == [False, "", True, 5, 60]
+    assert "There is no matting node." in result["nothing"]
     both, node, named = [True, True], [False, True], [True, False]
     assert result["deleted strip"] == [both, both, named, node, node, named]
 
