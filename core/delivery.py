@@ -18,9 +18,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -33,10 +34,10 @@ import numpy as np
 
 from . import color, frame_io, plate_files
 from .color import Floats, Pixels
-from .errors import JobError, OutputError
-from .files import write_whole
-from .footage import MAX_FRAMES, file_identity
-from .job import DELIVERIES, PlateSource, check_fps, read_job
+from .errors import FootageError, JobError, OutputError
+from .files import real_places, write_whole
+from .footage import MAX_FRAMES, MOVIE_EXTENSIONS, file_identity
+from .job import DELIVERIES, Job, PlateSource, check_fps, read_job
 from .plate.alignment import lay_plate
 
 VERSION = 1  # raise when the same frames give another file
@@ -151,6 +152,23 @@ def older_words(numbers: Sequence[int]) -> str:
     return f"{which} made with older settings or footage: run the job for all frames, or delete them."
 
 
+def check_inputs(folder: Path, kinds: Sequence[str], files: Iterable[Path]) -> None:
+    """Refuse deliveries over what the job in this folder is made of, as an earlier delivery that is now its footage.
+
+    Raises:
+        OutputError: one of the files is named as these deliveries are, and lies where they go.
+    """
+    place = os.path.realpath(folder / "delivery")
+    names = [_MOVIES[kind][0] if kind in _MOVIES else f"{kind}.*.exr" for kind in kinds]
+    for path in real_places(files):
+        if str(path.parent) == place and any(path.match(name) for name in names):
+            raise OutputError(
+                "a folder for deliveries whose files the job does not read",
+                f"{place}, where {path.name} would be written over",
+                "Move that file elsewhere, or choose another output folder",
+            )
+
+
 def deliver(
     finished: Finished,
     kinds: Sequence[str],
@@ -243,6 +261,7 @@ def deliver_folder(
     """
     check_fps(fps)
     job = read_job(folder / "job.yaml")
+    check_inputs(folder, kinds, _files_of(job))
     finished = read_finished(folder)
     if finished.older:
         on_warning(older_words(finished.older))
@@ -257,6 +276,16 @@ def deliver_folder(
         on_warning,
         cancelled,
     )
+
+
+def _files_of(job: Job) -> Iterator[Path]:
+    """What a job reads, as far as it is still there."""
+    for source in (job.footage, job.plate, job.masks.garbage, job.masks.core):
+        if Path(source.path).suffix.lower() in MOVIE_EXTENSIONS:  # which need not be opened to be known
+            yield Path(source.path)
+        elif source.path:
+            with suppress(FootageError):
+                yield from frame_io.open_footage(source.path).files
 
 
 def _exact_rate(fps: float) -> Fraction:

@@ -120,8 +120,10 @@ def run_job(
         warn(message)
     results = OutputFolder(job, footage, plate, masks)
     if not device:
+        inputs = (*footage.files, *plate.files, *masks.files)
         results.check_folder()
-        results.check_inputs((*footage.files, *plate.files, *masks.files), numbers)
+        results.check_inputs(inputs, numbers)
+        delivery.check_inputs(results.folder, job.output.deliver, inputs)
 
     segments = list(_segments(numbers, len(devices)))
     todo = set(numbers) - results.up_to_date(numbers)

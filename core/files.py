@@ -5,13 +5,23 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import av
 
 from .errors import OutputError
+
+
+def real_places(files: Iterable[Path]) -> Iterator[Path]:
+    """Each file by its folder's real name and, where it is a link, the file that it leads to, too."""
+    real = cache(os.path.realpath)
+    for path in files:
+        yield Path(real(path.parent), path.name)
+        if path.is_symlink():
+            yield Path(real(path))
 
 
 def write_whole(path: Path, write: Callable[[Path], object], sync: bool = True) -> int:

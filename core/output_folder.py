@@ -29,7 +29,7 @@ from . import color, delivery, frame_io
 from .checkpoints import locate_model
 from .claims import Claims
 from .errors import CheckpointError, JobError, MattingError, OutputError
-from .files import write_whole
+from .files import real_places, write_whole
 from .footage import Footage, Frame
 from .job import Job, job_text, read_job
 from .job_plate import JobPlate
@@ -105,10 +105,10 @@ class OutputFolder:
 
     def check_inputs(self, files: Iterable[Path], numbers: list[int]) -> None:
         """Refuse to write over what the job is made of, as a mask that is an earlier matte in this folder."""
-        real, kinds = cache(os.path.realpath), {os.path.realpath(self.folder / name): name for name in self._names()}
+        kinds = {os.path.realpath(self.folder / name): name for name in self._names()}
         ours = cache(lambda kind: {self.path(kind, number).name for number in numbers})
-        for path in files:
-            kind = kinds.get(real(path.parent))
+        for path in real_places(files):
+            kind = kinds.get(str(path.parent))
             if kind and path.name in ours(kind):
                 raise OutputError(
                     "a folder whose files the job does not read",

@@ -19,7 +19,7 @@ import pytest
 from core import __main__ as command_line
 from core import color, delivery, engine, frame_io
 from core.errors import JobError, OutputError
-from core.job import Job, Output, PlateSource, Source
+from core.job import Job, Output, PlateSource, Source, job_text
 from core.matting import Matte
 
 WIDTH, HEIGHT = 95, 63  # odd on purpose
@@ -255,6 +255,29 @@ def test_what_a_killed_engine_left_is_swept(finished, tmp_path):
     os.utime(old, (0, 0))
     delivery.deliver(finished, ["rgba"])
     assert not old.exists() and new.exists()
+
+
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("kind", ["rgba", "prores"])
+def test_footage_is_not_delivered_over(shot, tmp_path, kind, linked):
+    """An earlier delivery may be the footage, itself or by links that lead there."""
+    out = tmp_path / "out"
+    write_finished(out, [1, 2])
+    source = Path(delivery.deliver(delivery.read_finished(out), [kind])[kind])
+    if linked:
+        (tmp_path / "links").mkdir()
+        for path in source.parent.glob(f"*{source.suffix}"):
+            (tmp_path / "links" / path.name.replace("rgba", "shot")).symlink_to(path)
+        source = sorted((tmp_path / "links").iterdir())[0]
+    before = {path: path.read_bytes() for path in out.rglob("*.*") if path.suffix != ".json"}
+    job = Job(Source(str(source)), output=Output(str(out), deliver=(kind,)))
+    with pytest.raises(OutputError, match=r"delivery.*would be written over"):
+        engine.run_job(job)
+    (out / "job.yaml").write_text(job_text(job, out))
+    with pytest.raises(OutputError, match=r"delivery.*would be written over"):
+        delivery.deliver_folder(out, [kind])
+    assert {path: path.read_bytes() for path in before} == before
+    assert delivery.deliver_folder(out, ["preview"])
 
 
 def test_nothing_to_deliver(tmp_path, finished):
