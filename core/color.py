@@ -122,6 +122,26 @@ def convert(pixels: Pixels, source: str, target: str) -> Floats:
     return linear_to_srgb(values) if target == "srgb" else _convert(values, _linear(), target)
 
 
+def convert_still(pixels: Pixels, source: str, target: str) -> Floats:
+    """As `convert`, of a still, whose light is as bright as `white_of_stills` says."""
+    white = white_of_stills(source, pixels.dtype)
+    if white == 1 or source == target:
+        return convert(pixels, source, target)
+    return convert(convert(pixels, source, "linear") * np.float32(white), "linear", target)
+
+
+def white_of_stills(color_space: str, dtype: np.dtype[Any]) -> float:
+    """How bright Blender shows a still's light, as a share of what the configuration says.
+
+    To Blender 5.2, white is at 203 nits in PQ and HLG stills of more than 8 bits, at 100 in all movies, as in its
+    configuration (`colormanage_imbuf_make_linear`).
+    """
+    if dtype == np.uint8 or color_space in ("srgb", "linear"):
+        return 1.0
+    check_color_space(color_space)
+    return 100 / 203 if _config().get_color_interop_id(color_space) in _HDR else 1.0
+
+
 def _look_up(table: Pixels, codes: Pixels) -> Pixels:
     """`table[codes]`, for uint8 or uint16; a fifth of numpy's time."""
     return np.asarray(cv2.LUT(codes.reshape(1, -1), table.reshape(1, -1))).reshape(codes.shape)
@@ -141,6 +161,8 @@ def is_scene_linear(color_space: str) -> bool:
     check_color_space(color_space)
     return color_space == "linear" or (color_space != "srgb" and _config().isColorSpaceLinear(color_space))
 
+
+_HDR = {"pq_rec2020_display", "hlg_rec2020_display"}  # the Color Interop Forum's names
 
 # OpenImageIO's own name for "linear", an alias in Blender's configurations and the ACES ones; those of older ones
 _LINEAR = ("lin_rec709", "lin_srgb", "Linear Rec.709", "Utility - Linear - Rec.709", "Utility - Linear - sRGB")

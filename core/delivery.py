@@ -40,7 +40,7 @@ from .footage import MAX_FRAMES, MOVIE_EXTENSIONS, file_identity
 from .job import DELIVERIES, Job, PlateSource, check_fps, read_job
 from .plate.alignment import lay_plate
 
-VERSION = 1  # raise when the same frames give another file
+VERSION = 2  # raise when the same frames give another file
 ABANDONED = 3600.0  # seconds after which a part that nobody writes to is taken for a killed engine's
 SEQUENCE_FPS = 24.0  # of image sequences, which do not say
 NTSC_ROUNDING = 0.005  # frames/s by which a rate of 1000/1001 is off as people write it: 23.98
@@ -79,6 +79,10 @@ class Finished:
         """Height and width of the first frame, and so of all."""
         height, width = frame_io.read_image(next(iter(self.files.values()))["alpha"]).shape[:2]
         return height, width
+
+    def convert(self, pixels: Pixels, target: str) -> Floats:
+        """A foreground as stored to another colour space; of a movie as bright as the movie is."""
+        return (color.convert if self.fps else color.convert_still)(pixels, self.color_space, target)
 
     def read(self, number: int) -> tuple[Pixels, Floats]:
         """A frame's straight foreground (H, W, 3) as stored, and its alpha (H, W).
@@ -326,7 +330,7 @@ def _write_text(path: Path, text: str) -> None:
 def _write_layers(path: Path, kind: str, finished: Finished, number: int, plate: Floats | None) -> None:
     stored, pha = finished.read(number)
     space = finished.color_space if color.is_scene_linear(finished.color_space) else "linear"
-    foreground = color.convert(stored, finished.color_space, space)
+    foreground = finished.convert(stored, space)
     channels = {"RGBA": np.dstack([foreground * pha[..., None], pha])}
     if kind == "multilayer":
         channels |= {"alpha.V": pha, "foreground": foreground}
@@ -345,10 +349,11 @@ def _read_plate(finished: Finished, plate: PlateSource) -> Floats:
     ((_, frame),) = source.frames(source.numbers[:1])
     space = finished.color_space if color.is_scene_linear(finished.color_space) else "linear"
     size, motion = finished.size[::-1], plate_files.read_motion(Path(plate.path))
+    convert = color.convert if source.fps else color.convert_still
     if motion is None:
-        return color.convert(frame_io.resize(frame.pixels, *size), frame.color_space, space)
+        return convert(frame_io.resize(frame.pixels, *size), frame.color_space, space)
     middle = motion.at(sorted(motion.frames)[len(motion.frames) // 2], *size)
-    return lay_plate(color.convert(frame.pixels, frame.color_space, space), None, middle, None, finished.size)[0]
+    return lay_plate(convert(frame.pixels, frame.color_space, space), None, middle, None, finished.size)[0]
 
 
 def _write_movie(path: Path, kind: str, finished: Finished, rate: Fraction, step: Callable[[int], None]) -> None:
@@ -395,7 +400,7 @@ def _display(kind: str, finished: Finished, number: int) -> Floats:
     stored, pha = finished.read(number)
     keeps = kind == "prores" and not color.is_scene_linear(finished.color_space)
     target = finished.color_space if keeps else "srgb"
-    return np.dstack([np.clip(color.convert(stored, finished.color_space, target), 0, 1), pha])
+    return np.dstack([np.clip(finished.convert(stored, target), 0, 1), pha])
 
 
 def _over_grey(rgba: Floats) -> Floats:

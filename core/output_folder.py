@@ -56,7 +56,10 @@ class OutputFolder:
         self._masks = masks
         is_linear = color.is_scene_linear(footage.color_space)
         needs_exr = is_linear or footage.is_float
-        self.extension = {"auto": ".exr" if needs_exr else ".png"}.get(job.output.format, "." + job.output.format)
+        white = color.white_of_stills(footage.color_space, np.dtype(np.uint16))
+        is_hdr_movie = footage.fps > 0 and white != 1  # whose codes would be darker in a still
+        suits = ".exr" if needs_exr or is_hdr_movie else ".png"
+        self.extension = {"auto": suits}.get(job.output.format, "." + job.output.format)
         if self.extension == ".png" and needs_exr:
             raise JobError(
                 "EXR output for scene-linear or floating point footage, which PNG cannot hold",
@@ -64,6 +67,8 @@ class OutputFolder:
                 "Use --format exr or auto",
             )
         self.color_space = "linear" if self.extension == ".exr" and not is_linear else footage.color_space
+        scaled = footage.fps == 0 and self.color_space != footage.color_space
+        self._white = white if scaled else 1.0  # of EXRs of more than 8 bits
         model = locate_model(job.model)
         self._settings = json.dumps(
             [
@@ -76,6 +81,7 @@ class OutputFolder:
                 asdict(job.plate) | {"path": plate.identity, "track": ""},  # see `JobPlate.track_identity`
                 job.footage.color_space,
                 self.extension,
+                *([self._white] if self._white != 1 else []),
             ]
         )
         self._records: dict[int, dict[str, Any]] = {}
@@ -291,6 +297,8 @@ class OutputFolder:
                 dtype = np.dtype("f4" if full else "f2")
                 source = color.convert_to(source, frame.color_space, self.color_space, dtype)
         foreground = color.matte_to(np.ascontiguousarray(matte.fgr[part]), self.color_space, source.dtype)
+        if self._white != 1 and frame.pixels.dtype != np.uint8:
+            source, foreground = (pixels * pixels.dtype.type(self._white) for pixels in (source, foreground))
         foreground = cv2.copyTo(source, (codes == (0x3C00 if exr else 0xFFFF)).view(np.uint8), foreground)
         foreground = cv2.copyTo(foreground, around)
         if "foreground" in wanted:

@@ -15,9 +15,9 @@ import OpenEXR
 import OpenImageIO as oiio
 import pytest
 
-from core import color, engine, frame_io
+from core import color, delivery, engine, frame_io
 from core.errors import FootageError, JobError
-from core.job import Job, Output, Source
+from core.job import Job, Output, PlateSource, Source
 from core.matting import Matte
 
 COLORS = np.uint8([[200, 120, 40], [30, 160, 220], [128, 128, 128], [255, 255, 255], [0, 0, 0], [250, 20, 20]])
@@ -368,6 +368,41 @@ def test_where_alpha_is_one_the_foreground_is_the_source(
     rgba = read_rgba(result["matte"])
     full = 1 if rgba.dtype.kind == "f" else np.iinfo(rgba.dtype).max
     assert np.array_equal(rgba[rgba[..., 3] == full][:, :3], expected[rgba[..., 3] == full])
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.mov"])
+def test_light_of_pq_is_what_blender_makes_of_it(tmp_path, opaque_left, name):
+    """To Blender 5.2, white is at 203 nits in stills of more than 8 bits, at 100 in movies: EXR for these, too."""
+    space, still = "Rec.2100-PQ - Display", name == "a.png"
+    if still:
+        path = write_still(tmp_path / name, noise(np.uint16), "uint16")
+    else:
+        path = write_movie(tmp_path / name, "prores_ks", "yuv422p10le", options={"profile": "3"})
+    job = Job(Source(str(path), space), output=Output(str(tmp_path / "out"), "exr" if still else "auto", matte=True))
+    result = engine.run_job(job)
+    _, frame = next(frame_io.open_footage(path, space).frames([1]))
+    light = color.convert(frame.pixels, space, "linear") * (100 / 203 if still else 1)
+    written = frame_io.read_image(Path(result["foreground"]))
+    half = frame.pixels.shape[1] // 2
+    assert written.dtype == np.float32 and light.max() > 40
+    assert np.allclose(written[:, :half], light[:, :half], rtol=1e-5)
+    grey = color.srgb_to_linear(np.float32(0.5)) * (100 / 203 if still else 1)  # what the network made up
+    assert np.allclose(written[:, -2:], grey, rtol=1e-4)
+    delivered = delivery.deliver(delivery.read_finished(tmp_path / "out"), ["rgba"])["rgba"]
+    assert np.allclose(frame_io.read_image(Path(delivered))[:, :half], light[:, :half], rtol=1e-5)
+
+
+def test_deliveries_of_a_pq_still_show_it_as_blender_does(tmp_path, opaque_left):
+    space = "Rec.2100-PQ - Display"
+    path = write_still(tmp_path / "a.png", noise(np.uint16), "uint16")
+    engine.run_job(Job(Source(str(path), space), output=Output(str(tmp_path / "out"))))
+    light = color.convert(frame_io.read_image(path), space, "linear") * (100 / 203)
+    finished = delivery.read_finished(tmp_path / "out")
+    made = delivery.deliver(finished, ["multilayer"], plate=PlateSource(str(path), space))["multilayer"]
+    image = oiio.ImageBuf(made)
+    layers = dict(zip(image.spec().channelnames, np.moveaxis(image.get_pixels(oiio.FLOAT), -1, 0), strict=True))
+    assert np.allclose(layers["foreground.G"][:, :16], light[:, :16, 1], rtol=1e-5)
+    assert np.allclose(layers["plate.G"], light[..., 1], rtol=1e-5)
 
 
 def test_movie_pixels_come_back(tmp_path, opaque_left):
