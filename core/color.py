@@ -164,6 +164,17 @@ def is_scene_linear(color_space: str) -> bool:
 
 _HDR = {"pq_rec2020_display", "hlg_rec2020_display"}  # the Color Interop Forum's names
 
+
+def is_data(color_space: str) -> bool:
+    """Whether it is one of the configuration's spaces of data, as Non-Color or Raw, which convert as light would."""
+    return _is_named(color_space) and bool(_config().isData(color_space))
+
+
+def seen_as(color_space: str, is_float: bool) -> str:
+    """The space that frames of `color_space` are looked at in: what is unnamed or data is sRGB, floats linear light."""
+    return ("linear" if is_float else "srgb") if color_space == "auto" or is_data(color_space) else color_space
+
+
 # OpenImageIO's own name for "linear", an alias in Blender's configurations and the ACES ones; those of older ones
 _LINEAR = ("lin_rec709", "lin_srgb", "Linear Rec.709", "Utility - Linear - Rec.709", "Utility - Linear - sRGB")
 
@@ -198,20 +209,24 @@ def _config() -> oiio.ColorConfig:
 
 def check_color_space(name: str) -> None:
     """Raise JobError unless `name` is auto, srgb, linear, or known to the OpenColorIO configuration."""
-    if name in ("auto", "srgb", "linear"):
-        return
-    config = _config()
-    try:
-        known = config.getColorSpaceIndex(name) >= 0
-    except TypeError:  # half a character
-        known = False
-    if not known:
+    if name not in ("auto", "srgb", "linear") and not _is_named(name):
+        config = _config()
         raise JobError(
             f"a colour space of {config.configname() or 'the built-in configuration'}",
             repr(name),
             "Use auto, srgb, linear, or set OCIO to the configuration that has it. This one has: "
             + ", ".join(config.getColorSpaceNames()),
         )
+
+
+def _is_named(color_space: str) -> bool:
+    """Whether it is one of the configuration's."""
+    if color_space in ("auto", "srgb", "linear"):
+        return False
+    try:
+        return bool(_config().getColorSpaceIndex(color_space) >= 0)
+    except TypeError:  # half a character
+        return False
 
 
 def _convert(values: Floats, source: str, target: str) -> Floats:

@@ -349,11 +349,12 @@ def _read_plate(finished: Finished, plate: PlateSource) -> Floats:
     ((_, frame),) = source.frames(source.numbers[:1])
     space = finished.color_space if color.is_scene_linear(finished.color_space) else "linear"
     size, motion = finished.size[::-1], plate_files.read_motion(Path(plate.path))
+    stored_as = plate.color_space if color.is_data(plate.color_space) else source.color_space
     convert = color.convert if source.fps else color.convert_still
     if motion is None:
-        return convert(frame_io.resize(frame.pixels, *size), frame.color_space, space)
+        return convert(frame_io.resize(frame.pixels, *size), stored_as, space)
     middle = motion.at(sorted(motion.frames)[len(motion.frames) // 2], *size)
-    return lay_plate(convert(frame.pixels, frame.color_space, space), None, middle, None, finished.size)[0]
+    return lay_plate(convert(frame.pixels, stored_as, space), None, middle, None, finished.size)[0]
 
 
 def _write_movie(path: Path, kind: str, finished: Finished, rate: Fraction, step: Callable[[int], None]) -> None:

@@ -312,8 +312,8 @@ def _make_plate(
         )
     pixels = plate.plate
     if path.suffix.lower() == ".exr" and not footage.is_float:
-        # A float file of no named space is read as scene-linear, one of a named space as the footage is
-        space = "linear" if source.color_space == "auto" else footage.color_space
+        # A float file of no named space, or of data, is read as scene-linear, one of a named space as the footage is
+        space = color.seen_as(source.color_space, is_float=True)
         pixels = color.convert(pixels, footage.color_space, space)
     try:
         with TemporaryDirectory(prefix=".plate.", dir=path.parent, ignore_cleanup_errors=True) as folder:

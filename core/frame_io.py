@@ -25,7 +25,7 @@ import OpenEXR
 import OpenImageIO as oiio
 from isal import isal_zlib
 
-from .color import Pixels
+from .color import Pixels, seen_as
 from .errors import FootageError
 from .files import write_whole
 from .footage import IMAGE_EXTENSIONS, Footage, Frame, check_size, file_identity
@@ -139,7 +139,7 @@ class SequenceFootage:
                 )
             if color_space == "auto" and (tag := _color_tag(spec)):
                 self.warnings.append(f"{path.name} is tagged {tag}. Name its colour space.")
-        self.color_space = ("linear" if self.is_float else "srgb") if color_space == "auto" else color_space
+        self.color_space = seen_as(color_space, self.is_float)
         missing = self.numbers[-1] - self.numbers[0] + 1 - len(self.numbers)
         if missing:
             self.warnings.append(

@@ -17,7 +17,7 @@ import av
 import cv2
 import numpy as np
 
-from .color import Pixels
+from .color import Pixels, seen_as
 from .errors import FootageError
 from .footage import IMAGE_EXTENSIONS, MAX_FRAMES, MAX_PIXELS, MOVIE_EXTENSIONS, Frame, check_size, file_identity
 
@@ -44,7 +44,7 @@ class MovieFootage:
     def __init__(self, path: Path, color_space: str = "auto") -> None:
         self.path = path
         self.files: Collection[Path] = (path,)
-        self.color_space = "srgb" if color_space == "auto" else color_space
+        self.color_space = seen_as(color_space, is_float=False)
         self.warnings: list[str] = []
         try:
             with ExitStack() as opened:

@@ -66,9 +66,11 @@ class OutputFolder:
                 "format png",
                 "Use --format exr or auto",
             )
-        self.color_space = "linear" if self.extension == ".exr" and not is_linear else footage.color_space
-        scaled = footage.fps == 0 and self.color_space != footage.color_space
-        self._white = white if scaled else 1.0  # of EXRs of more than 8 bits
+        data = [job.footage.color_space] if color.is_data(job.footage.color_space) else []
+        converts = self.extension == ".exr" and not is_linear and not data
+        self.color_space = "linear" if converts else footage.color_space
+        self._named = data[0] if data else self.color_space  # what the files' numbers are said to be
+        self._white = white if converts and not footage.fps else 1.0  # of EXRs of more than 8 bits
         model = locate_model(job.model)
         self._settings = json.dumps(
             [
@@ -82,6 +84,7 @@ class OutputFolder:
                 job.footage.color_space,
                 self.extension,
                 *([self._white] if self._white != 1 else []),
+                *([footage.color_space] if data else []),
             ]
         )
         self._records: dict[int, dict[str, Any]] = {}
@@ -248,7 +251,7 @@ class OutputFolder:
             "frame_number": number,
             "key": self.key(number),
             "files": sizes,
-            "color_space": self.color_space,
+            "color_space": self._named,
             "coverage": round(coverage, 5),
             "expected_error": round(expected_error, 5),
             **notes,
@@ -321,7 +324,7 @@ class OutputFolder:
                 if (n not in ours or records[n]["key"] != self.key(n)) and self._is_whole(records[n]["files"])
             ]
             content = {
-                "foreground_color_space": self.color_space,
+                "foreground_color_space": self._named,
                 "fps": self._footage.fps,
                 "of_older_settings": older,
                 "frames": [records[n] for n in sorted(records)],
@@ -338,7 +341,7 @@ class OutputFolder:
             **self.paths(numbers[0]),
             "width": self._footage.width,
             "height": self._footage.height,
-            "foreground_color_space": self.color_space,
+            "foreground_color_space": self._named,
             "matte_alpha": "premultiplied" if self.extension == ".exr" else "straight",
             "report": str(report),
         }

@@ -405,6 +405,40 @@ def test_deliveries_of_a_pq_still_show_it_as_blender_does(tmp_path, opaque_left)
     assert np.allclose(layers["plate.G"], light[..., 1], rtol=1e-5)
 
 
+@pytest.mark.parametrize("output_format", ["png", "exr"])
+@pytest.mark.parametrize(("name", "dtype"), [("a.png", np.uint8), ("a.png", np.uint16), ("a.mkv", np.uint8)])
+def test_data_is_seen_as_it_looks_and_comes_back_as_it_is(tmp_path, monkeypatch, name, dtype, output_format):
+    """Integers of a space of data (Non-Color, Raw): the network sees their codes, Blender shows them as light."""
+    seen = []
+
+    class Seeing(OpaqueLeft):
+        def matte(self, src: np.ndarray, *_: Any) -> Matte:
+            seen.append(src)
+            return super().matte(src)
+
+    monkeypatch.setattr(engine, "_warm_matter", lambda job: Seeing())
+    path = tmp_path / name
+    if name == "a.mkv":
+        write_movie(path, "ffv1", "bgr0", None, None)
+    else:
+        write_still(path, noise(dtype), np.dtype(dtype).name)
+    job = Job(Source(str(path), "Raw"), output=Output(str(tmp_path / "out"), output_format))
+    result = engine.run_job(job, frames=(1, 1))
+    _, frame = next(frame_io.open_footage(path).frames([1]))
+    assert np.array_equal(seen[0], frame.pixels) and seen[0].dtype == dtype
+    assert result["foreground_color_space"] == "Raw"
+    written, half = color.to_float(frame_io.read_image(Path(result["foreground"]))), frame.pixels.shape[1] // 2
+    assert np.allclose(written[:, :half], color.to_float(frame.pixels)[:, :half], atol=3e-4)
+    assert np.allclose(written[:, -2:], 0.5, atol=0.003)  # what the network made up
+    finished = delivery.read_finished(tmp_path / "out")
+    assert finished.color_space == "Raw"
+    delivered = delivery.deliver(finished, ["multilayer"], plate=PlateSource(str(path), "Raw"))["multilayer"]
+    image = oiio.ImageBuf(delivered)
+    layers = dict(zip(image.spec().channelnames, np.moveaxis(image.get_pixels(oiio.FLOAT), -1, 0), strict=True))
+    assert np.allclose(layers["foreground.G"][:, :half], color.to_float(frame.pixels)[:, :half, 1], atol=3e-4)
+    assert np.allclose(layers["plate.G"], color.to_float(frame.pixels)[..., 1], atol=3e-4)
+
+
 def test_movie_pixels_come_back(tmp_path, opaque_left):
     path = write_movie(tmp_path / "a.mov", "prores_ks", "yuv422p10le", options={"profile": "3"})
     engine.run_job(Job(Source(str(path)), output=Output(str(tmp_path / "out"))))

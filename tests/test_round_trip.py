@@ -33,6 +33,7 @@ CASES = {  # name: ending, pixel type, Blender's name of the colour space
     "Filmic Log": (".png", "uint16", "Filmic Log"),
     "H.264": (".mp4", "yuv420p", "sRGB"),
     "ProRes": (".mov", "yuv422p10le", "sRGB"),
+    "data": (".png", "uint8", "Non-Color"),
     "PQ": (".png", "uint16", "Rec.2100-PQ"),
     "HLG": (".png", "uint16", "Rec.2100-HLG"),
 }
@@ -107,13 +108,13 @@ def run_engine(folder: str) -> None:
         job = Job(
             Source(str(source), engines),
             PlateSource(str(plate), engines, align="off", match=False),
-            Output(str(Path(folder, f"{name} out")), "exr" if name in ("PQ", "HLG") else "auto", matte=True),
+            Output(str(Path(folder, f"{name} out")), "exr" if name in ("data", "PQ", "HLG") else "auto", matte=True),
         )
         result = engine.run_job(job, frames=(1, 1))
         footage = frame_io.open_footage(source, engines)
         _, frame = next(footage.frames([1]))
         convert = color.convert if footage.fps else color.convert_still
-        light = convert(frame.pixels, frame.color_space, "linear")
+        light = convert(frame.pixels, engines, "linear")
         frame_io.write_image(source.with_name(f"{name} light.exr"), light)
         case = {key: result[key] for key in ("alpha", "foreground", "matte")}
         cases.append(
