@@ -49,7 +49,7 @@ class MovieFootage:
         try:
             with ExitStack() as opened:
                 container = opened.enter_context(self._open())
-                stream = container.streams.video[0]
+                stream = _pictures_of(container)
                 context = stream.codec_context
                 rate = stream.guessed_rate or stream.average_rate  # as Blender asks for it
                 if not rate or not stream.time_base or not context.width:
@@ -135,7 +135,7 @@ class MovieFootage:
         while self._order is None and (target := self._pts[max(0, number - 1 - back)]) > self._pts[0]:
             fresh = False
             try:
-                container.seek(target, stream=container.streams.video[0])
+                container.seek(target, stream=_pictures_of(container))
                 pictures = _decode(container)
                 first = next(pictures, None)
             except av.error.FFmpegError:
@@ -181,7 +181,7 @@ class MovieFootage:
     def _read_times(self, step: Fraction) -> list[int]:
         """When each picture is on screen, in the order of the whole file; one every `step` where it does not tell."""
         with self._open() as container:
-            packets = container.demux(container.streams.video[0])
+            packets = container.demux(_pictures_of(container))
             times = [p.dts if p.pts is None else p.pts for p in packets if p.size and not p.is_discard]
             if container.format.name in _UNTIMED:
                 return [round(i * step) for i in range(len(times))]
@@ -213,11 +213,12 @@ class MovieFootage:
                 options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"},
                 metadata_errors="replace",
             )
-            if not container.streams.video or container.streams.video[0].codec_context is None:
+            stream = _pictures_of(container)
+            if stream is None or stream.codec_context is None:
                 container.close()
                 raise self._error("only sound in it, or pictures of an unknown codec")
-            container.streams.video[0].thread_type = threads
-            container.streams.video[0].codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+            stream.thread_type = threads
+            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             return container
         except av.error.FFmpegError as error:
             raise self._error(_what_it_is(error)) from None
@@ -228,6 +229,12 @@ class MovieFootage:
             f"{self.path}: {actual}",
             "Choose the file with the pictures, or export it again if it does not play",
         )
+
+
+def _pictures_of(container: Any) -> Any:
+    """The first stream of pictures that is no cover art, as Blender takes it; None where there is none."""
+    streams = container.streams.video
+    return next((s for s in streams if not s.disposition & av.stream.Disposition.attached_pic), None)
 
 
 def _what_it_is(error: av.error.FFmpegError) -> str:
@@ -270,7 +277,7 @@ def _decode(container: Any, order: list[int] | None = None) -> Iterator[Any]:
     Args:
         order: these times, where the container does not know them and stands at its start.
     """
-    for index, picture in enumerate(container.decode(video=0)):
+    for index, picture in enumerate(container.decode(_pictures_of(container))):
         if order is not None:
             picture.pts = order[min(index, len(order) - 1)]
         elif picture.pts is None:

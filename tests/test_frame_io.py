@@ -500,3 +500,46 @@ def test_a_part_that_another_engine_has_swept_is_written_again(tmp_path):
 def test_plate_with_digits_in_its_name_is_one_still(shot, tmp_path):
     shot.write_sequence(tmp_path, count=3)
     assert frame_io.open_plate(Path(tmp_path / "shot.0002.png")).numbers == [1]
+
+
+def write_with_cover(path: Path, movie: bool) -> Path:
+    """An MP4 whose first stream is cover art, as music players write it; the second is a movie, or sound."""
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=24) if movie else container.add_stream("aac", rate=48000)
+        if movie:
+            stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 32, 32, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        picture = av.VideoFrame(32, 32, "yuvj420p")
+        picture.pts = 0
+        container.mux([*cover.encode(picture), *cover.encode(None)])
+        for index in range(5):
+            if movie:
+                part = av.VideoFrame.from_ndarray(np.full((64, 96, 3), 40 * index, np.uint8), format="rgb24")
+                part.pts = index
+            else:
+                part = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+                part.rate, part.pts = 48000, 1024 * index
+            container.mux(stream.encode(part))
+        container.mux(stream.encode(None))
+    data = path.read_bytes()
+    start = data.index(b"moov") + 4
+    boxes, place = {}, start
+    while place < len(data):
+        size = int.from_bytes(data[place : place + 4])
+        boxes[data[place + 4 : place + 8]] = data[place : place + size]
+        place += size
+    order = sorted(boxes, key=lambda name: (name != b"mvhd", name != b"udta"))  # the cover before the tracks
+    path.write_bytes(data[:start] + b"".join(boxes[name] for name in order))
+    return path
+
+
+def test_cover_art_is_no_movie(tmp_path):
+    footage = frame_io.open_footage(write_with_cover(tmp_path / "a.mp4", movie=True))
+    assert footage.numbers == [1, 2, 3, 4, 5] and (footage.width, footage.height) == (96, 64)
+    for numbers in ([1, 2, 3, 4, 5], [4], [2]):
+        for number, frame in footage.frames(numbers):
+            assert np.abs(frame.pixels.astype(int) - 40 * (number - 1)).max() < 4
+    with pytest.raises(FootageError, match=r"only sound in it"):
+        frame_io.open_footage(write_with_cover(tmp_path / "a.m4a", movie=False))
