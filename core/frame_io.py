@@ -69,6 +69,13 @@ def open_footage(path: str | Path, color_space: str = "auto") -> Footage:
     if path.suffix.lower() not in IMAGE_EXTENSIONS:
         return MovieFootage(path, color_space)
     footage = SequenceFootage(path, _sequence_files(path), color_space)
+    left, top, width, height = footage.window
+    if footage.window != (0, 0, footage.width, footage.height):
+        footage.warnings.append(
+            f"{path.name} has a data window of {width} x {height} at {left}, {top} in a picture of {footage.width} x "
+            f"{footage.height}, which is what is matted. Blender shows a clip of the data window alone, on which the "
+            "matte does not lie: save the frames with one window."
+        )
     if others := sorted(set(images) - set(footage.files)):
         footage.warnings.append(
             f"{path.parent} holds other images than {path.name} and those numbered like it, {others[0].name} first: "
@@ -131,6 +138,8 @@ class SequenceFootage:
         self.warnings: list[str] = []
         with _opened(path) as (_, spec, _):
             self.width, self.height = spec.full_width, spec.full_height
+            # Of the pixels that are stored: left, top, width, height
+            self.window = spec.x - spec.full_x, spec.y - spec.full_y, spec.width, spec.height
             self.is_float = str(spec.format) in ("half", "float", "double")
             if spec.get_int_attribute("Orientation", 1) > 1:
                 self.warnings.append(
@@ -230,7 +239,15 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any, tuple[int, int, int]]]:
             raise FootageError("a flat image", f"{path}, a deep one", "Flatten it")
         if spec.depth > 1:  # as DDS may be, whatever its name
             raise FootageError("a flat image", f"{path}, a volume of {spec.depth} slices", "Export one as a picture")
-        channels = _find_rgb(spec.channelnames) or _fallback_rgb(spec.channelnames)
+        channels = _find_rgb(spec.channelnames) or _find_grey(spec.channelnames)
+        if channels is None:
+            if image.format_name() == "openexr":
+                raise FootageError(
+                    "an image with R, G and B, or Y",
+                    f"{path} with the channels {', '.join(spec.channelnames[:MAX_SPAN])}",
+                    "Render its colour, or name the layer that has it R, G and B",
+                )
+            channels = (0, 1, 2) if len(spec.channelnames) >= 3 else (0, 0, 0)  # whose names do not tell
         if _WIDE.intersection(str(spec.channelformat(c)) for c in channels):
             raise FootageError(
                 "whole numbers up to 16 bits, or floats", f"{path} of wider ones, as identifiers are", "Export as half"
@@ -312,11 +329,15 @@ def _find_rgb(names: tuple[str, ...]) -> tuple[int, int, int] | None:
     return None
 
 
-def _fallback_rgb(names: tuple[str, ...]) -> tuple[int, int, int]:
-    """Grey pictures, and channels without a name that tells."""
-    if "Y" in names:
-        return (names.index("Y"),) * 3
-    return (0, 1, 2) if len(names) >= 3 else (0, 0, 0)
+def _find_grey(names: tuple[str, ...]) -> tuple[int, int, int] | None:
+    """A grey picture's one channel: Y, else that of a layer (no part of a vector), else the only one there is."""
+    known = {name.lower() for name in names}
+    greys = [n for n in names if n.lower().endswith(".y") and n.lower()[:-1] + "x" not in known]
+    alone = [n for n in names if n.rpartition(".")[2].lower() not in ("a", "alpha")] or list(names)
+    for name in ["Y", *greys, *(alone if len(alone) == 1 else [])]:
+        if name in names:
+            return (names.index(name),) * 3
+    return None
 
 
 def _aliases(layer: str, channel: str) -> tuple[str, str]:

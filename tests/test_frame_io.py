@@ -543,3 +543,53 @@ def test_cover_art_is_no_movie(tmp_path):
             assert np.abs(frame.pixels.astype(int) - 40 * (number - 1)).max() < 4
     with pytest.raises(FootageError, match=r"only sound in it"):
         frame_io.open_footage(write_with_cover(tmp_path / "a.m4a", movie=False))
+
+
+def test_a_data_window_of_its_own_is_warned_of(tmp_path):
+    """Blender's clips show the data window alone: the matte of the display window does not lie on it."""
+    for x, width, warned in ((0, 8, False), (3, 4, True), (-2, 12, True), (3, 8, True)):
+        spec = oiio.ImageSpec(width, 6, 3, "half")
+        spec.x, spec.full_x, spec.full_width, spec.full_height = x, 0, 8, 6
+        path = tmp_path / f"{width}.exr"
+        output = oiio.ImageOutput.create(str(path))
+        assert output.open(str(path), spec) and output.write_image(np.ones((6, width, 3), np.float32))
+        output.close()
+        warnings = frame_io.open_footage(path).warnings
+        words = f"data window of {width} x 6 at {x}, 0 in a picture of 8 x 6"
+        assert any(words in warning for warning in warnings) == warned
+        assert not frame_io.open_plate(path).warnings
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("depth.Z", "normal.X", "normal.Y", "normal.Z"), ("N.X", "N.Y", "N.Z"), ("R", "G"), ("alpha.V", "error.V")],
+)
+def test_exr_without_colour_is_refused_by_its_channels(tmp_path, names):
+    """Depth beside two parts of a normal was taken for red, green and blue."""
+    channels = {name: np.full((4, 6), 0.5, np.float16) for name in names}
+    OpenEXR.File({"type": OpenEXR.scanlineimage}, channels).write(str(tmp_path / "a.exr"))
+    with pytest.raises(FootageError, match=rf"an image with R, G and B, or Y.*channels {', '.join(names)}"):
+        frame_io.open_footage(tmp_path / "a.exr")
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (("Y",), "YYY"),
+        (("A", "Y"), "YYY"),
+        (("beauty.Y",), "YYY"),
+        (("beauty.A", "beauty.Y", "depth.Z"), "YYY"),
+        (("A", "beauty.Y", "normal.X", "normal.Y", "normal.Z"), "YYY"),
+        (("beauty.A", "beauty.B", "beauty.G", "beauty.R"), "RGB"),
+        (("beauty.red", "beauty.green", "beauty.blue"), "rgb"),
+        (("matte.V",), "VVV"),
+        (("A",), "AAA"),
+        (("Z",), "ZZZ"),
+    ],
+)
+def test_exr_layers_of_any_name(tmp_path, names, shown):
+    values = {name: np.float16(0.1 * index + 0.1) for index, name in enumerate(names)}
+    channels = {name: np.full((4, 6), value, np.float16) for name, value in values.items()}
+    OpenEXR.File({"type": OpenEXR.scanlineimage}, channels).write(str(tmp_path / "a.exr"))
+    wanted = [next(v for n, v in values.items() if n.rpartition(".")[2][0] == c and "normal" not in n) for c in shown]
+    assert np.array_equal(frame_io.read_image(tmp_path / "a.exr")[0, 0], wanted)
