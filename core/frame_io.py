@@ -232,7 +232,9 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any, tuple[int, int, int]]]:
         colorful = (i for i in range(MAX_PARTS) if image.seek_subimage(i, 0) and _find_rgb(image.spec().channelnames))
         image.seek_subimage(next(colorful, 0), 0)
         image.geterror()  # no part after the last: no failure
-        spec = image.spec()
+        spec = image.spec().copy()
+        if image.format_name() != "openexr":  # elsewhere they say where a picture lay in a scan, which Blender ignores
+            spec.roi_full = spec.roi
         check_size(spec.full_width, spec.full_height, path)
         check_size(spec.width, spec.height, path)
         if spec.deep:

@@ -242,6 +242,26 @@ def test_dpx_codes(tmp_path, bits):
     assert np.array_equal(np.round(read * (((1 << bits) - 1) / 65535)), codes)
 
 
+@pytest.mark.parametrize("offset", [(0, 0), (7, 3)])
+@pytest.mark.parametrize("original", [(4096, 3112), (32, 24), (16, 12), (0, 0)])
+def test_where_a_dpx_or_tiff_lay_in_a_scan_changes_nothing(tmp_path, original, offset):
+    """As in Blender: the picture is what is stored."""
+    codes = noise(np.uint16)
+    data = bytearray(write_still(tmp_path / "a.dpx", codes, "uint16").read_bytes())
+    order = ">" if data.startswith(b"SDPX") else "<"
+    struct.pack_into(f"{order}2I", data, 1408, *offset)
+    struct.pack_into(f"{order}2I", data, 1424, *original)
+    (tmp_path / "b.dpx").write_bytes(data)
+    spec = oiio.ImageSpec(32, 24, 3, "uint16")
+    spec.x, spec.y, spec.full_width, spec.full_height = *offset, *original
+    output = oiio.ImageOutput.create("b.tif")
+    assert output.open(str(tmp_path / "b.tif"), spec) and output.write_image(codes) and output.close()
+    for name in ("b.dpx", "b.tif"):
+        footage = frame_io.open_footage(tmp_path / name)
+        assert (footage.width, footage.height) == (32, 24) and not footage.warnings
+        assert np.array_equal(frame_io.read_image(tmp_path / name), codes)
+
+
 @pytest.mark.parametrize(
     ("transfer", "warned"), [("Logarithmic", True), ("Printing density", True), ("ITU-R 709-4", False), ("", False)]
 )
