@@ -101,7 +101,9 @@ def choose_device(name: str = "auto") -> torch.device:
     elif name == "cuda":
         name = "cuda:0"
     if name not in known:
-        raise DeviceError(f"one of the devices here ({', '.join(known)})", repr(name), "Use --device auto")
+        raise DeviceError(
+            f"one of the devices here ({', '.join(known)})", repr(name), "Set the device to auto (--device)"
+        )
     return torch.device(name)
 
 
@@ -178,7 +180,9 @@ class Matter:
             if not _is_of_memory(error):
                 raise
             words = f"{self.device} with too little: {str(error).splitlines()[0]}"
-            raise DeviceError("memory for the network", words, "Close other programs or use --device cpu") from None
+            raise DeviceError(
+                "memory for the network", words, "Close other programs, or set the device to cpu (--device)"
+            ) from None
         if precision == "auto" and self.device.type == "cpu" and not self.is_recurrent:
             precision = "fp32"
         self.dtype = choose_precision(precision, self.device)
