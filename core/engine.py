@@ -389,7 +389,7 @@ def _lone_matte(
     def matte(src: color.Floats, bgr: color.Floats | None) -> color.Floats:
         if cancelled():
             raise StoppedError
-        able = matter if matter.is_recurrent else _warm_matter(Job(Source(), device=str(matter.device)))
+        able = matter if matter.is_recurrent else _warm(Job(Source(), device=str(matter.device)), _load_beside)
         able.reset()
         return able.matte(src, bgr).pha
 
@@ -629,18 +629,25 @@ def _select(footage: Footage, frames: tuple[int, int] | None) -> list[int]:
     return numbers
 
 
-@lru_cache(maxsize=1)  # with its plate and memory it is large
-def _load_matter(path: Path, stamp: int, device: str, precision: str, detail: float, refine_pixels: int) -> Matter:
+def _load(path: Path, stamp: int, device: str, precision: str, detail: float, refine_pixels: int) -> Matter:
     return Matter(load_model(path), device, precision, detail, refine_pixels)
+
+
+_load_matter = lru_cache(maxsize=1)(_load)  # with its plate and memory it is large
+_load_beside = lru_cache(maxsize=1)(_load)  # the default one, which serves the plate tools beside a paper's
 
 
 def _warm_matter(job: Job) -> Matter:
     """The job's network on the first of its devices, loaded once per process; with the memory of no frame."""
+    return _warm(job, _load_matter)
+
+
+def _warm(job: Job, load: Any) -> Matter:
     path, device = locate_model(job.model), choose_devices(job.device)[0]
-    matter = _load_matter(path, path.stat().st_mtime_ns, device, job.precision, job.detail, job.refine_pixels)
+    matter: Matter = load(path, path.stat().st_mtime_ns, device, job.precision, job.detail, job.refine_pixels)
     if matter.stepped_down:  # for want of memory, of which there may be enough again
-        _load_matter.cache_clear()
-        return _warm_matter(job)
+        load.cache_clear()
+        return _warm(job, load)
     matter.reset()
     return matter
 

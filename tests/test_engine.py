@@ -18,9 +18,11 @@ import cv2
 import numpy as np
 import OpenImageIO as oiio
 import pytest
+import torch
 
 from core import __main__ as command_line
 from core import claims, color, delivery, engine, frame_io, movies, output_folder, plate_files
+from core.checkpoints import load_model
 from core.claims import EXPIRY, Claims, process_name
 from core.errors import CheckpointError, FootageError, JobError, OutputError, PlateError
 from core.job import Job, Masks, MaskSource, Output, PlateSource, Source, read_job
@@ -551,6 +553,27 @@ def test_beside_a_network_that_needs_a_plate_the_default_one_finds_somebody(shot
     matters = Matter(MattingBase("mobilenetv2").eval(), "cpu"), engine._warm_matter(Job(Source(), device="cpu"))
     paper, default = (engine._lone_matte(matter)(shot.frame(2), None) for matter in matters)
     assert paper.shape == (64, 96) and np.array_equal(paper, default)
+
+
+def test_a_paper_s_network_stays_while_the_default_one_looks_for_somebody(shot, job, tmp_path, monkeypatch):
+    """Each preview loaded both anew."""
+    loaded = []
+
+    def load(path: Path) -> torch.nn.Module:
+        loaded.append(path.name)
+        return MattingBase("mobilenetv2").eval() if path.name == "paper.pth" else load_model(path)
+
+    monkeypatch.setattr(engine, "load_model", load)
+    monkeypatch.setattr(engine, "find_wrong_place", lambda src, bgr, valid, matte: matte(src, None)[:0].any() or None)
+    for cache in (engine._load_matter, engine._load_beside):
+        cache.cache_clear()
+    (tmp_path / "paper.pth").write_bytes(b"")
+    paper = replace(job, model=str(tmp_path / "paper.pth"))
+    for number in (1, 2):
+        engine.preview_frame(paper, number, tmp_path / "preview")
+    assert loaded == ["paper.pth", "default.safetensors"]
+    for cache in (engine._load_matter, engine._load_beside):
+        cache.cache_clear()
 
 
 def test_preview_is_one_frame_in_its_own_folder(job, tmp_path):
