@@ -101,9 +101,7 @@ def choose_device(name: str = "auto") -> torch.device:
     elif name == "cuda":
         name = "cuda:0"
     if name not in known:
-        raise DeviceError(
-            f"one of the devices here ({', '.join(known)})", repr(name), "Set the device to auto (--device)"
-        )
+        raise DeviceError(f"one of the devices here ({', '.join(known)})", repr(name), "Use --device auto")
     return torch.device(name)
 
 
@@ -180,9 +178,7 @@ class Matter:
             if not _is_of_memory(error):
                 raise
             words = f"{self.device} with too little: {str(error).splitlines()[0]}"
-            raise DeviceError(
-                "memory for the network", words, "Close other programs, or set the device to cpu (--device)"
-            ) from None
+            raise DeviceError("memory for the network", words, "Close other programs or use --device cpu") from None
         if precision == "auto" and self.device.type == "cpu" and not self.is_recurrent:
             precision = "fp32"
         self.dtype = choose_precision(precision, self.device)

@@ -64,7 +64,7 @@ class OutputFolder:
             raise JobError(
                 "EXR output for scene-linear or floating point footage, which PNG cannot hold",
                 "format png",
-                "Set the format to exr or auto (--format)",
+                "Use --format exr or auto",
             )
         data = [job.footage.color_space] if color.is_data(job.footage.color_space) else []
         converts = self.extension == ".exr" and not is_linear and not data
