@@ -22,7 +22,7 @@ FLOAT_FILES = (".exr", ".hdr", ".tif", ".tiff")  # may hold floats, in whatever 
 _LAST_SHOWN = 1048574  # the highest of a file's numbers that an image node can show
 _UNKNOWN_SIZE = (256, 256)  # what Blender makes of a clip's size, see clip_size
 # Blender's name: the engine's. A movie that is an image has none until Blender reads it
-COLOR_SPACES = {"sRGB": "srgb", "Linear Rec.709": "linear", "Non-Color": "auto", "": "auto"}
+COLOR_SPACES = {"sRGB": "srgb", "Linear Rec.709": "linear", "": "auto"}
 
 
 class BGM_PG_finding(bpy.types.PropertyGroup):

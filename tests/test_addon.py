@@ -376,6 +376,7 @@ def test_the_other_operators(
     ]
     scaled = "The plate is 64 x 48; it is scaled to the footage's 67 x 45."
     assert result["unread plates"] == ["auto", [scaled], "srgb", []]
+    assert result["data"] == "Non-Color"
     found = "The plate is 9 pixels off. Turn alignment on."
     assert result["outcomes"] == [["ERROR", found], ["CANCEL", found], ["", ""]]
     assert Path(result["packed"]).name == "packed.png"

@@ -140,6 +140,9 @@ def main() -> None:
         unread.append(addon("runner").task.warnings)
     result["unread plates"] = unread
     bgm.plate_image = plate
+    space, bgm.clip.colorspace_settings.name = bgm.clip.colorspace_settings.name, "Non-Color"
+    result["data"] = addon("settings").make_job(bgm, scene, "auto").data["footage"]["color_space"]
+    bgm.clip.colorspace_settings.name = space
     bgm.plate_image.pack()
     bgm.plate_image.filepath = str(folder / "gone" / "packed.png")
     assert not error_of(ops.matte_clip)
