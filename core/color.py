@@ -133,8 +133,8 @@ def convert_still(pixels: Pixels, source: str, target: str) -> Floats:
 def white_of_stills(color_space: str, dtype: np.dtype[Any]) -> float:
     """How bright Blender shows a still's light, as a share of what the configuration says.
 
-    To Blender 5.2, white is at 203 nits in PQ and HLG stills of more than 8 bits, at 100 in all movies, as in its
-    configuration (`colormanage_imbuf_make_linear`).
+    To Blender 5.0 and 5.2, white is at 203 nits in PQ and HLG stills of more than 8 bits, at 100 in all movies, as in
+    its configuration (`colormanage_imbuf_make_linear`).
     """
     if dtype == np.uint8 or color_space in ("srgb", "linear"):
         return 1.0
