@@ -156,19 +156,22 @@ def older_words(numbers: Sequence[int]) -> str:
     return f"{which} made with older settings or footage: run the job for all frames, or delete them."
 
 
-def check_inputs(folder: Path, kinds: Sequence[str], files: Iterable[Path]) -> None:
+def check_inputs(folder: Path, kinds: Sequence[str], places: Iterable[tuple[str, str]]) -> None:
     """Refuse deliveries over what the job in this folder is made of, as an earlier delivery that is now its footage.
+
+    Args:
+        places: of all that the job reads, see `real_places`.
 
     Raises:
         OutputError: one of the files is named as these deliveries are, and lies where they go.
     """
-    place = os.path.realpath(folder / "delivery")
+    ours = os.path.realpath(folder / "delivery")
     names = [_MOVIES[kind][0] if kind in _MOVIES else f"{kind}.*.exr" for kind in kinds]
-    for path in real_places(files):
-        if str(path.parent) == place and any(path.match(name) for name in names):
+    for place, name in places:
+        if place == ours and any(Path(name).match(known) for known in names):
             raise OutputError(
                 "a folder for deliveries whose files the job does not read",
-                f"{place}, where {path.name} would be written over",
+                f"{ours}, where {name} would be written over",
                 "Move that file elsewhere, or choose another output folder",
             )
 
@@ -265,7 +268,7 @@ def deliver_folder(
     """
     check_fps(fps)
     job = read_job(folder / "job.yaml")
-    check_inputs(folder, kinds, _files_of(job))
+    check_inputs(folder, kinds, real_places(_files_of(job)))
     finished = read_finished(folder)
     if finished.older:
         on_warning(older_words(finished.older))

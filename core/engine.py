@@ -35,6 +35,7 @@ from . import color, delivery, frame_io, output_folder, plate_files, share
 from .checkpoints import load_model, locate_model
 from .claims import Claims
 from .errors import JobError, OutputError
+from .files import real_places
 from .footage import IMAGE_EXTENSIONS, MOVIE_EXTENSIONS, Footage, Frame, file_identity
 from .job import Job, Source
 from .job_plate import FootageReader, JobPlate, LaidPlate, StoppedError, read_plate_early
@@ -120,10 +121,10 @@ def run_job(
         warn(message)
     results = OutputFolder(job, footage, plate, masks)
     if not device:
-        inputs = (*footage.files, *plate.files, *masks.files)
+        places = list(real_places((*footage.files, *plate.files, *masks.files)))
         results.check_folder()
-        results.check_inputs(inputs, numbers)
-        delivery.check_inputs(results.folder, job.output.deliver, inputs)
+        results.check_inputs(places, numbers)
+        delivery.check_inputs(results.folder, job.output.deliver, places)
 
     segments = list(_segments(numbers, len(devices)))
     todo = set(numbers) - results.up_to_date(numbers)
@@ -207,7 +208,7 @@ def preview_frame(
         matter = _warm_matter(job)
         masks = MaskReader(job.masks, footage, numbers)
         results = OutputFolder(job, footage, plate, masks, folder)
-        results.check_inputs((*footage.files, *plate.files, *masks.files), numbers)
+        results.check_inputs(real_places((*footage.files, *plate.files, *masks.files)), numbers)
         results.make_folders()
         frame = coming.result()
         laid = plate.under(frame_number, frame, None)

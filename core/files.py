@@ -15,13 +15,14 @@ import av
 from .errors import OutputError
 
 
-def real_places(files: Iterable[Path]) -> Iterator[Path]:
-    """Each file by its folder's real name and, where it is a link, the file that it leads to, too."""
+def real_places(files: Iterable[Path]) -> Iterator[tuple[str, str]]:
+    """Each file's folder, by its real name, and its name; where it is a link, those of what it leads to, too."""
     real = cache(os.path.realpath)
-    for path in files:
-        yield Path(real(path.parent), path.name)
-        if path.is_symlink():
-            yield Path(real(path))
+    for path in files:  # thousands, before each preview: Path's own methods take three times as long
+        folder, name = os.path.split(path)
+        yield real(folder), name
+        if os.path.islink(path):
+            yield os.path.split(real(path))
 
 
 def write_whole(path: Path, write: Callable[[Path], object], sync: bool = True) -> int:

@@ -29,7 +29,7 @@ from . import color, delivery, frame_io
 from .checkpoints import locate_model
 from .claims import Claims
 from .errors import CheckpointError, JobError, MattingError, OutputError
-from .files import real_places, write_whole
+from .files import write_whole
 from .footage import Footage, Frame
 from .job import Job, job_text, read_job
 from .job_plate import JobPlate
@@ -66,10 +66,11 @@ class OutputFolder:
                 "format png",
                 "Use --format exr or auto",
             )
-        data = [job.footage.color_space] if color.is_data(job.footage.color_space) else []
-        converts = self.extension == ".exr" and not is_linear and not data
+        is_data = color.is_data(job.footage.color_space)
+        converts = self.extension == ".exr" and not is_linear and not is_data
         self.color_space = "linear" if converts else footage.color_space
-        self._named = data[0] if data else self.color_space  # what the files' numbers are said to be
+        # What the files' numbers are said to be
+        self._named = job.footage.color_space if is_data else self.color_space
         self._white = white if converts and not footage.fps else 1.0  # of EXRs of more than 8 bits
         model = locate_model(job.model)
         self._settings = json.dumps(
@@ -83,8 +84,6 @@ class OutputFolder:
                 asdict(job.plate) | {"path": plate.identity, "track": ""},  # see `JobPlate.track_identity`
                 job.footage.color_space,
                 self.extension,
-                *([self._white] if self._white != 1 else []),
-                *([footage.color_space] if data else []),
             ]
         )
         self._records: dict[int, dict[str, Any]] = {}
@@ -112,16 +111,23 @@ class OutputFolder:
                 "Choose another folder, or delete that one",
             )
 
-    def check_inputs(self, files: Iterable[Path], numbers: list[int]) -> None:
-        """Refuse to write over what the job is made of, as a mask that is an earlier matte in this folder."""
+    def check_inputs(self, places: Iterable[tuple[str, str]], numbers: list[int]) -> None:
+        """Refuse to write over what the job is made of, as a mask that is an earlier matte in this folder.
+
+        Args:
+            places: of all that the job reads, see `real_places`.
+
+        Raises:
+            OutputError: one of these frames would be written there.
+        """
         kinds = {os.path.realpath(self.folder / name): name for name in self._names()}
         ours = cache(lambda kind: {self.path(kind, number).name for number in numbers})
-        for path in real_places(files):
-            kind = kinds.get(str(path.parent))
-            if kind and path.name in ours(kind):
+        for folder, name in places:
+            kind = kinds.get(folder)
+            if kind and name in ours(kind):
                 raise OutputError(
                     "a folder whose files the job does not read",
-                    f"{self.folder}, where {path.name} would be overwritten",
+                    f"{self.folder}, where {name} would be overwritten",
                     "Choose another output folder",
                 )
 
