@@ -69,6 +69,15 @@ def sequence(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def other(tmp_path: Path, sequence: Path) -> Path:
+    """A picture of another sequence, numbered 7."""
+    path = tmp_path / "other" / "b.0007.png"
+    path.parent.mkdir()
+    path.write_bytes(sequence.read_bytes())
+    return path
+
+
+@pytest.fixture
 def movie(tmp_path: Path) -> Path:
     """A movie of 12 frames at 24 a second."""
     writer = cv2.VideoWriter(str(tmp_path / "take.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 24, MOVIE_SIZE)
@@ -219,11 +228,8 @@ def test_errors_are_sentences(version: str, archive: Path, fake_engine: Path, se
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_strips_are_in_sync(
-    version: str, archive: Path, fake_engine: Path, sequence: Path, movie: Path, tmp_path: Path
+    version: str, archive: Path, fake_engine: Path, sequence: Path, movie: Path, other: Path, tmp_path: Path
 ) -> None:
-    other = tmp_path / "other" / "b.0007.png"
-    other.parent.mkdir()
-    other.write_bytes(sequence.read_bytes())
     effect_end = {"frame_end": 100} if version == "4.5" else {"length": 100}
     setup = {
         "zip": archive,
@@ -397,10 +403,10 @@ def test_the_other_operators(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_what_a_day_brings(version: str, archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other" / "b.0007.png"
-    other.parent.mkdir()
-    for number in (7, 8, 9, 11):  # Blender counts up to the gap
+def test_what_a_day_brings(
+    version: str, archive: Path, fake_engine: Path, sequence: Path, other: Path, tmp_path: Path
+) -> None:
+    for number in (8, 9, 11):  # Blender counts up to the gap
         (other.parent / f"b.{number:04d}.png").write_bytes(sequence.read_bytes())
     setup = {"zip": archive, "footage": sequence, "other": other}
     result = run_blender(version, "states.py", fake_engine, tmp_path, **setup)
@@ -453,11 +459,8 @@ def test_what_a_day_brings(version: str, archive: Path, fake_engine: Path, seque
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_nothing_is_taken_for_another(
-    version: str, archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path
+    version: str, archive: Path, fake_engine: Path, sequence: Path, other: Path, tmp_path: Path
 ) -> None:
-    other = tmp_path / "other" / "b.0007.png"
-    other.parent.mkdir()
-    other.write_bytes(sequence.read_bytes())
     setup = {"zip": archive, "footage": sequence, "other": other}
     result = run_blender(version, "mixups.py", fake_engine, tmp_path, **setup)
     whole = "1001-1012"  # the second time for footage that is newer
@@ -505,11 +508,8 @@ def test_nothing_is_taken_for_another(
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_what_is_swapped_and_deleted_later(
-    version: str, archive: Path, fake_engine: Path, sequence: Path, movie: Path, tmp_path: Path
+    version: str, archive: Path, fake_engine: Path, sequence: Path, movie: Path, other: Path, tmp_path: Path
 ) -> None:
-    other = tmp_path / "other" / "b.0007.png"
-    other.parent.mkdir()
-    other.write_bytes(sequence.read_bytes())
     setup = {"zip": archive, "footage": sequence, "movie": movie, "other": other}
     result = run_blender(version, "changes.py", fake_engine, tmp_path, **setup)
     passed = "This footage has not been matted yet: the node passes it through."

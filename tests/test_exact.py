@@ -392,7 +392,7 @@ def test_where_alpha_is_one_the_foreground_is_the_source(
 
 @pytest.mark.parametrize("name", ["a.png", "a.mov"])
 def test_light_of_pq_is_what_blender_makes_of_it(tmp_path, opaque_left, name):
-    """To Blender 5.2, white is at 203 nits in stills of more than 8 bits, at 100 in movies: EXR for these, too."""
+    """White is at 203 nits in stills of more than 8 bits, at 100 in movies: EXR for these, too."""
     space, still = "Rec.2100-PQ - Display", name == "a.png"
     if still:
         path = write_still(tmp_path / name, noise(np.uint16), "uint16")
