@@ -352,6 +352,18 @@ def test_thinning_only_takes_away():
 
 
 @pytest.mark.parametrize("seed", range(6))
+def test_piercing_makes_many_small_gaps(seed: int):
+    image = disc(96, (10, 200, 30))
+    pierced = procedural.pierce(image, np.random.default_rng(seed))[..., 3]
+    assert (pierced <= image[..., 3]).all()
+    taken = (image[..., 3] == 255) & (pierced < 128)
+    assert 0.02 < taken.sum() / (image[..., 3] == 255).sum() < 0.45
+    sizes = cv2.connectedComponentsWithStats(taken.astype(np.uint8))[2][1:, cv2.CC_STAT_AREA]
+    assert len(sizes) > 3 and np.median(sizes) < 0.05 * taken.size
+    assert (pierced[taken] == 0).mean() > 0.2
+
+
+@pytest.mark.parametrize("seed", range(6))
 def test_loose_hairs_stand_off_the_outline(seed: int):
     image = disc(96, (10, 200, 30))
     hairy = procedural.loose_hairs(image, np.random.default_rng(seed))

@@ -78,6 +78,7 @@ class Mix:
     objects: float = 0.12
     drawn: float = 0.26
     loose_hairs: float = 0.0  # of all figures and drawn subjects: with single hairs around
+    pierced: float = 0.0  # of all subjects: with small gaps all over
     thinned: float = 0.07  # of all subjects: partly transparent
     camouflage: float = 0.18  # of all subjects: coloured like what is behind them
     fills_frame: float = 0.08  # of all subjects
@@ -356,7 +357,7 @@ class _Scene:
         if self._chance(mix.shadow):
             offset = (float(rng.normal(0, 0.14 * size)), float(rng.uniform(-0.02, 0.12) * size))
             strength = rng.uniform(0.15, 0.85)
-            sharpest = rng.choice([0.001, 0.02])  # the sun's; a window's
+            sharpest = 0.001 if self._chance(2 / 3) else 0.02  # the sun's; a window's
             softness = float(np.exp(rng.uniform(np.log(sharpest), np.log(0.08)))) * size
             shadows.append((strength, offset, softness, rng.normal(0, 0.4), rng.uniform(0.3, 1)))
             if self._chance(0.5):
@@ -466,6 +467,8 @@ class _Scene:
             before = max(images[0].shape[:2])
             images = [procedural.loose_hairs(images[0], rng)]
             longest *= max(images[0].shape[:2]) / before
+        if mix.pierced and len(images) == 1 and self._chance(mix.pierced):
+            images = [procedural.pierce(images[0], rng)]
         if self._chance(mix.thinned) and len(images) == 1:
             images = [procedural.thin_out(images[0], rng)]
         height, width = images[0].shape[:2]

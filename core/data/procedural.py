@@ -415,6 +415,19 @@ def thin_out(image: Bytes, rng: np.random.Generator) -> Bytes:
     return thinned
 
 
+def pierce(image: Bytes, rng: np.random.Generator) -> Bytes:
+    """A subject with small gaps all over, more of them towards its outline, like those between leaves or in lace."""
+    shape, mask = image.shape[:2], (image[..., 3] > 127).astype(np.uint8)
+    length = float(np.exp(rng.uniform(np.log(2), np.log(16))))
+    field = smooth_noise(shape, length, rng) + rng.uniform(0, 0.7) * smooth_noise(shape, length / 2, rng)
+    depth = cv2.distanceTransform(mask, cv2.DIST_L2, 3)[..., None]
+    field -= rng.uniform(0, 2) * (depth / (depth.max() + 1)) + rng.uniform(0, 1) * smooth_noise(shape, 8 * length, rng)
+    gaps = field - np.quantile(field[mask > 0], 1 - rng.uniform(0.03, 0.4)) if mask.any() else field
+    kept = (0.5 - gaps * length / rng.uniform(1, 3)).clip(0, 1)  # edges of about a pixel
+    light = 1 + rng.uniform(0, 0.4) * smooth_noise(shape, rng.uniform(1, 3) * length, rng)
+    return _rgba((image[..., :3] * light.clip(0.2, 2)).clip(0, 255), image[..., 3:] / np.float32(255) * kept)
+
+
 DRAWN: dict[str, tuple[Callable[[Bytes, np.random.Generator], Bytes], float]] = {  # each with its share
     "blob": (blob, 0.36),
     "strands": (strands, 0.1),
