@@ -26,6 +26,8 @@ NEAR = 4  # frames on, at most, that are decoded on the way rather than sought: 
 # Containers that hold their own pictures: no playlists (HLS, DASH, concat), which name other files and addresses
 _CONTAINERS = "mov,mp4,matroska,webm,avi,mxf,mpeg,mpegts,mpegvideo,m4v,h264,hevc,ivf,ogg,asf,dv"
 _UNTIMED = {"mpeg", "mpegvideo"}  # containers whose pictures have no times, or not all
+# Uncompressed video's ways to lay brightness and chroma beside each other, and the planes that hold the same samples
+_PLANAR = {"uyvy422": "yuv422p", "yuyv422": "yuv422p", "yvyu422": "yuv422p", "nv12": "yuv420p", "nv21": "yuv420p"}
 _HDR_CURVES = {16: "Rec.2100-PQ", 18: "Rec.2100-HLG"}  # transfer characteristics of ITU-T H.273: Blender's names
 
 
@@ -301,7 +303,8 @@ def _picture_to_rgb(picture: Any) -> Pixels:
     elif max(c.bits for c in components) > 8:
         pixels = picture.to_ndarray(format="rgb48le", interpolation="POINT")  # of chroma: repeated
     else:
-        subsampled = len(picture.planes) >= 3 and components[1].width < picture.width
+        in_planes = len(picture.planes) >= 3 or picture.format.name in _PLANAR
+        subsampled = in_planes and components[1].width < picture.width
         # Planar: swscale's vector code, three times as fast as its plain one for rgb24, with the same result
         pixels = (
             _merged(_full_chroma(picture).reformat(format="gbrp")) if subsampled else picture.to_ndarray(format="rgb24")
@@ -315,6 +318,8 @@ def _full_chroma(picture: Any) -> Any:
     its short cut for subsampled pictures is up to 2 codes darker."""
     full = av.VideoFrame(picture.width, picture.height, "yuv444p")
     full.colorspace, full.color_range = picture.colorspace, picture.color_range
+    planar = _PLANAR.get(picture.format.name)
+    picture = picture.reformat(format=planar) if planar else picture
     for source, target in zip(picture.planes[:3], full.planes, strict=True):
         samples, wanted = _samples(source), _samples(target)
         rows, columns = -(-target.height // source.height), -(-target.width // source.width)

@@ -136,6 +136,23 @@ def test_chroma_is_repeated_not_blended(tmp_path, pix_fmt, rows, columns):
     assert (blocks == blocks[:, :1, :, :1]).all() and np.std(pixels[0, :, 2]) > 5
 
 
+@pytest.mark.parametrize("full_range", [LIMITED, FULL])
+@pytest.mark.parametrize(("pix_fmt", "planar"), [("uyvy422", "yuv422p"), ("yuyv422", "yuv422p"), ("nv12", "yuv420p")])
+def test_uncompressed_samples_show_the_same_in_any_order(tmp_path, pix_fmt, planar, full_range):
+    """A capture card's movies, whose chroma lies between the brightness, as those with planes of each."""
+    noise = np.random.default_rng(2).integers(0, 255, (64, 96, 3), np.uint8, endpoint=True)
+    samples = av.VideoFrame.from_ndarray(noise, format="rgb24").reformat(format=planar, dst_color_range=full_range)
+    shown = []
+    for order in (pix_fmt, planar):
+        with av.open(str(tmp_path / f"{order}.mkv"), "w") as container:
+            stream = container.add_stream("rawvideo", rate=24)
+            stream.width, stream.height, stream.pix_fmt = 96, 64, order
+            stream.codec_context.colorspace, stream.codec_context.color_range = MATRICES["ITU709"], full_range
+            container.mux(stream.encode(samples.reformat(format=order)))
+        shown.append(next(frame_io.open_footage(tmp_path / f"{order}.mkv").frames([1]))[1].pixels)
+    assert np.array_equal(*shown)
+
+
 @pytest.mark.parametrize(("pix_fmt", "dtype"), [("bgr0", np.uint8), ("gbrp16le", np.uint16)])
 def test_rgb_movies_to_the_bit(tmp_path, pix_fmt, dtype):
     check_movie(write_movie(tmp_path / "a.mkv", "ffv1", pix_fmt, None, None), dtype, 1e-4)
