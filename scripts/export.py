@@ -6,8 +6,10 @@
 
 The exported network takes frames of any size (the paper's: divisible by 4); --size is the one it is recorded at. The
 paper's networks take src and bgr, (B, 3, H, W) sRGB-encoded from 0 to 1, and give what they give here. The recurrent
-network also takes r1 to r4, its memory: zeros of the shapes that it is recorded with at a shot's first frame, then what
-it gave for the frame before.
+network also takes r1 to r4, its memory: zeros at a shot's first frame, then what it gave for the frame before. It
+prints their shapes at --size and the downsample ratio, which it keeps. At another size, they are as high and wide as
+the frame times that ratio (halved first as long as it is below 1/2; each time rounded down), halved once (r1) to four
+times (r4), each time rounded up.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ class RecurrentStep(nn.Module):
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help='a model file, or "default"')
     parser.add_argument("output", type=Path, help="NAME.onnx or NAME.pt")
     parser.add_argument("--size", type=int, nargs=2, default=(1920, 1080), metavar=("WIDTH", "HEIGHT"))
@@ -105,6 +107,7 @@ def main(args: argparse.Namespace) -> None:
         model = RecurrentStep(model, ratio).eval()
         inputs += [torch.zeros(state.shape) for state in rec]
         names += ["r1", "r2", "r3", "r4"]
+        print(f"downsample ratio {ratio:.6g}; " + ", ".join(f"r{i} {tuple(x.shape)}" for i, x in enumerate(rec, 1)))
     write(model, args.output, inputs, names, outputs)
 
 

@@ -77,15 +77,22 @@ def test_paper_networks(models, tmp_path, name, mode, suffix):
 
 @pytest.mark.parametrize("suffix", [".onnx", ".pt"])
 @pytest.mark.parametrize(("width", "height", "ratio"), [(96, 64, 0.5), (200, 136, 0.25)])
-def test_default_network(tmp_path, width, height, ratio, suffix):
+def test_default_network(tmp_path, capsys, width, height, ratio, suffix):
     path = tmp_path / f"exported{suffix}"
     size = ["--size", str(width), str(height), "--downsample_ratio", str(ratio)]
     export.main(export.parse_args(["default", str(path), *size]))
     model = load_model()
+    with torch.inference_mode():
+        rec = model(*torch.rand(2, 1, 3, height, width), None, ratio).rec
+    shapes = ", ".join(f"r{i} {tuple(state.shape)}" for i, state in enumerate(rec, 1))
+    assert capsys.readouterr().out == f"downsample ratio {ratio}; {shapes}\n"  # else nobody knows what to begin with
     src, bgr = torch.rand(2, 1, 3, height + 4, width + 4)
     with torch.inference_mode():
         *first, rec = model(src, bgr, None, ratio)
         *second, after = model(bgr, src, rec, ratio)
+    size = int(ratio * src.shape[2]), int(ratio * src.shape[3])
+    for state in rec:
+        assert state.shape[2:] == (size := (-(-size[0] // 2), -(-size[1] // 2)))
     check(path, [src, bgr, *(torch.zeros(state.shape) for state in rec)], [*first, *rec])
     check(path, [bgr, src, *rec], [*second, *after])
 
