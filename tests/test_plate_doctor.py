@@ -218,6 +218,19 @@ def test_a_blank_wall_may_be_the_same_place() -> None:
     assert "wrong_place" not in kinds(diagnose([(1, frame)], bgr, matte=find_actor))
 
 
+@pytest.mark.parametrize("level", [0, 252])
+def test_a_plate_that_shows_nothing_is_of_no_place(level: int) -> None:
+    """As the black before a movie's first picture; but a drape may be as black, behind somebody and things."""
+    world = scene()
+    bgr = np.random.default_rng(2).integers(level, level + 4, (H, W, 3), np.uint8)
+    (finding,) = diagnose(takes(world), bgr, matte=find_actor).findings
+    assert finding.kind == "wrong_place" and find_wrong_place(takes(world)[0][1], bgr, None, find_actor)
+    drape = bgr.copy()
+    drape[:, : W // 5] = shoot(world, motion(), 1)[:, : W // 5]
+    drape[:, W * 3 // 5 :] = BLUE
+    assert find_wrong_place(drape, bgr, None, find_actor) is None
+
+
 def test_it_travels_as_json(world: NDArray[np.float32]) -> None:
     diagnosis = diagnose(takes(world), shoot(world, motion(-14, 0), 0), matte=find_actor)
     assert json.loads(json.dumps(asdict(diagnosis)))["findings"][0]["kind"] == "misaligned"

@@ -327,7 +327,9 @@ def _matte_at(matte: Matte, src: Image) -> Plane:
 def likeness(src: Image, bgr: Image, background: Mask) -> float:
     """Correlation of local structure over the background, its most different half left out: what stands in front of
     the plate unmasked is no evidence of another place, and at least UNLIKE where a part surely shows this one. 1 where
-    too little is to be seen."""
+    too little is to be seen, 0 where that is the plate's fault, which is black or white all over."""
+    if _shows_nothing(src, bgr, background):
+        return 0.0
     size = (max(1, src.shape[1] // 2), max(1, src.shape[0] // 2))
     weight = (cv2.resize(background.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.9).astype(np.uint8)
     greys = np.dstack([small_grey(image, size) for image in (src, bgr)])
@@ -344,6 +346,16 @@ def likeness(src: Image, bgr: Image, background: Mask) -> float:
     kept = np.sort(correlation[telling])
     value = float(np.median(kept[len(kept) // 2 :]))
     return max(value, UNLIKE) if np.count_nonzero(kept > SURELY) >= PART * telling.size else value
+
+
+def _shows_nothing(src: Image, bgr: Image, background: Mask) -> bool:
+    """Whether a plate is black or white all over and most of the background is not."""
+    where, plate, frame = _thinned(background), _thinned(bgr), _thinned(src)
+    blank = _within(plate, 0, BLACK) | _within(plate, 1 - BLACK, 1)
+    if not where.any() or blank[where].mean() <= ALL:
+        return False
+    lit = ~_within(frame, 0, LIT) & ~_within(frame, 1 - LIT, 1)
+    return bool(lit[where].mean() > 0.5)
 
 
 def _of_wrong_place(looks: list[_Look]) -> Finding:
