@@ -428,13 +428,15 @@ def test_a_preview_sees_a_plate_and_a_movie_that_changed(shot, job, tmp_path):
     assert Path(engine.preview_frame(job, 9, tmp_path / "c")["alpha"]).is_file()
 
 
-def test_a_second_preview_of_a_frame_does_not_decode_it_again(shot, job, tmp_path, monkeypatch):
-    decoded, decode = [], MovieFootage.frames
+@pytest.mark.parametrize("name", ["b.mkv", "b.MTS", "b"])  # as camcorders name them, or nobody
+def test_a_second_preview_of_a_frame_does_not_decode_it_again(shot, job, tmp_path, monkeypatch, name):
+    opened, decoded, open_movie, decode = [], [], MovieFootage.__init__, MovieFootage.frames
+    monkeypatch.setattr(MovieFootage, "__init__", lambda self, *args: opened.append(args) or open_movie(self, *args))
     monkeypatch.setattr(MovieFootage, "frames", lambda self, n: decoded.append(n) or decode(self, n))
-    job = replace(job, footage=Source(str(shot.write_movie(tmp_path / "b.mkv"))))
+    job = replace(job, footage=Source(str(shot.write_movie(tmp_path / "a.mkv").rename(tmp_path / name))))
     for number in (1, 1, 2):
         engine.preview_frame(job, number, tmp_path / "a")
-    assert decoded == [[1], [2]]
+    assert decoded == [[1], [2]] and len(opened) == 1
 
 
 @pytest.mark.parametrize(("scale", "reads"), [(1, 1), (2, 2)])  # of another size: as it is, and as it is needed
