@@ -183,8 +183,17 @@ class MovieFootage:
     def _read_times(self, step: Fraction) -> list[int]:
         """When each picture is on screen, in the order of the whole file; one every `step` where it does not tell."""
         with self._open() as container:
-            packets = container.demux(_pictures_of(container))
-            times = [p.dts if p.pts is None else p.pts for p in packets if p.size and not p.is_discard]
+            stream = _pictures_of(container)
+            promised, found, times = len(stream.index_entries), 0, []
+            for packet in container.demux(stream):
+                found += packet.size > 0 or packet.dts is not None  # but for the last, which says that this is the end
+                if packet.size and not packet.is_discard:
+                    times.append(packet.dts if packet.pts is None else packet.pts)
+            if "mp4" in container.format.name and found < promised:
+                self.warnings.append(
+                    f"{self.path.name} ends after {found} of the {promised} pictures in its index: it was cut off, as "
+                    "by a copy that has not ended. Copy or export it again."
+                )
             if container.format.name in _UNTIMED:
                 return [round(i * step) for i in range(len(times))]
         return [time for time in times if time is not None]

@@ -225,6 +225,23 @@ def test_truncated_movie_says_where_and_keeps_what_is_whole(shot, tmp_path):
     assert 5 < len(read_all(footage)) < 20
 
 
+@pytest.mark.parametrize(("codec", "pix_fmt"), [("mjpeg", "yuvj420p"), ("libx264", "yuv420p")])
+def test_a_movie_that_lacks_pictures_of_its_index_is_told(shot, tmp_path, codec, pix_fmt):
+    """Half a copy, which opens where the index comes first."""
+    path = tmp_path / "a.mov"
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream(codec, rate=24, options={"bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = shot.width, shot.height, pix_fmt
+        for i in range(20):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(shot.frame(i), format="rgb24")))
+        container.mux(stream.encode(None))
+    assert not frame_io.open_footage(path).warnings
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    footage = frame_io.open_footage(path)
+    (words,) = footage.warnings
+    assert f"a.mov ends after {len(footage.numbers)} of the 20 pictures in its index" in words
+
+
 @pytest.mark.parametrize("name", ["text.mov", "text.png", "text.exr", "text.xyz"])
 def test_a_file_that_is_no_picture(tmp_path, name):
     path = tmp_path / name
