@@ -156,7 +156,7 @@ class MovieFootage:
             while picture is None or picture.pts < self._pts[number - 1]:
                 picture = next(pictures)
         except (av.error.FFmpegError, ValueError) as error:
-            raise self._error(f"an error at frame {number}: {error}") from None
+            raise self._broken(number, error) from None
         except StopIteration:
             raise FootageError(
                 f"{len(self._pts)} frames in {self.path}, as its header says",
@@ -175,7 +175,7 @@ class MovieFootage:
         try:
             return Frame(_picture_to_rgb(picture), self.color_space)
         except (av.error.FFmpegError, ValueError) as error:
-            raise self._error(f"an error at frame {number}: {error}") from None
+            raise self._broken(number, error) from None
 
     def identity(self, number: int) -> str:
         return self._identity
@@ -233,6 +233,14 @@ class MovieFootage:
             return container
         except av.error.FFmpegError as error:
             raise self._error(_what_it_is(error)) from None
+
+    def _broken(self, number: int, error: Exception) -> FootageError:
+        words = error.strerror if isinstance(error, av.error.FFmpegError) else ""
+        return FootageError(
+            f"pictures that can be decoded in {self.path}",
+            f"an error at frame {number}: {words or error}",
+            "Copy or export it again, or leave out the frames that are broken",
+        )
 
     def _error(self, actual: str) -> FootageError:
         return FootageError(

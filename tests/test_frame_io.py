@@ -242,6 +242,24 @@ def test_a_movie_that_lacks_pictures_of_its_index_is_told(shot, tmp_path, codec,
     assert f"a.mov ends after {len(footage.numbers)} of the 20 pictures in its index" in words
 
 
+def test_a_movie_with_a_broken_picture_is_no_other_kind_of_file(shot, tmp_path):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=24, options={"bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = shot.width, shot.height, "yuv420p"
+        for i in range(6):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(shot.frame(i), format="rgb24")))
+        container.mux(stream.encode(None))
+    with av.open(str(path)) as container:
+        start = [packet.pos for packet in container.demux(container.streams.video[0])][3]
+    data = bytearray(path.read_bytes())
+    data[start : start + 4] = b"\xff" * 4  # says how long it is
+    path.write_bytes(data)
+    with pytest.raises(FootageError, match=r"decoded in .*a\.mp4; got an error at frame 4: Invalid data") as raised:
+        read_all(frame_io.open_footage(path))
+    assert "Errno" not in str(raised.value)
+
+
 @pytest.mark.parametrize("name", ["text.mov", "text.png", "text.exr", "text.xyz"])
 def test_a_file_that_is_no_picture(tmp_path, name):
     path = tmp_path / name
