@@ -88,9 +88,13 @@ def main(args: argparse.Namespace) -> None:
     model = fused(load_model(args.model))
     outputs = _OUTPUTS[type(model).__name__]
     width, height = args.size
+    refines = isinstance(model, MattingRefine | RecurrentMatting)
+    if width < 1 or height < 1 or (refines and (width % PATCH or height % PATCH)):
+        words = f"a size that divides by {PATCH}" if refines else "a size of at least a pixel"
+        raise JobError(words, f"{width} x {height}", "Choose another --size")
+    if args.refine_sample_pixels is not None and args.refine_sample_pixels < 0:
+        raise JobError("--refine_sample_pixels of 0 or more", str(args.refine_sample_pixels), "Correct it")
     if isinstance(model, MattingRefine | RecurrentMatting):
-        if width < 1 or height < 1 or width % PATCH or height % PATCH:
-            raise JobError(f"a size that divides by {PATCH}", f"{width} x {height}", "Choose another --size")
         model.refiner.traceable = True
     if isinstance(model, MattingRefine):
         if args.backbone_scale is not None:

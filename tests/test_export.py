@@ -104,6 +104,10 @@ def test_what_cannot_be_exported_is_said(models, tmp_path):
     for width in ("82", "0"):
         with pytest.raises(JobError, match=f"{width} x 64"):
             export.main(export.parse_args([model, output, "--size", width, "64"]))
+    with pytest.raises(JobError, match="0 x 64"):
+        export.main(export.parse_args([str(models / "MattingBase.safetensors"), output, "--size", "0", "64"]))
+    with pytest.raises(JobError, match="--refine_sample_pixels of 0 or more; got -5"):
+        export.main(export.parse_args([model, output, "--size", "80", "64", "--refine_sample_pixels", "-5"]))
     for name, value, most in (("backbone_scale", "0.7", "0.5"), ("downsample_ratio", "-1", "1")):
         with pytest.raises(JobError, match=f"--{name} above 0, at most {most}; got {value}"):
             export.main(export.parse_args([model, output, "--size", "80", "64", f"--{name}", value]))
