@@ -299,11 +299,20 @@ def read_image(path: Path) -> Pixels:
         else:
             planes = [image.read_image(part, 0, c, c + 1, kind) for c in channels]
             pixels = None if any(plane is None for plane in planes) else np.concatenate(planes, -1)
-        if pixels is None:
-            raise FootageError(
-                "a whole, readable image", f"{path}: {image.geterror()}", "Render or copy that frame again"
-            )
+        cut_off = image.format_name() == "jpeg" and not _has_end(path)
+        if pixels is None or cut_off:
+            actual = f"{path}, which ends in the middle" if cut_off else f"{path}: {image.geterror()}"
+            raise FootageError("a whole, readable image", actual, "Render or copy that frame again")
     return _display_window(pixels, spec)
+
+
+def _has_end(path: Path) -> bool:
+    """Whether a JPEG's pixels end with the mark of its end; what is missing, its reader fills with grey."""
+    data, at = path.read_bytes(), 2
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":  # a thumbnail before them has its own end
+        fills = data[at + 1 : at + 2] == b"\xff"
+        at += 1 if fills else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return data.rfind(b"\xff\xd9") >= at
 
 
 def _display_window(pixels: Pixels, spec: Any) -> Pixels:

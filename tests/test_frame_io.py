@@ -508,6 +508,19 @@ def test_truncated_image(shot, tmp_path):
         frame_io.read_image(path)
 
 
+def test_a_jpeg_that_is_cut_off_is_not_read_as_half_grey(shot, tmp_path):
+    cv2.imwrite(str(tmp_path / "a.jpg"), shot.plate)
+    whole = (tmp_path / "a.jpg").read_bytes()
+    pixels = frame_io.read_image(tmp_path / "a.jpg")
+    thumbnail = b"\xff\xff\xe1\x00\x0bExif\x00\xff\xda\xff\xd9"  # with its own begin and end
+    for data in (whole + b"a phone's movie", whole[:2] + thumbnail + whole[2:]):
+        (tmp_path / "a.jpg").write_bytes(data)
+        assert np.array_equal(frame_io.read_image(tmp_path / "a.jpg"), pixels)
+        (tmp_path / "a.jpg").write_bytes(data[: len(whole) * 2 // 3])
+        with pytest.raises(FootageError, match=r"whole, readable image; got .*a\.jpg, which ends in the middle"):
+            frame_io.read_image(tmp_path / "a.jpg")
+
+
 def test_a_failed_write_leaves_nothing(tmp_path):
     with pytest.raises(OutputError, match="to write"):
         frame_io.write_image(tmp_path / "absent" / "a.png", np.zeros((2, 2, 3), np.uint8))
