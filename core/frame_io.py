@@ -228,7 +228,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any, tuple[int, int, int]]]:
             )
         image = oiio.ImageInput.open(str(path), hints)
         if image is None:
-            raise FootageError("a readable image", f"{path}: {oiio.geterror()}", "Check that the file opens elsewhere")
+            raise FootageError("a readable image", f"{path}: {_words_of(oiio)}", "Check that the file opens elsewhere")
         colorful = (i for i in range(MAX_PARTS) if image.seek_subimage(i, 0) and _find_rgb(image.spec().channelnames))
         image.seek_subimage(next(colorful, 0), 0)
         image.geterror()  # no part after the last: no failure
@@ -301,9 +301,14 @@ def read_image(path: Path) -> Pixels:
             pixels = None if any(plane is None for plane in planes) else np.concatenate(planes, -1)
         cut_off = image.format_name() == "jpeg" and not _has_end(path)
         if pixels is None or cut_off:
-            actual = f"{path}, which ends in the middle" if cut_off else f"{path}: {image.geterror()}"
+            actual = f"{path}, which ends in the middle" if cut_off else f"{path}: {_words_of(image)}"
             raise FootageError("a whole, readable image", actual, "Render or copy that frame again")
     return _display_window(pixels, spec)
+
+
+def _words_of(failed: Any) -> str:
+    """What OpenImageIO says first of a failure, of which it may say the same again in other words."""
+    return str(failed.geterror()).partition("\n")[0]
 
 
 def _has_end(path: Path) -> bool:

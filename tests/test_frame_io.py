@@ -503,9 +503,12 @@ def test_a_volume_is_refused(tmp_path):
 
 def test_truncated_image(shot, tmp_path):
     path = shot.write_plate(tmp_path / "a.png")
-    path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(FootageError, match="whole"):
-        frame_io.read_image(path)
+    whole = path.read_bytes()
+    for size, words in ((2000, "a whole"), (10, "a readable")):
+        path.write_bytes(whole[:size])
+        with pytest.raises(FootageError, match=words) as raised:
+            frame_io.read_image(path)
+        assert "\n" not in str(raised.value)
 
 
 def test_a_jpeg_that_is_cut_off_is_not_read_as_half_grey(shot, tmp_path):
