@@ -165,6 +165,7 @@ def pinned_editor() -> None:
             said.append(json.loads((addon("settings").output_folder(tree.bgm) / "job.yaml").read_text())["frames"])
         space.node_tree = compositor
         assert not error_of(ops.fit_scene)
+        space.node_tree = None  # given by a script, 4.5 would keep it, and write to it, when its scene is gone
     result["pinned"] = [*said, scene.frame_end, second.frame_end]
     bpy.data.scenes.remove(second)
     delete(tree)
