@@ -530,7 +530,10 @@ def _follow(tree: bpy.types.NodeTree) -> None:
     last = max(footage.last_number(clip, path), tree.bgm.result_last)  # while the footage is out of reach, too
     # One more than there are: Blender holds the last frame for ever, and the missing file is transparent
     duration = 1 if footage.is_still(clip, path) else last - first + 2
-    _set_frames(tree, {"frame_start": _start(clip), "frame_offset": first - 1, "frame_duration": duration})
+    values = {"frame_start": _start(clip), "frame_offset": first - 1, "frame_duration": duration, "use_cyclic": False}
+    if first == 0:  # before the start Blender looks for number -1, and takes 0 for it; in a long cycle, for a high one
+        values |= {"frame_duration": settings.LAST_SHOWN, "use_cyclic": True}
+    _set_frames(tree, values)
 
 
 def _start(clip: bpy.types.MovieClip) -> int:

@@ -19,7 +19,7 @@ from .errors import UserError
 from .preferences import DEVICES
 
 FLOAT_FILES = (".exr", ".hdr", ".tif", ".tiff")  # may hold floats, in whatever colour space
-_LAST_SHOWN = 1048574  # the highest of a file's numbers that an image node can show
+LAST_SHOWN = 1048574  # the highest of a file's numbers that an image node can show
 _UNKNOWN_SIZE = (256, 256)  # what Blender makes of a clip's size, see clip_size
 # Blender's name: the engine's. A movie that is an image has none until Blender reads it
 COLOR_SPACES = {"sRGB": "srgb", "Linear Rec.709": "linear", "": "auto"}
@@ -365,9 +365,9 @@ def frame_numbers(settings: BGM_PG_matting, scene: bpy.types.Scene) -> tuple[int
                 f"Frames {wanted[0]} to {wanted[1]} show nothing of the clip, which lasts from scene frame {shown[0]} "
                 f"to {shown[1]}. Choose other frames."
             )
-    if numbers[1] > _LAST_SHOWN:
+    if numbers[1] > LAST_SHOWN:
         raise UserError(
-            f"The clip's frames are numbered up to {numbers[1]}; Blender's compositor shows those up to {_LAST_SHOWN}. "
+            f"The clip's frames are numbered up to {numbers[1]}; Blender's compositor shows those up to {LAST_SHOWN}. "
             "Choose earlier frames, or give the files lower numbers."
         )
     return numbers

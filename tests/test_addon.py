@@ -499,6 +499,12 @@ def test_nothing_is_taken_for_another(
     *errors, picture = result["still"]
     assert errors == ["", ""]
     np.testing.assert_allclose(read_image(picture)[..., 0], alpha_of(1, WIDTH, HEIGHT) / 65535, atol=1e-6)
+    *pictures, refused, error, before, first, after = result["from zero"]
+    assert "holds the matte of" in refused and not error
+    shown = zip([*pictures, before, first, after], (None, None, 0, 11, None, None, None, 1001, None), strict=True)
+    for picture, number in shown:
+        alpha = 0 if number is None else alpha_of(number, WIDTH, HEIGHT) / 65535
+        np.testing.assert_allclose(read_image(picture)[..., 0], alpha, atol=1e-6)
     assert result["nested"] == "Second"
     assert result["~/mattes"] == str(Path.home() / "mattes")
     assert result["mattes/a"] == str(tmp_path / "mattes" / "a")

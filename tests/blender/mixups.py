@@ -334,6 +334,26 @@ def still() -> None:
     result["still"] = [*said, render(scene, 50, folder / "still.exr")]
 
 
+def from_zero() -> None:
+    """A sequence that begins with number 0 shows nothing before it begins, and neither does its matte."""
+    scene, images = bpy.context.scene, sorted(Path(args["footage"]).parent.iterdir())
+    (folder / "zero").mkdir()
+    for number, image in enumerate(images):
+        shutil.copy(image, folder / "zero" / f"z.{number:04d}.png")
+    clip = load_clip(str(folder / "zero" / "z.0000.png"), frame_start=10)
+    node = addon("node").add_to_scene(scene, addon("node").new_group(clip))
+    node.node_tree.bgm.plate_source, node.node_tree.bgm.output_folder = "NONE", str(folder / "from zero")
+    assert not error_of(ops.matte_clip, group=node.node_tree.name)
+    connect(scene, node, "Alpha")
+    frames = (-20, 9, 10, 21, 22, 40)
+    result["from zero"] = [render(scene, frame, folder / f"zero.{frame}.exr") for frame in frames]
+    node.node_tree.bgm.clip = load_clip(args["footage"], frame_start=10)
+    result["from zero"].append(error_of(ops.matte_clip, group=node.node_tree.name))
+    node.node_tree.bgm.output_folder = str(folder / "from 1001")
+    result["from zero"].append(error_of(ops.matte_clip, group=node.node_tree.name))
+    result["from zero"] += [render(scene, frame, folder / f"high.{frame}.exr") for frame in (9, 10, 22)]
+
+
 def main() -> None:
     clip, other = load_clip(args["footage"]), load_clip(args["other"])
     bpy.ops.wm.save_as_mainfile(filepath=str(folder / "shot.blend"))
@@ -357,6 +377,7 @@ def main() -> None:
     first_save()
     copied_project()
     still()
+    from_zero()
     finish(**result)
 
 
