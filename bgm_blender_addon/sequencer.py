@@ -76,6 +76,8 @@ def group_for_strip(scene: bpy.types.Scene, strip: bpy.types.Strip) -> bpy.types
     clips = set(bpy.data.movieclips)
     clip = bpy.data.movieclips.load(str(path), check_existing=True)
     if clip not in clips:
+        if (strip.filepath if strip.type == "MOVIE" else strip.directory).startswith("//"):
+            clip.filepath = node.storable(path)  # the project may move, too
         clip.colorspace_settings.name = strip.colorspace_settings.name
     tree = node.new_group(clip)
     tree.use_fake_user = True  # no node holds it

@@ -312,6 +312,7 @@ def test_strips_keep_their_look(
     assert result["moved"] == [4, 121, 130, 120]
     assert result["cut"] == [[4, 121, 126, 120], [4, 127, 130, 120], ["02", "10"]]
     assert result["spaces"][0] == ["Linear Rec.709", "Linear Rec.709", []]
+    assert result["paths"] == ["//copy.mp4", str(sequence)]
     assert result["spaces"][1][:2] == ["Non-Color", "Non-Color"]
     (words,) = result["spaces"][1][2]
     assert "images is read as sRGB, but its clip shot_v2.1001.png as Non-Color" in words

@@ -79,8 +79,10 @@ def main() -> None:
     for name in ("soft", "fast"):
         strips.remove(strips[name])
 
-    # A new clip is read as its strip is; one that the file has already stays as it is
+    # A new clip is read as its strip is, and its path is relative where the strip's is; one that the file has already
+    # stays as it is
     linear = strips.new_movie(name="linear", filepath=args["copy"], channel=2, frame_start=300)
+    linear.filepath = bpy.path.relpath(args["copy"])
     linear.colorspace_settings.name = "Linear Rec.709"
     clip = load_clip(args["footage"])
     clip.colorspace_settings.name = "Non-Color"
@@ -95,6 +97,7 @@ def main() -> None:
         spaces.append([tree.bgm.clip.colorspace_settings.name, added.colorspace_settings.name, warnings()])
     assert tree.bgm.clip == clip
     result["spaces"] = spaces
+    result["paths"] = [sequencer.find_group(strip).bgm.clip.filepath for strip in (linear, images)]
 
     # What can be copied is; of the rest the artist is told, until the cut-out has it too
     if hasattr(bpy.context.workspace, "sequencer_scene"):  # 5.0.1 crashes without
