@@ -16,6 +16,7 @@ from .client import protocol
 from .errors import UserError
 
 PREVIEW_IMAGE = "Matting Preview"
+previewed: runner.Task | None = None  # whose frame that image shows
 _SESSION = uuid4().hex[:8]  # names the folder of a preview's parts: another Blender may preview the same
 
 
@@ -115,16 +116,19 @@ def preview(tree: bpy.types.NodeTree, scene: bpy.types.Scene, scene_frame: int) 
         shutil.rmtree(folder, ignore_errors=True)
 
     def take(group: bpy.types.NodeTree, result: dict[str, Any]) -> str:
+        global previewed
         foreground = Path(result["foreground"])
         # To compress PNG, or read it again, takes seconds of a large frame, in which Blender's window stands still
         path = request.folder / "preview" / ("preview.exr" if foreground.suffix == ".exr" else "preview.tga")
         show_preview(Path(result["alpha"]), foreground, spaces[foreground.suffix], path)
         clear()
+        previewed = task
         return f"Preview of frame {scene_frame}"
 
     warnings = settings.scaling_words(tree.bgm)
     made = f"The preview of frame {scene_frame} is made"
-    runner.start(_task(tree, f"Preview frame {scene_frame}", commands, made, take, clear, warnings))
+    task = _task(tree, f"Preview frame {scene_frame}", commands, made, take, clear, warnings)
+    runner.start(task)
 
 
 def make_plate(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:

@@ -494,7 +494,7 @@ def test_nothing_is_taken_for_another(
     assert unsaved == str(tmp_path / "home" / "matting" / "Matting_shot_v2") and errors == ["", ""]
     assert saved == str(tmp_path / "saved" / "matting" / "Matting_b")
     assert result["image editors"] == [[False, False, True, False], [False, False, False, True]]
-    assert result["previews"] == ["Matting shot_v2"]
+    assert result["previews"] == ["Matting shot_v2", "Matting b"]
     assert f"holds the matte of {sequence}" in result["folder of another"]
     assert result["copied project"] == ["", "", ""]
     *errors, picture = result["still"]

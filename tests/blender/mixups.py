@@ -93,10 +93,17 @@ def folder_of_another(tree: bpy.types.NodeTree, other: bpy.types.MovieClip) -> N
     group.bgm.output_folder = tree.bgm.output_folder
     result["folder of another"] = error_of(ops.use_results, group=group.name)
     drawn = []
-    for panel in (tree, group):
-        layout = Drawn()
-        layout.template_icon = lambda *args, panel=panel, **look: drawn.append(panel.name)
-        addon("panels").draw_outcome(layout, bpy.context, panel)
+
+    def draw() -> None:
+        for panel in (tree, group):
+            layout = Drawn()
+            layout.template_icon = lambda *args, panel=panel, **look: drawn.append(panel.name)
+            addon("panels").draw_outcome(layout, bpy.context, panel)
+
+    draw()
+    group.use_fake_user, group.bgm.plate_source, group.bgm.output_folder = True, "NONE", str(folder / "its own")
+    assert not error_of(ops.matte_frame, group=group.name)
+    draw()
     result["previews"] = drawn
     bpy.data.node_groups.remove(group)
 
