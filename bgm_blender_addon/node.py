@@ -213,13 +213,14 @@ def wire_results(tree: bpy.types.NodeTree, folder: Path) -> None:
     """Show the images of an output folder in the group.
 
     Raises:
-        UserError: the folder holds no alpha, or that of other footage; or as `check_inside`.
+        UserError: the group has no clip, the folder no alpha, or that of other footage; or as `check_inside`.
     """
+    bgm = tree.bgm
+    if bgm.clip is None:  # which says when they are shown
+        raise UserError("There is no clip. Choose the footage that the matte is of.")
     check_inside(tree)
     check_matte(folder)
-    bgm = tree.bgm
-    if bgm.clip is not None:
-        settings.check_folder(folder, settings.file_path(bgm.clip))
+    settings.check_folder(folder, settings.file_path(bgm.clip))
     found = {name: find_sequence(folder / name) for name in RESULTS}
     for name in {*_incomplete(folder, found["alpha"]), *_switched_off(bgm)}:
         found[name] = []
@@ -235,8 +236,8 @@ def wire_results(tree: bpy.types.NodeTree, folder: Path) -> None:
             node.location = (-560.0, {"foreground": 0.0, "alpha": -320.0, "error": -640.0}[name])
         node.image = _load_sequence(node.image, files[0], f"{tree.name} {RESULTS[name]}")
         set_color_space(node.image, color_space(name, files[0], bgm.clip))
-    bgm.result_clip, bgm.result_path = bgm.clip, bgm.clip.filepath if bgm.clip else ""
-    bgm.result_size = settings.file_size(bgm.clip) if bgm.clip else ""
+    bgm.result_clip, bgm.result_path = bgm.clip, bgm.clip.filepath
+    bgm.result_size = settings.file_size(bgm.clip)
     bgm.result_first = footage.file_number(found["alpha"][0])
     bgm.result_last = footage.file_number(found["alpha"][-1])
     update_sources(tree)

@@ -176,6 +176,7 @@ SENTENCES = {
     "no node": "There is no matting node. Add one in the compositor: Add > Matting.",
     "no such clip": "There is no clip of that name in this file.",
     "no clip": "There is no clip. Choose the footage to pull a matte from.",
+    "results of no clip": "There is no clip. Choose the footage that the matte is of.",
     "no plate": "There is no clean plate. Choose one",
     "plate not on disk": "The plate drawn has changes that are not on disk. Save the image first.",
     "plate gone": "The plate's file is missing",

@@ -15,7 +15,7 @@ from common import Drawn, addon, error_of, finish, install, load_clip, matting_n
 def drawn_preferences(preferences) -> str:  # noqa: ANN001
     layout = Drawn()
     addon("panels").draw_preferences(layout, preferences)
-    return " ".join(f"{icon} {text}" for text, icon in layout.labels)
+    return " ".join(text if icon == "BLANK1" else f"{icon} {text}" for text, icon in layout.labels)  # lines go on
 
 
 def main() -> None:
@@ -29,6 +29,7 @@ def main() -> None:
     bgm = tree.bgm
     bgm.output_folder = str(folder / "out")
     said["no clip"] = error_of(ops.matte_clip)
+    said["results of no clip"] = error_of(ops.use_results)
     bgm.clip = clip = load_clip(args["footage"], frame_start=101)
     said["no plate"] = error_of(ops.matte_clip)
     bgm.plate_image = bpy.data.images.new("drawn", 8, 8)
