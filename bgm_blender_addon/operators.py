@@ -167,9 +167,10 @@ class BGM_OT_add_node(bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> set[str]:
         clip = bpy.data.movieclips.get(self.clip)
         plate = bpy.data.images.get(self.plate)
-        if (self.clip and clip is None) or (self.plate and plate is None):
-            self.report({"ERROR"}, f"There is no {'clip' if clip is None else 'image'} of that name in this file.")
-            return {"CANCELLED"}
+        for kind, name, found in (("clip", self.clip, clip), ("image", self.plate, plate)):
+            if name and found is None:
+                self.report({"ERROR"}, f"There is no {kind} named {name} in this file.")
+                return {"CANCELLED"}
         space = context.space_data
         if clip is None and space is not None and space.type == "CLIP_EDITOR":
             clip = space.clip

@@ -174,7 +174,8 @@ def test_node_renders_what_the_engine_wrote(
 
 SENTENCES = {
     "no node": "There is no matting node. Add one in the compositor: Add > Matting.",
-    "no such clip": "There is no clip of that name in this file.",
+    "no such clip": "There is no clip named gone in this file.",
+    "no such plate": "There is no image named gone in this file.",
     "no clip": "There is no clip. Choose the footage to pull a matte from.",
     "results of no clip": "There is no clip. Choose the footage that the matte is of.",
     "no plate": "There is no clean plate. Choose one",

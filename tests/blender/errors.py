@@ -23,6 +23,7 @@ def main() -> None:
     folder = Path(args["folder"])
     ops, scene, runner = bpy.ops.bgm, bpy.context.scene, addon("runner")
     said = {"no node": error_of(ops.matte_clip), "no such clip": error_of(ops.add_node, clip="gone")}
+    said["no such plate"] = error_of(ops.add_node, plate="gone")
 
     ops.add_node()
     tree = matting_node(scene).node_tree
