@@ -614,6 +614,10 @@ def _plate(settings: BGM_PG_matting, folder: Path) -> tuple[dict[str, Any], Path
         raise UserError("There is no clean plate. Choose one, or set Clean Plate to No Plate.")
     if source == "IMAGE" and datablock.source == "TILED":
         raise UserError(f"The plate {datablock.name} is tiled (UDIM). Choose a single picture.")
+    if source == "IMAGE" and datablock.source == "VIEWER":  # stays one when it is saved
+        raise UserError(
+            f"The plate {datablock.name} shows another picture with each render. Save it, and choose the file."
+        )
     path = (
         _packed_image_file(datablock, folder) if source == "IMAGE" and datablock.packed_file else file_path(datablock)
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import Drawn, addon, error_of, finish, install, load_clip, matting_node
+from common import Drawn, addon, error_of, finish, install, load_clip, matting_node, size_scene
 
 
 def drawn_preferences(preferences) -> str:  # noqa: ANN001
@@ -35,6 +35,10 @@ def main() -> None:
     said["no plate"] = error_of(ops.matte_clip)
     bgm.plate_image = bpy.data.images.new("drawn", 8, 8)
     said["plate not on disk"] = error_of(ops.matte_clip)
+    size_scene(scene, 8, 8)
+    bpy.ops.render.render()
+    bgm.plate_image = bpy.data.images["Render Result"]
+    said["a render as plate"] = error_of(ops.matte_clip)
     bgm.plate_image = bpy.data.images.load(args["plate"])
     bgm.plate_image.filepath = str(folder / "gone.png")
     said["plate gone"] = error_of(ops.matte_clip)
