@@ -296,7 +296,8 @@ class BGM_OT_use_results(GroupOperator, bpy.types.Operator):
         tasks.show_results(tree, settings.output_folder(tree.bgm))
         for words in node.incomplete_words(tree):
             self.report({"WARNING"}, words)
-        tree.bgm.say(f"Frames {tree.bgm.result_first} to {tree.bgm.result_last} loaded", "green")
+        first, last = tree.bgm.result_first, tree.bgm.result_last
+        tree.bgm.say(f"Frame {first} loaded" if first == last else f"Frames {first} to {last} loaded", "green")
         self.report({"INFO"}, tree.bgm.status)
         return {"FINISHED"}
 

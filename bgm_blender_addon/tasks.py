@@ -327,6 +327,8 @@ def show_findings(bgm: settings.BGM_PG_matting, diagnosis: dict[str, Any]) -> st
 def describe_result(result: dict[str, Any]) -> str:
     """A matte's result as a sentence for the panel."""
     count, skipped = result.get("frames", 0), result.get("skipped", 0)
+    if count == 1:
+        return "The frame was up to date" if skipped else f"1 frame, {result.get('first')}"
     if skipped and skipped == count:
         return f"All {count} frames were up to date"
     return f"{count} frames, {result.get('first')} to {result.get('last')}" + (

@@ -336,7 +336,9 @@ def still() -> None:
     node = addon("node").add_to_scene(scene, addon("node").new_group(clip))
     node.node_tree.bgm.plate_source, node.node_tree.bgm.output_folder = "NONE", str(folder / "still")
     scene.frame_set(50)
-    said = [error_of(operator, group=node.node_tree.name) for operator in (ops.matte_frame, ops.matte_clip)]
+    said = []
+    for operator in (ops.matte_frame, ops.matte_clip, ops.use_results):
+        said += [error_of(operator, group=node.node_tree.name), node.node_tree.bgm.status]
     connect(scene, node, "Alpha")
     result["still"] = [*said, render(scene, 50, folder / "still.exr")]
 
