@@ -102,6 +102,11 @@ class EnvironmentMaker:
         self._thread = threading.Thread(target=self._make, name="bgm environment maker", daemon=True)
         self._thread.start()
 
+    @property
+    def failed(self) -> bool:
+        """Whether it has ended, neither well nor by `cancel`."""
+        return self.finished and bool(self.error) and not self._cancelled.is_set()
+
     def poll(self) -> None:
         """Take in what has happened since; never waits."""
         done = not self._thread.is_alive()

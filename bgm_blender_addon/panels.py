@@ -199,6 +199,7 @@ def draw_no_engine(layout: bpy.types.UILayout, context: bpy.types.Context) -> bo
         box = layout.box()
         draw_text(box, str(error), "INFO", characters(context) - 4)
         if not draw_progress(box):
+            draw_not_made(box, characters(context) - 4)
             box.operator("bgm.make_environment", icon="IMPORT")
             draw_offline(box, characters(context) - 4)
             box.operator(
@@ -206,6 +207,12 @@ def draw_no_engine(layout: bpy.types.UILayout, context: bpy.types.Context) -> bo
             ).module = preferences.PACKAGE
         return True
     return False
+
+
+def draw_not_made(layout: bpy.types.UILayout, width: int) -> None:
+    """Why the environment was not made, where that was tried."""
+    if runner.maker is not None and runner.maker.error:
+        draw_text(layout, runner.maker.error, "ERROR", width)
 
 
 def draw_offline(layout: bpy.types.UILayout, width: int) -> None:
@@ -377,8 +384,7 @@ def draw_preferences(layout: bpy.types.UILayout, chosen: preferences.BGM_AP_pref
 
 def draw_engine_state(layout: bpy.types.UILayout, width: int, heard: bool) -> None:
     """What the engine said of itself, or why it did not; of another Python's engine (not `heard`), nothing."""
-    if runner.maker is not None and runner.maker.error:
-        draw_text(layout, runner.maker.error, "ERROR", width)
+    draw_not_made(layout, width)
     engine, task = runner.engine, runner.task
     if not heard:
         return

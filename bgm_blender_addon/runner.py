@@ -25,6 +25,7 @@ from .errors import UserError
 log = logging.getLogger(__name__)
 
 PUMP_SECONDS = 0.1
+MAKING = "Make the engine's environment"
 
 
 @dataclass
@@ -77,7 +78,7 @@ def making() -> bool:
 def progress() -> tuple[float, str, str]:
     """Of what runs now: the share that is done, 0 to 1, what is happening, and what the user asked for."""
     if maker is not None and not maker.finished:
-        return maker.factor, maker.message, "Make the engine's environment"
+        return maker.factor, maker.message, MAKING
     assert task is not None
     return task.factor, task.message, task.title + (f", {len(waiting)} waiting" if waiting else "")
 
@@ -175,8 +176,10 @@ def pump() -> float | None:
     """Take in what the engine said; a timer of Blender's. Returns the seconds to its next call."""
     if bpy.app.is_job_running("RENDER") or _in_a_stroke():
         return PUMP_SECONDS  # a render reads the node groups that results would be wired into
-    if maker is not None:
+    if maker is not None and not maker.finished:
         maker.poll()
+        if maker.failed:
+            pop_up(MAKING, maker.error)
     if _client is not None:
         for id, message in _client.drain():
             if task is not None and id == task._id:

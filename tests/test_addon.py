@@ -224,6 +224,9 @@ def test_errors_are_sentences(version: str, archive: Path, fake_engine: Path, se
     said = result["said"]
     assert "the engine needs" in result["drawn"]["wrong python"] and "CHECKMARK" not in result["drawn"]["wrong python"]
     assert "There is no Python" in result["drawn"]["gone"] and "CHECKMARK" not in result["drawn"]["gone"]
+    words = "Installing failed (exit code 1): no space left."
+    popped, panel = result["drawn"]["not made"]
+    assert popped == [["Make the engine's environment", words]] and words in panel
     assert said.keys() == SENTENCES.keys()
     for case, sentence in SENTENCES.items():
         assert sentence in said[case] and bool(sentence) == bool(said[case]), f"{case}: {said[case]}"

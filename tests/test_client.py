@@ -314,7 +314,7 @@ def test_cancelling_an_environment_while_a_step_is_being_started(
     cancelled.set()
     maker._thread.join(5)
     maker.poll()
-    assert maker.finished and maker.error == "Cancelled."
+    assert maker.finished and maker.error == "Cancelled." and not maker.failed
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -107,12 +108,23 @@ def main() -> None:
     said["python gone"] = error_of(ops.matte_clip, group=tree.name)
     del os.environ["BGM_ENGINE_PYTHON"]
     said["no engine"] = error_of(ops.check_engine)
+    # A download that fails tells an artist who has gone back to the compositor, too
+    words, popped = "Installing failed (exit code 1): no space left.", []
+    runner.maker = SimpleNamespace(message="", factor=0.0, finished=False, failed=True, error=words)
+    runner.maker.poll = lambda: setattr(runner.maker, "finished", True)
+    pop_up, runner.pop_up = runner.pop_up, lambda *said: popped.append(said)
+    for _ in range(2):
+        runner.pump()
+    runner.pop_up, layout = pop_up, Drawn()
+    addon("panels").draw_no_engine(layout, SimpleNamespace(region=None, preferences=bpy.context.preferences))
+    runner.maker = None
+    drawn = {"not made": [popped, " ".join(text for text, _ in layout.labels)]}
     preferences = bpy.context.preferences.addons[addon("preferences").PACKAGE].preferences
     preferences.engine_source = "NAMED"
     said["none named"] = error_of(ops.check_engine)
     preferences.python = sys.executable  # a Python without the engine's requirements
     said["wrong python"] = error_of(ops.matte_clip, group=tree.name)
-    drawn = {"wrong python": drawn_preferences(preferences)}
+    drawn["wrong python"] = drawn_preferences(preferences)
     preferences.python = str(args["python"])
     said["engine again"] = error_of(ops.check_engine)
     said["no strip"] = error_of(ops.matte_strip)  # as are those of greyed buttons
