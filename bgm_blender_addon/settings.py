@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ LAST_SHOWN = 1048574  # the highest of a file's numbers that an image node can s
 _UNKNOWN_SIZE = (256, 256)  # what Blender makes of a clip's size, see clip_size
 # Blender's name: the engine's. A movie that is an image has none until Blender reads it
 COLOR_SPACES = {"sRGB": "srgb", "Linear Rec.709": "linear", "": "auto"}
+# As in "Linear Rec.709", "lin_rec709", "Utility - Linear - sRGB", "scene_linear", "ACEScg", "ACES - ACES2065-1"
+_LINEAR = re.compile(r"(^|[ _-])(linear|lin|acescg|aces2065-1)($|[ _-])", re.IGNORECASE)
 
 
 class BGM_PG_finding(bpy.types.PropertyGroup):
@@ -594,8 +597,8 @@ def color_space(datablock: bpy.types.MovieClip | bpy.types.Image) -> str:
 
 
 def is_scene_linear(datablock: bpy.types.MovieClip | bpy.types.Image) -> bool:
-    """Whether its values are proportional to light, by the names in Blender's configurations."""
-    return datablock.colorspace_settings.name.startswith(("Linear ", "ACEScg", "ACES2065-1"))
+    """Whether its values are proportional to light, by the names in Blender's configurations and the ACES ones."""
+    return _LINEAR.search(datablock.colorspace_settings.name) is not None
 
 
 def _plate(settings: BGM_PG_matting, folder: Path) -> tuple[dict[str, Any], Path | None]:

@@ -561,8 +561,13 @@ def test_a_studios_colour_configuration(
     version: str, archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path
 ) -> None:
     variables = {"OCIO": "ocio://studio-config-latest"}  # ACES, in which no space has the name that Blender gives it
-    setup = {"zip": archive, "footage": sequence, "variables": variables}
+    # What is in linear light stays as it is; names of Blender, of the ACES configurations, and of their aliases
+    linear = ["Linear Rec.2020", "ACEScg", "ACES - ACEScg", "ACES - ACES2065-1", "lin_ap1", "scene_linear"]
+    linear += ["Linear ARRI Wide Gamut 3", "Input - ARRI - Linear - ALEXA Wide Gamut"]
+    other = ["sRGB", "sRGB Encoded Rec.709 (sRGB)", "Output - sRGB", "ARRI LogC3", "ACEScct", ""]
+    setup = {"zip": archive, "footage": sequence, "variables": variables, "spaces": linear + other}
     result = run_blender(version, "studio.py", fake_engine, tmp_path, **setup)
+    assert result["exr"] == {space: space if space in linear else "Linear Rec.709" for space in linear + other}
     assert result["errors"] == ["", "", ""]
     assert result["alpha"] and result["foreground"] == result["preview"] == result["clip"]
     alpha, foreground = alpha_of(1001, WIDTH, HEIGHT) / 65535, foreground_of(1001, WIDTH, HEIGHT) / 255
