@@ -123,11 +123,12 @@ def preview(tree: bpy.types.NodeTree, scene: bpy.types.Scene, scene_frame: int) 
         show_preview(Path(result["alpha"]), foreground, spaces[foreground.suffix], path)
         clear()
         previewed = task
+        task.warnings += scaled
         return f"Preview of frame {scene_frame}"
 
-    warnings = settings.scaling_words(tree.bgm)
+    scaled = settings.scaling_words(tree.bgm)  # if it is: the engine refuses another shape
     made = f"The preview of frame {scene_frame} is made"
-    task = _task(tree, f"Preview frame {scene_frame}", commands, made, take, clear, warnings)
+    task = _task(tree, f"Preview frame {scene_frame}", commands, made, take, clear)
     runner.start(task)
 
 

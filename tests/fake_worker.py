@@ -73,6 +73,9 @@ def run(id: str, command: protocol.Message, cancelled: set[str]) -> str:
         device = {"id": "cpu", "name": "Fake processor", "memory": 0}
         send(protocol.Engine(protocol.VERSION, "0.0", "3.11", "none", [device], ["default"]), id)
     elif isinstance(command, protocol.Preview):
+        if MANNER == "strict":
+            send(protocol.Error("Expected a plate of the footage's shape; got another. Choose the right plate."), id)
+            return "failed"
         size = footage_size(json.loads(Path(command.job).read_text())["footage"]["path"])
         paths = write_frame(Path(command.output), command.frame_number, size, ["alpha", "foreground"])
         send(protocol.Result({**paths, "frame_number": command.frame_number}), id)

@@ -387,6 +387,8 @@ def test_the_other_operators(
         "The clip lasts from scene frame 8 to 19; the other frames of 18 to 60 are left out.",
         "The plate is 134 x 90; it is scaled to the footage's 67 x 45.",
     ]
+    words, warnings = result["other shape"]
+    assert "a plate of the footage's shape" in words and not warnings  # that it is scaled
     scaled = "The plate is 64 x 48; it is scaled to the footage's 67 x 45."
     assert result["unread plates"] == ["auto", [scaled], "srgb", []]
     assert result["data"] == "Non-Color"

@@ -128,6 +128,12 @@ def main() -> None:
     bgm.plate_image.save()
     assert not error_of(ops.matte_frame)
     result["warnings"] += addon("runner").task.warnings
+    os.environ["FAKE_WORKER"] = "strict"
+    addon("runner").stop_engine()
+    result["other shape"] = [error_of(ops.matte_frame), addon("runner").task.warnings]
+    os.environ["FAKE_WORKER"] = ""
+    addon("runner").stop_engine()
+    assert not error_of(ops.matte_frame)
     bgm.plate_image = plate
     result["outcomes"].append(outcome(tree))
     unread = []  # by Blender: a movie, and images that no editor has shown
