@@ -162,8 +162,10 @@ def check_plate(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:
     """Have the plate doctor look at the group's plate; its findings go to the panel.
 
     Raises:
-        UserError: as `matte`.
+        UserError: as `matte`; or no plate is wanted.
     """
+    if tree.bgm.plate_source == "NONE":
+        raise UserError("There is no clean plate to check. Choose one, or make one from the clip.")
     request = settings.make_job(tree.bgm, scene, preferences.device())
     commands = _plate_commands(tree.bgm, request)
     commands.append(protocol.Diagnose(job=str(request.write())))

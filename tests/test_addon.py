@@ -181,6 +181,7 @@ SENTENCES = {
     "no plate": "There is no clean plate. Choose one",
     "plate not on disk": "The plate drawn has changes that are not on disk. Save the image first.",
     "a render as plate": "shows another picture with each render. Save it, and choose the file.",
+    "nothing to check": "There is no clean plate to check. Choose one, or make one from the clip.",
     "plate gone": "The plate's file is missing",
     "empty range": "Frames 1 to 50 show nothing of the clip, which lasts from scene frame 101 to 112.",
     "backwards": "The first frame, 105, comes after the last, 102. Swap them.",

@@ -40,7 +40,9 @@ def main() -> None:
     bpy.ops.render.render()
     bgm.plate_image = bpy.data.images["Render Result"]
     said["a render as plate"] = error_of(ops.matte_clip)
-    bgm.plate_image = bpy.data.images.load(args["plate"])
+    bgm.plate_source = "NONE"
+    said["nothing to check"] = error_of(ops.check_plate)
+    bgm.plate_source, bgm.plate_image = "IMAGE", bpy.data.images.load(args["plate"])
     bgm.plate_image.filepath = str(folder / "gone.png")
     said["plate gone"] = error_of(ops.matte_clip)
     bgm.plate_image.filepath = args["plate"]
