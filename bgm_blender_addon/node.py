@@ -323,7 +323,10 @@ def find_sequence(folder: Path) -> list[Path]:
 def delivery_words(tree: bpy.types.NodeTree) -> list[str]:
     """That deliveries are without what is done to the matte in the node; nothing where they are the same."""
     sockets = [(node.inputs.get(name), values[1]) for node in _group_nodes(tree) for name, values in _CONTROLS.items()]
-    is_finished = any(socket and (socket.is_linked or socket.default_value != default) for socket, default in sockets)
+    is_finished = any(
+        socket and (socket.is_linked or is_animated(socket) or socket.default_value != default)
+        for socket, default in sockets
+    )
     if not tree.bgm.deliver or not (is_finished or tree.bgm.garbage_mask or tree.bgm.core_mask):
         return []
     return [
@@ -335,6 +338,17 @@ def _group_nodes(tree: bpy.types.NodeTree) -> list[bpy.types.Node]:
     """The nodes that hold a group, in every tree of the file."""
     users = {*bpy.data.node_groups, *filter(None, map(find_compositor, bpy.data.scenes))}
     return [node for user in users for node in user.nodes if node.type == "GROUP" and node.node_tree == tree]
+
+
+def is_animated(part: bpy.types.Strip | bpy.types.NodeSocket) -> bool:
+    """Whether any property of a strip or a socket has keyframes or a driver."""
+    animation = part.id_data.animation_data
+    if animation is None:
+        return False
+    layers = animation.action.layers if animation.action is not None else ()
+    bags = (bag for layer in layers for each in layer.strips for bag in each.channelbags)
+    curves = [*animation.drivers, *(curve for bag in bags for curve in bag.fcurves)]
+    return any(curve.data_path.startswith(f"{part.path_from_id()}.") for curve in curves)
 
 
 def sync_all(*_: Any) -> None:

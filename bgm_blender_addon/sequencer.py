@@ -291,7 +291,7 @@ def _copy_look(strip: bpy.types.Strip, source: bpy.types.Strip) -> None:
 def uncopied_words(scene: bpy.types.Scene, source: bpy.types.Strip, strip: bpy.types.Strip) -> list[str]:
     """What its cut-out does not have of `source`: animation, modifiers, effect strips; nothing where it has no such."""
     parts, words = [], []
-    if _is_animated(scene, source) and not _is_animated(scene, strip):
+    if node.is_animated(source) and not node.is_animated(strip):
         parts.append("keyframes or drivers")
     if source.modifiers and not strip.modifiers:
         parts.append("modifiers")
@@ -314,17 +314,6 @@ def _effects_of(among: Any, strip: bpy.types.Strip) -> list[bpy.types.Strip]:
     """The effect strips that show a strip, through others too."""
     direct = [other for other in among if strip in (getattr(other, f"input_{i}", None) for i in (1, 2))]
     return [*direct, *(further for effect in direct for further in _effects_of(among, effect))]
-
-
-def _is_animated(scene: bpy.types.Scene, strip: bpy.types.Strip) -> bool:
-    """Whether any property of a strip has keyframes or a driver."""
-    animation = scene.animation_data
-    if animation is None:
-        return False
-    layers = animation.action.layers if animation.action is not None else ()
-    bags = (bag for layer in layers for part in layer.strips for bag in part.channelbags)
-    curves = [*animation.drivers, *(curve for bag in bags for curve in bag.fcurves)]
-    return any(curve.data_path.startswith(f"{strip.path_from_id()}.") for curve in curves)
 
 
 def set_frames(strip: bpy.types.Strip, first: int, end: int) -> None:

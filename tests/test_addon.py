@@ -403,7 +403,7 @@ def test_the_other_operators(
     assert result["delivered"] == f"Delivered into {folder}: preview at 24.0, webm at 24.0"
     words = "Deliveries have the engine's matte, without this node's Matte panel and masks: for those, render the node."
     assert result["rate"] == "30.0"
-    assert result["delivery words"] == [[], [words], [words]]
+    assert result["delivery words"] == [[], [words], [words], [words]]
     picture = read_image(result["no foreground"])
     colors = linear(foreground_of(1003, WIDTH, HEIGHT) // 2) * alpha[..., None]
     np.testing.assert_allclose(picture[..., :3], colors, atol=5e-5)

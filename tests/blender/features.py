@@ -178,7 +178,12 @@ def main() -> None:
     told.append(addon("runner").task.warnings)
     assert not error_of(ops.matte_clip)
     told.append(addon("runner").task.warnings[:1])
-    node.inputs["Dilate Size"].default_value, bgm.deliver = 0, set()
+    node.inputs["Dilate Size"].default_value = 0
+    node.inputs["Dilate Size"].keyframe_insert("default_value", frame=100)  # whatever it is now
+    assert not error_of(ops.deliver)
+    told.append(addon("runner").task.warnings)
+    node.inputs["Dilate Size"].keyframe_delete("default_value", frame=100)
+    bgm.deliver = set()
     result["delivery words"] = told
 
     # The rate of images is that of the scene which the editor shows: from 5.0 on another than the window's, it may be
