@@ -71,9 +71,10 @@ def other_clip(tree: bpy.types.NodeTree, other: bpy.types.MovieClip) -> None:
     """A job's results are not shown with another clip, which an undo may bring back while it runs."""
     clip, said = tree.bgm.clip, {}
     for name, operator in {"matte": ops.matte_clip, "plate": ops.make_plate, "check": ops.check_plate}.items():
+        tree.bgm.plate_source = "FROM_CLIP" if name == "check" else "NONE"
         with meanwhile():
             operator()
-            tree.bgm.clip = other
+            tree.bgm.plate_source, tree.bgm.clip = "NONE", other
         said[name] = [tree.bgm.status, tree.bgm.plate_source, len(tree.bgm.findings)]
         tree.bgm.clip = clip
         said[name].append(shown(tree))
