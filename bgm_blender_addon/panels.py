@@ -99,7 +99,7 @@ def draw_outcome(layout: bpy.types.UILayout, context: bpy.types.Context, tree: b
     if task.message == tree.bgm.status:
         for warning in task.warnings[:3]:
             draw_text(layout, warning, "INFO", width)
-    preview = bpy.data.images.get(tasks.PREVIEW_IMAGE)
+    preview = tasks.preview_image()
     if preview is not None and task is tasks.previewed:
         layout.template_icon(preview.preview_ensure().icon_id, scale=9.0)
 

@@ -274,7 +274,7 @@ def show_preview(alpha_path: Path, foreground_path: Path, space: str, path: Path
     drawn.save()
     bpy.data.images.remove(drawn)
 
-    shown = bpy.data.images.get(PREVIEW_IMAGE) or bpy.data.images.load(str(path))
+    shown = preview_image() or bpy.data.images.load(str(path))
     shown.name = PREVIEW_IMAGE
     if shown.packed_file:  # which Blender would go on showing
         shown.unpack(method="REMOVE")
@@ -293,6 +293,11 @@ def show_preview(alpha_path: Path, foreground_path: Path, space: str, path: Path
     if free:
         min(free, key=lambda space: space.image != shown).image = shown
     return shown
+
+
+def preview_image() -> bpy.types.Image | None:
+    """This file's preview, where it has one; not one that is linked."""
+    return bpy.data.images.get((PREVIEW_IMAGE, None))
 
 
 def _draw_thumbnail(image: bpy.types.Image, rgba: Any) -> None:

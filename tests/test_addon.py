@@ -497,6 +497,7 @@ def test_nothing_is_taken_for_another(
     assert result["linked strip"] and result["of one name"] and not result["local"]
     assert result["beside a linked one"] == "//matting/Matting_shot_v2/"
     assert result["made local"] == ["", str(tmp_path / "work" / "matting" / "Matting_shot_v2")]
+    assert result["linked preview"] == ["", [8, 8]]
     assert result["renamed output"] == ["", "", ""]
     assert result["renamed control"] == [["Background", "Matte", "Crush", "White Level", "Dilate Size"], 0]
     unsaved, *errors, saved = result["first save"]

@@ -275,6 +275,16 @@ def made_local(name: str) -> None:
     result["made local"] = [error_of(ops.matte_clip), str(addon("node").result_folder(group))]
 
 
+def linked_preview() -> None:
+    """A preview of another file, linked into this one, cannot be drawn anew."""
+    image = bpy.data.images.new("Matting Preview", 8, 8)
+    bpy.data.libraries.write(str(folder / "preview.blend"), {image})
+    bpy.data.images.remove(image)
+    with bpy.data.libraries.load(str(folder / "preview.blend"), link=True) as (source, target):
+        target.images = source.images
+    result["linked preview"] = [error_of(ops.matte_frame), list(target.images[0].size)]
+
+
 def renamed_control() -> None:
     """The panel's inputs are the artist's to rename and delete."""
     tree = matting_node(bpy.context.scene).node_tree
@@ -384,6 +394,7 @@ def main() -> None:
     another_file(name)
     linked(name)
     made_local(name)
+    linked_preview()
     first_save()
     copied_project()
     still()
