@@ -32,8 +32,8 @@ CLIPS = 6  # clips that one group of windows is cut from
 STEPS = 10  # steps after which the next group is cut
 KEPT = 32  # groups that are learnt from
 LOOK = math.isqrt(COARSE_PIXELS)  # pixels of a side: the engine shows the coarse network no more
-_HOPELESS = 0.03  # mean broad error at which a window's chance is a quarter: that cannot be refined away
-LEAST, MOST = 0.003, 0.15  # mean error that a window must lack in detail at least, and be wrong broadly at most
+_HOPELESS = 0.03  # mean error at which a window's chance is a quarter: most of that error cannot be refined away
+LEAST, MOST = 0.003, 0.15  # mean error that a window must lack in detail at least, and be wrong at most
 _BESIDE = 0.03  # error that a fine difference beside the subject counts for: it is refined, be it a hair or not
 _FINE = 13  # pixels: an error that is uniform over this distance cannot be refined away
 
@@ -82,11 +82,11 @@ def _cut_clip(
     true, fgr = true.flatten(0, 1), fgr.flatten(0, 1)
     error = before[:, :1] - true
     fine = (error - F.avg_pool2d(error, _FINE, 1, _FINE // 2, count_include_pad=False)).abs()
-    images = fine + _BESIDE * beside, error.abs() - fine
+    images = fine + _BESIDE * beside, error.abs()
     for t in range(src.shape[0]):
         top, left = (2 * int(n) for n in rng.integers(0, SIDE // 4, 2))
-        lacking, broad = (F.avg_pool2d(x[t, :, top:, left:], SIDE).flatten() for x in images)
-        worth = lacking / (_HOPELESS + broad.relu()) ** 2 * (lacking > LEAST) * (broad < MOST)
+        lacking, wrong = (F.avg_pool2d(x[t, :, top:, left:], SIDE).flatten() for x in images)
+        worth = lacking / (_HOPELESS + wrong) ** 2 * (lacking > LEAST) * (wrong < MOST)
         chances = worth.double().cpu().numpy()
         count = min(int(np.ceil(SHARE * chances.size)), int((chances > 0).sum()))
         columns = (width - left) // SIDE
