@@ -152,8 +152,10 @@ def in_words(numbers: Sequence[int]) -> str:
 
 def older_words(numbers: Sequence[int]) -> str:
     """The warning of `Finished.older`."""
-    which = f"Frame {numbers[0]} was" if len(numbers) == 1 else f"Frames {in_words(numbers)} were"
-    return f"{which} made with older settings or footage: run the job for all frames, or delete them."
+    which, what = f"Frames {in_words(numbers)} were", "them"
+    if len(numbers) == 1:
+        which, what = f"Frame {numbers[0]} was", "it"
+    return f"{which} made with older settings or footage: run the job for all frames, or delete {what}."
 
 
 def check_inputs(folder: Path, kinds: Sequence[str], places: Iterable[tuple[str, str]]) -> None:

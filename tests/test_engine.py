@@ -284,6 +284,7 @@ def test_frames_of_older_settings_are_told(job, tmp_path):
         "Frames 1, 4-5 were made with older settings or footage: run the job for all frames, or delete them."
     ]
     assert delivery.read_finished(folder).older == [1, 4, 5]
+    assert delivery.older_words([4]).startswith("Frame 4 was") and delivery.older_words([4]).endswith("or delete it.")
     engine.run_job(other, on_warning=warnings.append)
     assert len(warnings) == 1 and delivery.read_finished(folder).older == []
     engine.run_job(job, on_progress=seen.append, on_warning=warnings.append, cancelled=lambda: len(seen) > 2)

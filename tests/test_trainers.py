@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from collections import Counter
@@ -105,6 +106,12 @@ def test_a_wrong_pool_ends_the_script_with_one_sentence(tmp_path: Path) -> None:
     assert run.returncode == 1
     said = [line for line in run.stderr.splitlines() if "warn" not in line.lower()]
     assert len(said) == 1 and said[0].startswith("error: Expected subjects"), run.stderr
+
+
+@pytest.mark.parametrize("crop", [(64, 48), (0, 48)])
+def test_crops_that_are_none_are_refused(crop: tuple[int, int]) -> None:
+    with pytest.raises(JobError, match=rf"got {crop[0]} {crop[1]}\. Correct it"):
+        paper.train(argparse.Namespace(crop=crop), torch.nn.Module(), lambda net, batch: {})
 
 
 def test_random_crop_keeps_the_images_together() -> None:

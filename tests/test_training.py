@@ -419,7 +419,7 @@ def test_flags_win_over_the_config_which_wins_over_defaults(tmp_path: Path) -> N
     assert (options.steps, options.precision, options.checkpoint_path) == (9, "bf16", Path("c"))
 
 
-@pytest.mark.parametrize("flags", [["--save_every", "0"], ["--batch_size", "-1"]])
+@pytest.mark.parametrize("flags", [["--save_every", "0"], ["--batch_size", "-1"], ["--epochs", "0"]])
 def test_none_of_something_is_refused_in_words(flags: list[str]) -> None:
     parser = _parser()
     parser.add_argument("--batch_size", type=int)

@@ -14,7 +14,7 @@ from core.errors import JobError
 from core.training.loop import LoopOptions
 
 # Flags of 1 or more, where a trainer has them
-COUNTS = ("batch_size", "size", "valid_samples", "valid_clips", "save_every", "valid_every", "log_every")
+COUNTS = ("epochs", "batch_size", "size", "valid_samples", "valid_clips", "save_every", "valid_every", "log_every")
 
 
 def add_loop_arguments(parser: argparse.ArgumentParser) -> None:

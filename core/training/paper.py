@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from core.checkpoints import save_model
 from core.data import ImagePairDataset
+from core.errors import JobError
 from core.models import MattingBase
 from core.models.matting_base import BACKBONES
 from core.training.loop import Batch, Process, Step, Trainer, Validation, join_processes, sample_order, write_state
@@ -63,7 +64,16 @@ def train(args: argparse.Namespace, model: MattingBase, compute_losses: Step) ->
     Args:
         args: the flags of `add_paper_arguments`, with a learning rate for each of the model's parts.
         compute_losses: the losses of a batch, after `random_crop`.
+
+    Raises:
+        JobError: sides of crops that are below 4 pixels, or the smallest above the largest.
     """
+    if not 4 <= args.crop[0] <= args.crop[1]:
+        raise JobError(
+            "the smallest and the largest side of --crop, from 4 pixels on",
+            " ".join(map(str, args.crop)),
+            "Correct it, as in --crop 256 512",
+        )
     process = join_processes()
     dataset = ImagePairDataset(
         args.train_rgb_path, args.train_alp_path, args.train_bck_path, size=args.size, seed=args.seed, augment=True
