@@ -36,7 +36,7 @@ from . import color, frame_io, plate_files
 from .color import Floats, Pixels
 from .errors import FootageError, JobError, OutputError
 from .files import real_places, write_whole
-from .footage import IMAGE_EXTENSIONS, MAX_FRAMES, file_identity
+from .footage import MAX_FRAMES, file_identity, is_movie
 from .job import DELIVERIES, Job, PlateSource, check_fps, read_job
 from .plate.alignment import lay_plate
 
@@ -290,8 +290,7 @@ def deliver_folder(
 def _files_of(job: Job) -> Iterator[Path]:
     """What a job reads, as far as it is still there."""
     for source in (job.footage, job.plate, job.masks.garbage, job.masks.core):
-        is_image = Path(source.path).suffix.lower() in IMAGE_EXTENSIONS
-        if not is_image and os.path.isfile(source.path):  # a movie, which need not be opened to be known
+        if is_movie(Path(source.path)):  # which need not be opened to be known
             yield Path(source.path)
         elif source.path:
             with suppress(FootageError):

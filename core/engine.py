@@ -36,7 +36,7 @@ from .checkpoints import load_model, locate_model
 from .claims import Claims
 from .errors import JobError, OutputError
 from .files import real_places
-from .footage import IMAGE_EXTENSIONS, Footage, Frame, file_identity
+from .footage import IMAGE_EXTENSIONS, Footage, Frame, file_identity, is_movie
 from .job import Job, Source
 from .job_plate import FootageReader, JobPlate, LaidPlate, StoppedError, read_plate_early
 from .masks import MaskReader
@@ -575,7 +575,7 @@ def _segments(numbers: list[int], devices: int) -> Iterator[list[int]]:
 
 def _open_footage(source: Source) -> Footage:
     path = Path(source.path)
-    if path.suffix.lower() not in IMAGE_EXTENSIONS and os.path.isfile(path):
+    if is_movie(path):
         return _open_movie(path, source.color_space, file_identity(path))
     return frame_io.open_footage(path, source.color_space)
 

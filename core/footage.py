@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,11 @@ class Footage(Protocol):
     def identity(self, number: int) -> str:
         """Changes when the frame's file changes."""
         ...
+
+
+def is_movie(path: Path) -> bool:
+    """Whether a path is a movie's: that of a file whose name does not end as an image's does."""
+    return path.suffix.lower() not in IMAGE_EXTENSIONS and os.path.isfile(path)
 
 
 def file_identity(path: Path) -> str:

@@ -246,12 +246,8 @@ def is_blank(src: Image, bgr: Image) -> bool:
 
     It takes a millisecond.
     """
-    small = _thinned(src)
-    blank = _within(small, 0, BLACK) | _within(small, 1 - BLACK, 1)
-    if blank.mean() <= ALL:
-        return False
-    plate = _thinned(bgr)
-    return bool((blank & ~_within(plate, 0, LIT) & ~_within(plate, 1 - LIT, 1)).mean() >= BARS)
+    blank = _blank(_thinned(src))
+    return bool(blank.mean() > ALL and (blank & _lit(_thinned(bgr))).mean() >= BARS)
 
 
 def _bars(src: Image, bgr: Image, known: Mask | None) -> Mask:
@@ -261,6 +257,16 @@ def _bars(src: Image, bgr: Image, known: Mask | None) -> Mask:
         lit &= _thinned(known)
     bars = (black.mean(axis=1, keepdims=True) > ALL) | (black.mean(axis=0, keepdims=True) > ALL)
     return np.asarray(bars & lit)
+
+
+def _blank(image: Image) -> Mask:
+    """Where it is black or white."""
+    return _within(image, 0, BLACK) | _within(image, 1 - BLACK, 1)
+
+
+def _lit(image: Image) -> Mask:
+    """Where it is neither, nor nearly."""
+    return ~_within(image, 0, LIT) & ~_within(image, 1 - LIT, 1)
 
 
 def _within(image: Image, least: float, most: float) -> Mask:
@@ -350,12 +356,8 @@ def likeness(src: Image, bgr: Image, background: Mask) -> float:
 
 def _shows_nothing(src: Image, bgr: Image, background: Mask) -> bool:
     """Whether a plate is black or white all over and most of the background is not."""
-    where, plate, frame = _thinned(background), _thinned(bgr), _thinned(src)
-    blank = _within(plate, 0, BLACK) | _within(plate, 1 - BLACK, 1)
-    if not where.any() or blank[where].mean() <= ALL:
-        return False
-    lit = ~_within(frame, 0, LIT) & ~_within(frame, 1 - LIT, 1)
-    return bool(lit[where].mean() > 0.5)
+    where = _thinned(background)
+    return bool(where.any() and _blank(_thinned(bgr))[where].mean() > ALL and _lit(_thinned(src))[where].mean() > 0.5)
 
 
 def _of_wrong_place(looks: list[_Look]) -> Finding:
