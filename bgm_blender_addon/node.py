@@ -34,6 +34,7 @@ FILL_CORE = "Fill Core"
 CORE_COLOR = "Clip in Core"
 PREMULTIPLY = "Premultiply"
 OVER = "Over Background"
+BEYOND = "Clip beyond Foreground"
 INPUT = "Group Input"
 OUTPUT = "Group Output"
 CONTROLS = "Matte Controls"
@@ -380,11 +381,27 @@ def follow_files() -> None:
 
 
 def renew_all(*_: Any) -> None:
-    """After loading: groups of older versions get what this one adds."""
+    """After loading: groups of older versions get what this one adds, those of a newer Blender what this one lost."""
     _watch_clips()  # until the next file is loaded
     for tree in settings.matting_trees():
         if settings.is_own(tree) and _NODES <= set(tree.nodes.keys()):
             _add_controls(tree)
+            if bpy.app.version < (5, 0) <= bpy.data.version:
+                _relink_colors(tree)
+
+
+def _relink_colors(tree: bpy.types.NodeTree) -> None:
+    """Link the colours of Alpha Over nodes again, whose sockets 5.0 renamed: before it, Blender does not know them."""
+    nodes = tree.nodes
+    for over, under, above in (
+        (BEYOND, FOREGROUND_SOURCE, CLIP),
+        (CORE_COLOR, BEYOND, CLIP),
+        (OVER, INPUT, PREMULTIPLY),
+    ):
+        if {over, under, above} <= set(nodes.keys()):
+            for name, socket in zip((under, above), _colors(nodes[over]), strict=True):
+                if not socket.is_linked:
+                    tree.links.new(nodes[name].outputs[0], socket)
 
 
 def _build(tree: bpy.types.NodeTree) -> None:
@@ -475,7 +492,7 @@ def _add_controls(tree: bpy.types.NodeTree) -> None:
     known = math("MAXIMUM", "Known", 200.0, 760.0, colors, alpha)
     share = math("MULTIPLY", "A Share of Alpha", 400.0, 760.0, number.outputs[0], 1e-6)
     unknown = math("LESS_THAN", "Unknown", 600.0, 760.0, known, share)
-    over = add("CompositorNodeAlphaOver", "Clip beyond Foreground", 800.0, 760.0)
+    over = add("CompositorNodeAlphaOver", BEYOND, 800.0, 760.0)
     links.new(colors, _colors(over)[0])
     links.new(nodes[CLIP].outputs["Image"], _colors(over)[1])
     links.new(unknown, _factor(over))

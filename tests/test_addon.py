@@ -578,10 +578,13 @@ def test_a_studios_colour_configuration(
     np.testing.assert_allclose(result["pixels"], np.dstack([foreground, alpha])[-1, :2].reshape(-1), atol=1 / 255)
 
 
-def test_a_file_of_4_5_opens_in_5_2(archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("saved, opened", [("4.5", "5.2"), ("5.2", "4.5")])
+def test_a_file_of_another_blender_opens(
+    saved: str, opened: str, archive: Path, fake_engine: Path, sequence: Path, tmp_path: Path
+) -> None:
     setup = {"zip": archive, "footage": sequence, "frame_start": 10, "frame_offset": 2, "frames": [8, 9, 19, 10]}
-    old = run_blender("4.5", "node.py", fake_engine, tmp_path, **setup)
-    new = run_blender("5.2", "open_old.py", fake_engine, tmp_path, zip=archive, blend=old["blend"])
+    old = run_blender(saved, "node.py", fake_engine, tmp_path, **setup)
+    new = run_blender(opened, "open_other.py", fake_engine, tmp_path, zip=archive, blend=old["blend"])
     assert new["settings"] == {
         "is_matting": True,
         "plate_source": "NONE",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Open a file of an older Blender: its node's settings, and its render."""
+"""Open a file of another Blender: its node's settings, and its render."""
 
 import sys
 from pathlib import Path
@@ -26,7 +26,7 @@ def main() -> None:
         "detail",
     )
     settings = {name: getattr(bgm, name) for name in names}
-    finish(settings={**settings, "clip": bgm.clip.name}, image=render(scene, 10, Path(args["folder"]) / "old.exr"))
+    finish(settings={**settings, "clip": bgm.clip.name}, image=render(scene, 10, Path(args["folder"]) / "opened.exr"))
 
 
 main()
