@@ -321,7 +321,7 @@ def _picture_to_rgb(picture: Any) -> Pixels:
         pixels = picture.to_ndarray(format="rgb48le", interpolation="POINT")  # of chroma: repeated
     else:
         in_planes = len(picture.planes) >= 3 or picture.format.name in _PLANAR
-        subsampled = in_planes and components[1].width < picture.width
+        subsampled = in_planes and (components[1].width, components[1].height) != (picture.width, picture.height)
         # Planar: swscale's vector code, three times as fast as its plain one for rgb24, with the same result
         pixels = (
             _merged(_full_chroma(picture).reformat(format="gbrp")) if subsampled else picture.to_ndarray(format="rgb24")

@@ -116,7 +116,14 @@ def test_codecs_and_depths(tmp_path, name, codec, pix_fmt, dtype, tolerance, opt
 
 @pytest.mark.parametrize(
     ("pix_fmt", "rows", "columns"),
-    [("yuv420p", 2, 2), ("yuv422p", 1, 2), ("yuv411p", 1, 4), ("yuv420p10le", 2, 2), ("yuv422p12le", 1, 2)],
+    [
+        ("yuv420p", 2, 2),
+        ("yuv422p", 1, 2),
+        ("yuv411p", 1, 4),
+        ("yuv440p", 2, 1),
+        ("yuv420p10le", 2, 2),
+        ("yuv422p12le", 1, 2),
+    ],
 )
 def test_chroma_is_repeated_not_blended(tmp_path, pix_fmt, rows, columns):
     """Even brightness, noisy chroma: one colour for all pixels that share a chroma sample, as Blender shows it."""
