@@ -37,6 +37,8 @@ MAX_SPAN = 8  # channels that are decoded at once to get at R, G and B among the
 _WIDE = {"int", "uint", "int64", "uint64"}  # OpenImageIO's names for more than 16 bits
 _LOG = {"KodakLog", "Printing density"}  # what OpenImageIO and DPX call film's encodings
 _REC709 = 0.64, 0.33, 0.3, 0.6, 0.15, 0.06, 0.3127, 0.329  # x and y of red, green, blue and white
+# X, Y and Z of red, green and blue, as ICC profiles have them (of a white that is D50)
+_REC709_XYZ = 0.4361, 0.2225, 0.0139, 0.3851, 0.7169, 0.0971, 0.1431, 0.0606, 0.7139
 
 oiio.attribute("openexr:core", 1)  # OpenEXR's newer reader: a quarter less time where each row is deflated by itself
 
@@ -267,9 +269,20 @@ def _color_tag(spec: Any) -> str:
     if not _LOG.isdisjoint(spec.get_string_attribute(name) for name in ("oiio:ColorSpace", "dpx:Transfer")):
         return "logarithmic, but read as sRGB"
     primaries = spec.getattribute("chromaticities", oiio.TypeDesc("float[8]")) or _REC709
-    if np.abs(np.subtract(primaries, _REC709)).max() > 0.01:
+    differs = np.abs(np.subtract(primaries, _REC709)).max() > 0.01
+    codes = spec.getattribute("CICP", oiio.TypeDesc("int[4]")) or (1,)  # of ITU-T H.273; 2: unspecified
+    profile = spec.getattribute("ICCProfile")
+    if differs or codes[0] not in (1, 2) or (profile is not None and _is_of_others(profile.tobytes())):
         return "with other primaries than Rec.709's, but read as if it had these"
     return ""
+
+
+def _is_of_others(profile: bytes) -> bool:
+    """Whether an ICC profile has other primaries than Rec.709's; those without any, as a printer's, have not."""
+    tags = range(132, min(132 + 12 * int.from_bytes(profile[128:132]), len(profile)), 12)
+    places = {profile[at : at + 4]: int.from_bytes(profile[at + 4 : at + 8]) for at in tags}
+    values = b"".join(profile[places[name] + 8 :][:12] for name in (b"rXYZ", b"gXYZ", b"bXYZ") if name in places)
+    return len(values) == 36 and np.abs(np.frombuffer(values, ">i4") / 65536 - _REC709_XYZ).max() > 0.01
 
 
 def _is_unicode(path: Path) -> bool:

@@ -220,7 +220,7 @@ def write_still(
     if channels:
         spec.channelnames = channels
     for name, value in tags.items():
-        spec.attribute(name.replace("__", ":"), value)
+        spec.attribute(name.replace("__", ":"), *(value if isinstance(value, tuple) else (value,)))
     output = oiio.ImageOutput.create(str(path))
     assert output.open(str(path), spec), output.geterror()
     assert output.write_image(pixels) and output.close(), output.geterror()
@@ -303,6 +303,34 @@ def test_exr_of_other_primaries_without_a_named_space_is_warned_of(tmp_path):
         warnings = frame_io.open_footage(tmp_path / name).warnings
         assert any("tagged with other primaries" in words for words in warnings) == (name == "aces.exr")
         assert not frame_io.open_footage(tmp_path / name, "linear").warnings
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.webp"])
+@pytest.mark.parametrize(
+    ("profile", "warned"),
+    [
+        ((0.5151, 0.2412, -0.0011, 0.292, 0.6922, 0.0419, 0.1571, 0.0666, 0.7841), True),  # Display P3
+        (frame_io._REC709_XYZ, False),
+        (None, False),  # has none, as a printer's
+    ],
+)
+def test_still_with_a_profile_of_other_primaries_is_warned_of(tmp_path, name, profile, warned):
+    colors = zip((b"rXYZ", b"gXYZ", b"bXYZ"), np.reshape(profile or [], (-1, 3)), strict=False)
+    tags = [(tag, struct.pack(">4s4x3i", b"XYZ ", *(round(65536 * v) for v in xyz))) for tag, xyz in colors]
+    table = b"".join(struct.pack(">4sII", tag, 168 + 20 * i, 20) for i, (tag, _) in enumerate(tags)).ljust(36, b"\0")
+    data = b"".join(xyz for _, xyz in tags).ljust(60, b"\0")
+    head = struct.pack(">I4sI4s4s4s12x4s88xI", 228, b"lcms", 4 << 24, b"mntr", b"RGB ", b"XYZ ", b"acsp", len(tags))
+    tag = oiio.TypeDesc("uint8[228]"), np.frombuffer(head + table + data, np.uint8)
+    path = write_still(tmp_path / name, np.zeros((4, 6, 3), np.uint8), "uint8", ICCProfile=tag)
+    assert any("tagged with other primaries" in words for words in frame_io.open_footage(path).warnings) == warned
+    assert not frame_io.open_footage(path, "srgb").warnings
+
+
+@pytest.mark.parametrize(("codes", "warned"), [((9, 16, 0, 1), True), ((1, 13, 0, 1), False)])
+def test_png_tagged_with_other_primaries_is_warned_of(tmp_path, codes, warned):
+    tag = oiio.TypeDesc("int[4]"), codes
+    path = write_still(tmp_path / "a.png", np.zeros((4, 6, 3), np.uint16), "uint16", CICP=tag)
+    assert any("tagged with other primaries" in words for words in frame_io.open_footage(path).warnings) == warned
 
 
 def test_jpeg(tmp_path):
