@@ -39,6 +39,10 @@ _OUTPUTS = {
     "MattingRefine": ("pha", "fgr", "pha_sm", "fgr_sm", "err_sm", "ref_sm"),
     "RecurrentMatting": ("pha", "fgr", "err", "r1o", "r2o", "r3o", "r4o"),
 }
+_OPTIONS = {
+    "MattingRefine": ("backbone_scale", "refine_mode", "refine_sample_pixels", "refine_threshold"),
+    "RecurrentMatting": ("downsample_ratio",),
+}
 
 
 class RecurrentStep(nn.Module):
@@ -78,7 +82,7 @@ def main(args: argparse.Namespace) -> None:
 
     Raises:
         CheckpointError: the model does not load.
-        JobError: an output of neither kind, or a size that the model does not take.
+        JobError: an output of neither kind, or a size or an option that the model does not take.
     """
     if args.output.suffix not in (".onnx", ".pt"):
         raise JobError("an output NAME.onnx or NAME.pt", str(args.output), "Name it so")
@@ -86,7 +90,11 @@ def main(args: argparse.Namespace) -> None:
         if (share := getattr(args, name)) is not None and not 0 < share <= most:
             raise JobError(f"--{name} above 0, at most {most:g}", f"{share:g}", "Leave it out to have one that suits")
     model = fused(load_model(args.model))
-    outputs = _OUTPUTS[type(model).__name__]
+    kind = type(model).__name__
+    theirs = (name for other, names in _OPTIONS.items() if other != kind for name in names)
+    if given := ", ".join(f"--{name}" for name in theirs if getattr(args, name) is not None):
+        raise JobError("options that the network has", f"{kind}, which has no {given}", "Leave them out")
+    outputs = _OUTPUTS[kind]
     width, height = args.size
     refines = isinstance(model, MattingRefine | RecurrentMatting)
     if width < 1 or height < 1 or (refines and (width % PATCH or height % PATCH)):

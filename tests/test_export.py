@@ -111,3 +111,8 @@ def test_what_cannot_be_exported_is_said(models, tmp_path):
     for name, value, most in (("backbone_scale", "0.7", "0.5"), ("downsample_ratio", "-1", "1")):
         with pytest.raises(JobError, match=f"--{name} above 0, at most {most}; got {value}"):
             export.main(export.parse_args([model, output, "--size", "80", "64", f"--{name}", value]))
+    for name, flag in (("MattingBase", "--refine_mode=full"), ("MattingRefine", "--downsample_ratio=0.5")):
+        with pytest.raises(JobError, match=rf"{name}, which has no {flag.partition('=')[0]}"):
+            export.main(export.parse_args([str(models / f"{name}.safetensors"), output, "--size", "80", "64", flag]))
+    with pytest.raises(JobError, match="RecurrentMatting, which has no --backbone_scale, --refine_threshold"):
+        export.main(export.parse_args(["default", output, "--backbone_scale", "0.2", "--refine_threshold", "0.1"]))
