@@ -36,7 +36,7 @@ from .job_plate import JobPlate
 from .masks import MaskReader
 from .matting import Matte
 
-VERSION = 26  # raise when the same job gives other pixels: finished frames are then redone
+VERSION = 27  # raise when the same job gives other pixels: finished frames are then redone
 PREROLL = 12  # frames run before a segment to settle the plate, and the memory where none is stored
 RIM = 8  # pixels around the subject where the foreground goes on: who scales it down looks beyond the edge
 REPORT = -1  # what is claimed to write the report: no frame's number

@@ -24,6 +24,7 @@ from core.models.mobilenetv3 import MobileNetV3Encoder
 from core.models.recurrent import Look, PlateFeatures, RecurrentMatting
 from core.models.refiner import SolvingRefiner, fuse_foreground, least_alpha, solve_alpha
 from core.models.review import REGRESSION, SeeThrough, broadly_see_through, clear_foreground, plate_moments, relate
+from core.models.scales import halved
 from scripts.convert_rvm import find_onnx, load_onnx_weights
 
 COARSE = ["753", "754"]  # the published graph's names for its foreground residual and alpha before the guided filter
@@ -174,7 +175,7 @@ def test_a_gate_leads_from_the_coarse_to_the_solved_alpha() -> None:
     src = true * fgr + (1 - true) * bgr
     refiner = SolvingRefiner(0.02, 16 + 3).eval()
     refiner.predict.bias.data[:4] = 9.0  # tanh of it is 1
-    hid = torch.cat([torch.zeros(1, 16, 32, 48), fgr.expand(-1, -1, 32, 48)], dim=1)
+    hid = torch.cat([torch.ones(1, 3, 32, 48), torch.zeros(1, 16, 32, 48), fgr.expand(-1, -1, 32, 48)], dim=1)
     guides = [torch.full((1, 1, 32, 48), 0.3), torch.zeros(1, 3, 32, 48), torch.ones(1, 1, 32, 48), hid]
     with torch.inference_mode():
         pha, _, ref = refiner(src, bgr.expand_as(src), *guides)
@@ -182,6 +183,32 @@ def test_a_gate_leads_from_the_coarse_to_the_solved_alpha() -> None:
         refiner.correct.bias.data[:] = 0.4  # a foreground that is corrected into a wrong one
         assert (refiner(src, bgr.expand_as(src), *guides)[0] - true).abs().mean() > 0.05
     assert ref.all()
+
+
+@pytest.mark.parametrize("traceable", [False, True])
+def test_alpha_is_solved_with_the_plate_in_the_subjects_shadow(traceable: bool) -> None:
+    """The shadow is measured beside the subject, and its hair shows the plate as dark as that."""
+    generator = torch.Generator().manual_seed(0)
+    color = torch.tensor([0.9, 0.7, 0.1]).view(1, 3, 1, 1)
+    plate = 0.4 + 0.4 * torch.rand(1, 3, 64, 96, generator=generator)
+    light = torch.tensor([0.5, 0.6, 0.8]).view(1, 3, 1, 1)
+    true = torch.rand(1, 1, 64, 96, generator=generator)
+    true[..., :40], true[..., 64:] = 1, 0
+    coarse, nothing = halved(true), torch.zeros(1, 1, 32, 48)
+    src = torch.lerp(light * plate, color.expand_as(plate), true)
+    src_sm, bgr_sm = halved(src), halved(plate)
+    guides = PlateFeatures(plate[:, None], bgr_sm[:, None], (), ()), src_sm, torch.cat([color - src_sm, coarse], dim=1)
+    hid = torch.zeros(1, 16, 32, 48)
+    look = Look(src, *guides, nothing + 1, hid, None, None, (), (1, 3, 64, 96), 0.5)  # type: ignore[arg-type]
+    refiner = SolvingRefiner(0.02, 16 + 3).eval()
+    refiner.predict.bias.data[:4] = 9.0  # tanh of it is 1: alpha is the solved one
+    refiner.traceable = traceable
+    with torch.inference_mode():
+        pha, _, _ = refiner(src, plate, *look.guides(traceable))
+        torch.testing.assert_close(pha, true, atol=0.05, rtol=0)
+        pha, residual, err, light, *features = look.guides(traceable)
+        unlit = refiner(src, plate, pha, residual, err, torch.ones_like(light), *features)[0]
+    assert (unlit - true)[..., 40:].abs().mean() > 0.1
 
 
 def test_alpha_is_solved_by_the_colour_of_what_is_covered_nearby() -> None:
@@ -261,7 +288,7 @@ def test_a_lifted_alpha_shows_what_no_foreground_nearby_explains() -> None:
     hair[..., 30:32, :] = 0.5
     refiner = SolvingRefiner(0.02, 16 + 3).eval()
     refiner.predict.bias.data[20:] = 9.0  # tanh of it is 1
-    hid = torch.cat([torch.zeros(1, 16, 32, 48), dark], dim=1)
+    hid = torch.cat([torch.ones(1, 3, 32, 48), torch.zeros(1, 16, 32, 48), dark], dim=1)
     guides = [torch.zeros(1, 1, 32, 48), torch.zeros(1, 3, 32, 48), torch.ones(1, 1, 32, 48), hid]
     with torch.inference_mode():
         pha, _, _ = refiner(torch.lerp(bgr, torch.ones_like(bgr), hair), bgr, *guides)
@@ -280,7 +307,7 @@ def test_from_afar_alpha_is_refined_in_steps_of_two(factor: int, steps: int) -> 
     refiner.register_forward_pre_hook(lambda _, inputs: heights.append(inputs[0].shape[2]))
     coarse = torch.full_like(color[:, :1], 0.3), torch.zeros_like(color), torch.ones_like(color[:, :1])
     with torch.inference_mode():
-        features = torch.zeros(1, 16, *color.shape[2:]), color
+        features = torch.ones_like(color), torch.zeros(1, 16, *color.shape[2:]), color
         pha, _, ref = refiner(torch.lerp(plate, torch.full_like(plate, 0.9), true), plate, *coarse, *features)
     sharp = torch.arange(width) != 99  # there the colour, too, is that of half the size
     torch.testing.assert_close(pha[..., sharp], true[..., sharp], atol=5e-3, rtol=0)

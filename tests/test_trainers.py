@@ -476,7 +476,7 @@ def test_a_widened_refiner_starts_as_the_narrow_one() -> None:
     channels = shipped.refiner.correct.in_channels
     wide = train_recurrent.build_model("default", channels + 8)
     assert wide.arguments["refine_channels"] == wide.refiner.correct.in_channels == channels + 8
-    src, bgr, guides, before = (torch.rand(2, c, s, s) for c, s in ((3, 48), (3, 48), (23, 24), (4, 32)))
+    src, bgr, guides, before = (torch.rand(2, c, s, s) for c, s in ((3, 48), (3, 48), (26, 24), (4, 32)))
     with torch.no_grad():
         pred, narrow = (x.refiner.eval().refine_windows(src, bgr, guides, before) for x in (wide, shipped))
     torch.testing.assert_close(pred, narrow)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from core.errors import ShapeError
 from core.models.clamping import clamp_unit
 from core.models.detail import missed_detail
-from core.models.foreground import extend_foreground
+from core.models.foreground import extend_foreground, extend_light
 from core.models.mobilenetv3 import MobileNetV3Encoder
 from core.models.refiner import PATCH, SolvingRefiner
 from core.models.review import REGRESSION, SHADING, Review, broadly_see_through, clear_foreground, plate_moments, relate
@@ -67,7 +67,7 @@ class Look(NamedTuple):
     downsample_ratio: float
 
     def guides(self, traceable: bool = False) -> tuple[Tensor, ...]:
-        """Alpha, foreground residual, expected error, features and the foreground, as `SolvingRefiner` takes them.
+        """Alpha, foreground residual, expected error, light, features and foreground, as `SolvingRefiner` takes them.
 
         The foreground is extended, because where the subject covers little, the network's own foreground contains the
         plate's colour, and alpha cannot be solved with that.
@@ -81,8 +81,10 @@ class Look(NamedTuple):
         pha = pha.clamp(0, 1)
         assert self.plate is not None
         bgr_sm = _repeat(self.plate.bgr_sm, pha.shape[0] // self.plate.bgr_sm.shape[0])
+        light = extend_light(self.src_sm, bgr_sm, pha)
         err = err.maximum(missed_detail(self.src_sm, bgr_sm, pha))
-        return pha, residual, err, hid, extend_foreground((self.src_sm + residual).clamp(0, 1), pha, traceable)
+        fgr = extend_foreground((self.src_sm + residual).clamp(0, 1), pha, traceable)
+        return pha, residual, err, light.to(hid.dtype), hid, fgr
 
 
 class PlateConv2d(nn.Conv2d):

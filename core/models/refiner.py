@@ -253,11 +253,12 @@ class Refiner(WindowRefiner):
 class SolvingRefiner(WindowRefiner):
     """A refinement that knows the compositing equation.
 
-    The last hidden features are the straight foreground. At both resolutions, the network sees the alpha that solves
-    the compositing equation with that foreground; in between it corrects the foreground. It says at each pixel how far
-    to go from the coarse alpha to the solved one, and up to the least one that any foreground allows. (The paper's
-    network has to learn such a product from convolutions, and hardly improved in as many steps.) It also predicts
-    corrections, which are added; before training they are 0.
+    The first three hidden features are the light on the plate, which is multiplied with it; the last three are the
+    straight foreground. At both resolutions, the network sees the alpha that solves the compositing equation with that
+    foreground; in between it corrects the foreground. It says at each pixel how far to go from the coarse alpha to the
+    solved one, and up to the least one that any foreground allows. (The paper's network has to learn such a product
+    from convolutions, and hardly improved in as many steps.) It also predicts corrections, which are added; before
+    training they are 0.
 
     Where the coarse size is far from the full one, it goes there in steps of two. Each begins with what the one before
     found, for a window shows only some ten pixels around each, which in 4K would be two or three coarse ones.
@@ -303,7 +304,8 @@ class SolvingRefiner(WindowRefiner):
     def forward(
         self, src: Tensor, bgr: Tensor, pha: Tensor, fgr: Tensor, err: Tensor, *hid: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As of `WindowRefiner`; the last of `hid` is the straight foreground (B, 3, h, w)."""
+        """As of `WindowRefiner`; the first of `hid` is the light on the plate (B, 3, h, w), the last the straight
+        foreground (B, 3, h, w)."""
         return super().forward(src, bgr, *self.approach(src, bgr, pha, fgr, err, *hid))
 
     def approach(
@@ -328,7 +330,8 @@ class SolvingRefiner(WindowRefiner):
 
     def refine_windows(self, src: Tensor, bgr: Tensor, guides: Tensor, before: Tensor | None) -> Tensor:
         assert before is not None
-        src, bgr = _quartered(src), _quartered(bgr)
+        light, guides = guides.tensor_split([3], dim=1)
+        src, bgr = _quartered(src), (_quartered(bgr) * light[:, :, None]).clamp(max=1)
         fgr = guides[:, -7:-4]  # behind it alpha and the foreground residual
         half_src, half_bgr = src.mean(2), bgr.mean(2)
         solved = torch.stack([*solve_alpha(fgr, half_src, half_bgr), least_alpha(half_src, half_bgr)], dim=1)
