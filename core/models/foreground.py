@@ -43,7 +43,7 @@ def extend_foreground(fgr: Tensor, pha: Tensor, traceable: bool = False) -> Tens
     return color.lerp_(fgr, sure)  # with a mask of one channel, this takes twice as long
 
 
-def extend_light(src: Tensor, bgr: Tensor, pha: Tensor) -> Tensor:
+def extend_light(src: Tensor, bgr: Tensor, pha: Tensor, traceable: bool = False) -> Tensor:
     """How much of the plate's light reaches it in the source, where the subject stands before it and around.
 
     A subject darkens what is next to it. Where it is hair or a soft edge, what shines through is therefore darker than
@@ -52,15 +52,17 @@ def extend_light(src: Tensor, bgr: Tensor, pha: Tensor) -> Tensor:
     Args:
         src, bgr: (N, 3, h, w) source and plate, 0 to 1.
         pha: (N, 1, h, w), 0 to 1.
+        traceable: use operators that every runtime has.
 
     Returns:
-        (N, 3, h/4, w/4), sizes rounded up: a factor for each of the plate's channels; 1 where nothing differs.
+        (N, 3, h, w): a factor for each of the plate's channels; 1 where nothing differs.
     """
     empty = (1 - pha / _EMPTY).clamp_min(0)
     seen = _around(halved(halved(torch.cat([src * empty, bgr * empty], dim=1))))
     lit, unlit = (seen + _AS_SHOT).tensor_split(2, dim=1)
     off = (lit / unlit).clamp(_DARKEST, _BRIGHTEST) - 1
-    return 1 + off**3 / (off**2 + _SLIGHT**2)
+    light = 1 + off**3 / (off**2 + _SLIGHT**2)
+    return upsampled(light, *pha.shape[2:], traceable=traceable).permute(0, 3, 1, 2)
 
 
 def _around(quarter: Tensor) -> Tensor:

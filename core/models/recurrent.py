@@ -81,8 +81,8 @@ class Look(NamedTuple):
         pha = pha.clamp(0, 1)
         assert self.plate is not None
         bgr_sm = _repeat(self.plate.bgr_sm, pha.shape[0] // self.plate.bgr_sm.shape[0])
-        light = extend_light(self.src_sm, bgr_sm, pha)
-        err = err.maximum(missed_detail(self.src_sm, bgr_sm, pha))
+        light = extend_light(self.src_sm, bgr_sm, pha, traceable)
+        err = err.maximum(missed_detail(self.src_sm, light * bgr_sm, pha))
         fgr = extend_foreground((self.src_sm + residual).clamp(0, 1), pha, traceable)
         return pha, residual, err, light.to(hid.dtype), hid, fgr
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.models.foreground import extend_foreground
+from core.models.foreground import extend_foreground, extend_light
 from core.models.patches import (
     cut_padded_windows,
     cut_upsampled_windows,
@@ -326,7 +326,8 @@ class SolvingRefiner(WindowRefiner):
         err = F.interpolate(err, [height // PATCH, width // PATCH], mode="bilinear", align_corners=False)
         err = err * (blurred(halved(soft), 3) > 0)
         known = extend_foreground((src + fgr).clamp(0, 1), pha, self.traceable)
-        return pha, fgr, err, *hid[:-1], known
+        light = extend_light(*(halved(x) for x in (src, bgr, pha)), self.traceable)
+        return pha, fgr, err, light.to(hid[0].dtype), *hid[1:-1], known
 
     def refine_windows(self, src: Tensor, bgr: Tensor, guides: Tensor, before: Tensor | None) -> Tensor:
         assert before is not None
