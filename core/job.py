@@ -189,9 +189,16 @@ def read_job(path: str | Path, output: str = "") -> Job:
 def _parse(text: str) -> Any:
     """JSON, as this module and the add-on write it, or else YAML, in which some of JSON means something else."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_without_twins)
     except ValueError:
         return yaml.load(text, Loader=_PlainLoader)
+
+
+def _without_twins(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping none of whose fields comes twice, else the last of them would hold; YAML then says where they are."""
+    if len(fields) > len(mapping := dict(fields)):
+        raise ValueError("a field twice")
+    return mapping
 
 
 def job_text(job: Job, folder: Path) -> str:
@@ -282,12 +289,22 @@ def _output(data: Any) -> Output:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without tags' objects (as safe) and without aliases, which a few bytes can blow up to gigabytes."""
+    """YAML without tags' objects (as safe), without aliases, which a few bytes can blow up to gigabytes, and without
+    fields that come twice in a mapping, of which the last would hold."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases are not used in job files")
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(problem=f"{key.value!r} is there twice", problem_mark=key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
     def construct_yaml_int(self, node: Any) -> int:
         """Frames as files are numbered: to YAML, 0100 is octal, 64, and 0108 is no number."""

@@ -70,6 +70,8 @@ def test_a_name_that_is_no_text(tmp_path):
         ("{footage: {path: a}, version: 9}", "version 1"),
         ("footage: !!python/object/apply:os.system [touch hacked]", "YAML"),
         ("a: &a [x, x]\nb: [*a, *a]", "aliases"),
+        ("masks: {garbage: {path: a}}\nmasks: {core: {path: b}}", "'masks' is there twice"),
+        ('{"footage": {"path": "a", "path": "b"}}', "'path' is there twice"),
         ("footage: {", "YAML"),
         ("[" * 100_000, "YAML"),
         ("footage: {path: 2023-02-30}", "YAML"),
