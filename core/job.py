@@ -244,6 +244,8 @@ def job_from_dict(data: Any, folder: Path) -> Job:
             raise JobError("frames: [first, last]", repr(frames), "Give two whole numbers")
         data["frames"] = _checked_range((frames[0], frames[1]))
     job: Job = _fill(Job, data, "the job")
+    if not job.model:
+        raise JobError("a model", "''", "Use default, or name a checkpoint's file")
     if not job.footage.path:
         raise JobError("footage: path", "none", "Name a movie or one file of an image sequence")
     _one_of("output: format", job.output.format, FORMATS)

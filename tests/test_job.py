@@ -72,6 +72,7 @@ def test_a_name_that_is_no_text(tmp_path):
         ("a: &a [x, x]\nb: [*a, *a]", "aliases"),
         ("masks: {garbage: {path: a}}\nmasks: {core: {path: b}}", "'masks' is there twice"),
         ('{"footage": {"path": "a", "path": "b"}}', "'path' is there twice"),
+        ("{footage: {path: a}, model: ''}", "a model; got ''"),
         ("footage: {", "YAML"),
         ("[" * 100_000, "YAML"),
         ("footage: {path: 2023-02-30}", "YAML"),
