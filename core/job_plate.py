@@ -50,7 +50,7 @@ class JobPlate:
         self._motion: plate_files.PlateMotion | None = None
         self._pixels = self._open(job, footage, on_warning) if job.plate.path else None
         self._track = plate_files.read_track(Path(job.plate.track)) if job.plate.track else {}
-        if self._track:
+        if job.plate.track:
             if self._motion is not None or job.plate.moving:
                 raise JobError(
                     "a plate with the view of one frame for a track to move",

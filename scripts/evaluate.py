@@ -260,6 +260,8 @@ def main(args: argparse.Namespace) -> dict[str, float]:
     """Evaluate; return the total."""
     if not 0 <= args.detail <= 1:
         raise JobError("--detail between 0 and 1", str(args.detail), "Use 0 to have it chosen by the frame size")
+    if args.output.resolve() == args.data.resolve():
+        raise JobError("an output folder beside the cases", f"{args.output}, whose pha/ is the truth", "Name another")
     cases = find_cases(args.data)
     args.output.mkdir(parents=True, exist_ok=True)
     scores: dict[str, dict[str, float]] = {}

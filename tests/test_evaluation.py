@@ -316,6 +316,13 @@ def test_wrong_arguments_are_refused_in_words(
         evaluate.main(evaluate.parse_args(["--data", str(cases), "--output", str(tmp_path / "out"), *arguments]))
 
 
+def test_mattes_are_not_written_over_the_truth(cases: Path) -> None:
+    before = (cases / "pha/a.png").read_bytes()
+    with pytest.raises(JobError, match="whose pha/ is the truth"):
+        evaluate.main(evaluate.parse_args(["--data", str(cases), "--output", str(cases / "src/..")]))
+    assert (cases / "pha/a.png").read_bytes() == before
+
+
 def test_names_that_do_not_match_are_listed(cases: Path) -> None:
     (cases / "pha" / "a.png").unlink()
     (cases / "fgr" / "b.png").unlink()
