@@ -363,6 +363,9 @@ def test_a_track_lays_the_plate(shot, job, tmp_path):
     (tmp_path / "track.json").write_text(json.dumps(track))
     with pytest.raises(JobError, match="frames 1 to 5; got none for frame 4"):
         engine.run_job(job)
+    (tmp_path / "track.json").write_text("{}")
+    with pytest.raises(JobError, match="got none for frame 1"):
+        engine.run_job(job)
     (tmp_path / "track.json").write_text('{"1": [1, 2]}')
     with pytest.raises(JobError, match="nine numbers"):
         engine.run_job(replace(job, plate=replace(plate, track=str(tmp_path / "track.json"))))
