@@ -376,7 +376,7 @@ def make_folders(*folders: Path) -> None:
             pass
     except OSError as error:
         raise OutputError(
-            "a folder that can be written", f"{folders[-1]}: {error.strerror}", "Choose another output folder"
+            "a folder that can be written", f"{folder}: {error.strerror}", "Choose another output folder"
         ) from None
 
 

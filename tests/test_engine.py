@@ -404,6 +404,9 @@ def test_bad_input(shot, job, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="can be written"):
         engine.run_job(replace(job, output=Output(str(tmp_path / "file/out"))))
+    (tmp_path / "error").write_text("")
+    with pytest.raises(OutputError, match="can be written; got .*error: File exists"):  # what is in the way
+        engine.run_job(replace(job, output=Output(str(tmp_path))))
     frame_io.write_image(tmp_path / "light.exr", np.zeros((4, 4, 3), np.float16))
     with pytest.raises(JobError, match="PNG cannot hold"):
         engine.run_job(make_job(tmp_path / "light.exr", None, tmp_path / "png", format="png"))
