@@ -149,7 +149,7 @@ def add_matte_strip(
         check_rate(scene, source)
         around, lowest = _around(scene, source), source.channel + 1
         start, numbers = _content_start(source), _content_numbers(source)
-        frames = range(source.frame_final_start, source.frame_final_end)
+        frames = _frames(source)
     elif clip is not None:
         around, lowest = scene.sequence_editor or scene.sequence_editor_create(), 1
         start = footage.to_scene(clip, settings.file_path(clip), numbers[0])
@@ -163,13 +163,18 @@ def add_matte_strip(
     among, first, frames = around.strips, files[numbers[there[0]]], range(shown[0], shown[-1] + 1)
     sources = [other for other in _source_strips(scene, tree) if other.name in among]
     images = (strip for strip in among if strip.type == "IMAGE" and settings.absolute(strip.directory) == first.parent)
-    strips = [strip for strip in images if _overlaps(strip, frames) and _source_of(strip, sources) == source]
+    # A source that has been cut is all its pieces, which may have one cut-out
+    pieces = [other for other in sources if _content(other) == _content(source)] if source is not None else [None]
+    strips = [strip for strip in images if _overlaps(strip, frames) and _source_of(strip, sources) in pieces]
     shut: set[int] = set()  # channels that would not show it, or not let go of it
     if strips:
         lowest = strips[0].channel
+        others = [_frames(piece) for piece in pieces if piece != source]  # of which it keeps what it shows
+        kept = [*frames, *(frame for frame in _frames(strips[0]) if any(frame in other for other in others))]
+        frames = range(min(kept), max(kept) + 1)
     else:
         shut = {i for i, channel in enumerate(around.channels) if channel.mute or channel.lock}
-    cuts = [(strip.channel, range(strip.frame_final_start, strip.frame_final_end)) for strip in strips]
+    cuts = [(strip.channel, _frames(strip)) for strip in strips]
     if len(strips) < 2:  # else an editor has cut it: each piece stays where it is
         cuts = [(_free_channel([other for other in among if other not in strips], shut, lowest, frames), frames)]
     if not strips:
@@ -210,7 +215,7 @@ def _cut_out_files(tree: bpy.types.NodeTree) -> dict[int, Path]:
 def missing_words(tree: bpy.types.NodeTree, source: bpy.types.Strip) -> list[str]:
     """That some frames that a strip shows are not matted, after a job that was cancelled; nothing where all are."""
     files, numbers, start = _cut_out_files(tree), _content_numbers(source), _content_start(source)
-    frames = range(source.frame_final_start, source.frame_final_end)
+    frames = _frames(source)
     missing = [frame for frame in frames if _held(numbers, frame - start) not in files]
     if not missing:
         return []
@@ -254,12 +259,16 @@ def _set_encoding(strip: bpy.types.Strip, file: Path, clip: bpy.types.MovieClip 
 
 def _source_of(cut_out: bpy.types.Strip, sources: list[bpy.types.Strip]) -> bpy.types.Strip | None:
     """Which of the strips that show a cut-out's footage it is for: at the same time next below it, else above it."""
-    frames = range(cut_out.frame_final_start, cut_out.frame_final_end)
     return min(
-        (source for source in sources if _overlaps(source, frames)),
+        (source for source in sources if _overlaps(source, _frames(cut_out))),
         key=lambda source: (source.channel > cut_out.channel, abs(source.channel - cut_out.channel)),
         default=None,
     )
+
+
+def _frames(strip: bpy.types.Strip) -> range:
+    """The scene frames at which a strip is shown."""
+    return range(strip.frame_final_start, strip.frame_final_end)
 
 
 def _overlaps(strip: bpy.types.Strip, frames: range) -> bool:
@@ -355,7 +364,7 @@ def shown_numbers(strip: bpy.types.Strip, clip: bpy.types.MovieClip) -> tuple[in
         UserError: its footage has none of them, or they cannot be told.
     """
     numbers, start = _content_numbers(strip), _content_start(strip)
-    shown = [_held(numbers, frame - start) for frame in range(strip.frame_final_start, strip.frame_final_end)]
+    shown = [_held(numbers, frame - start) for frame in _frames(strip)]
     clip_first, clip_last = settings.clip_numbers(clip)
     first, last = max(min(shown), clip_first), min(max(shown), clip_last)
     if first > last:
@@ -428,6 +437,12 @@ def _content_numbers(strip: bpy.types.Strip) -> Sequence[int]:
 def _held(numbers: Sequence[int], index: int) -> int:
     """The number that a strip of these shows; beyond its ends it holds the first and the last."""
     return numbers[min(max(index, 0), len(numbers) - 1)]
+
+
+def _content(strip: bpy.types.Strip) -> tuple[Any, ...]:
+    """Where a strip lies, and what it is made of: the same of all pieces of one that was cut."""
+    names = [element.filename for element in strip.elements] if strip.type == "IMAGE" else []
+    return strip.channel, _content_start(strip), _content_trim(strip), strip.frame_duration, names
 
 
 def _content_trim(strip: bpy.types.Strip) -> int:

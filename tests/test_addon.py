@@ -318,6 +318,7 @@ def test_strips_keep_their_look(
     assert result["both"] == [[4, 21, 30, 20], [7, 22, 34, 22]]
     assert result["moved"] == [4, 121, 130, 120]
     assert result["cut"] == [[4, 121, 126, 120], [4, 127, 130, 120], ["02", "10"]]
+    assert result["source cut"] == [[3, 1000, 1010, 1000], [3, 1000, 1005, 1000], [4, 1005, 1010, 998]]
     assert result["spaces"][0] == ["Linear Rec.709", "Linear Rec.709", []]
     assert result["paths"] == ["//copy.mp4", str(sequence)]
     assert result["spaces"][1][:2] == ["Non-Color", "Non-Color"]

@@ -66,6 +66,22 @@ def main() -> None:
     result["cut"] = [place(cut_out), place(piece), [Path(name).stem[-2:] for name in named]]
     strips.remove(piece)
 
+    # The source is cut: its cut-out goes on showing what both pieces show; a piece that is slipped has its own
+    source = movie_strip("in two", 2, 1000)
+    whole = matte(source)
+    piece = source.split(frame=1005, split_method="SOFT")
+    sequencer.set_frames(piece, 1005, 1010)
+    assert matte(source) is None and matte(piece) is None
+    result["source cut"] = [place(whole)]
+    piece.frame_start -= 2
+    sequencer.set_frames(piece, 1005, 1010)
+    piece.channel = 2  # from which it gave way to the other
+    own = matte(piece)
+    assert matte(source) is None
+    result["source cut"] += [place(whole), place(own)]
+    for strip in (source, piece, whole, own):
+        strips.remove(strip)
+
     # Effect strips go on showing the footage
     shown = movie
     for name, kind in (("fast", "SPEED"), ("soft", "GAUSSIAN_BLUR")):
