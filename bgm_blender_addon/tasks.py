@@ -147,6 +147,8 @@ def make_plate(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:
 
     def take(group: bpy.types.NodeTree, result: dict[str, Any]) -> str:
         image = bpy.data.images.load(str(plate_path), check_existing=True)
+        if image.packed_file:  # the plate before: what is packed goes before what is on disk
+            image.unpack(method="REMOVE")
         image.filepath = node.storable(plate_path)
         image.reload()
         image.colorspace_settings.name = space

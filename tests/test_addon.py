@@ -431,7 +431,7 @@ def test_what_a_day_brings(
     assert Path(result["plates"][0]).name != Path(result["plates"][1]).name
     assert result["sources"] == ["Alpha Matte", "Clip", "Alpha Matte"]
     assert result["with a gap"] == [False, "", True, 1, 5, False]
-    assert result["made plate"] == ["IMAGE", "//"]
+    assert result["made plate"] == ["IMAGE", "//", False]
     assert result["findings"] == [1, 0, 0]
     assert result["copy"] == ["other", "copy"]
     told = "Some of the finished frames were made without Foreground, so the node does without for all. "
