@@ -31,12 +31,13 @@ def run(arguments: list[str]) -> int:
         name = tree.name
         try:
             tasks.matte_in_its_scene(tree)
-            message = runner.task.message if runner.task is not None else ""
+            lines = [*runner.task.warnings, runner.task.message] if runner.task is not None else []
             failures += runner.task is None or runner.task.state != "finished"
         except UserError as error:
-            message = str(error)
+            lines = [str(error)]
             failures += 1
-        print(f"{name}: {message}", flush=True)
+        for line in lines:
+            print(f"{name}: {line}", flush=True)
     if args.save:
         bpy.ops.wm.save_mainfile()
     return 1 if failures else 0

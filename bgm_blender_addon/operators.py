@@ -233,8 +233,11 @@ class BGM_OT_matte_all(bpy.types.Operator):
                 name = tree.name
                 try:
                     tasks.matte_in_its_scene(tree)
-                    if runner.task is not None and runner.task.state == "failed":  # in `blender -b`, by now
-                        raise UserError(runner.task.message)
+                    if runner.task is not None and not runner.task.pending:  # in `blender -b`, by now
+                        for warning in runner.task.warnings:
+                            self.report({"WARNING"}, f"{name}: {warning}")
+                        if runner.task.state == "failed":
+                            raise UserError(runner.task.message)
                 except UserError as error:
                     failed = True
                     self.report({"ERROR"}, f"{name}: {error}")

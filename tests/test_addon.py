@@ -409,6 +409,8 @@ def test_the_other_operators(
     colors = linear(foreground_of(1003, WIDTH, HEIGHT) // 2) * alpha[..., None]
     np.testing.assert_allclose(picture[..., :3], colors, atol=5e-5)
     assert result["command"] == [0, "2 frames, 1003 to 1004", 1]
+    warning = "Matting shot_v2: The fake engine has no network."
+    assert {warning, f"Warning: {warning}"} <= set(result["stdout"].splitlines())  # of the command, of Matte All Nodes
     assert "is linked from another file" in result["linked"]
     assert result["linked clip"] == ""
 

@@ -214,6 +214,7 @@ def main() -> None:
 
     code = addon("command").run(["matte", "--node", tree.name, "--save"])
     result["command"] = [code, bgm.status, addon("command").run(["matte", "--node", "gone"])]
+    assert not error_of(ops.matte_all)
 
     # Linked into another file, where it cannot be edited
     bpy.ops.wm.read_homefile(use_empty=True)
