@@ -315,5 +315,30 @@ class _Bar:
         tqdm.write(f"warning: {message}", file=sys.stderr)
 
 
+class _Unheard(io.TextIOWrapper):
+    """What is said beside the work: from where it cannot be written, on a full disk of logs or to a reader that the
+    same Ctrl-C ended, it goes nowhere, and the work goes on."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError:
+            self._let_go()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
+
+
 if __name__ == "__main__":
+    if sys.stderr is not None:
+        sys.stderr = _Unheard(sys.stderr.buffer, sys.stderr.encoding, sys.stderr.errors, line_buffering=True)
     sys.exit(main())

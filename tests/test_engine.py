@@ -1097,6 +1097,16 @@ def test_a_path_that_the_pipe_cannot_spell_does_not_fail_a_finished_job(monkeypa
     assert out.buffer.getvalue().startswith(rb"\u6620\u50cf/preview.mp4")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no full disk")
+def test_a_full_disk_of_logs_stops_no_job(shot, tmp_path):
+    arguments = [sys.executable, "-m", "core", "matte", "--output", str(tmp_path / "out")]
+    with open("/dev/full", "w") as log:
+        arguments += ["--footage", str(shot.write_movie(tmp_path / "a.mkv", 3))]
+        assert subprocess.run(arguments, cwd=ROOT, stderr=log).returncode == 0
+        assert len(list((tmp_path / "out/alpha").iterdir())) == 3
+        assert subprocess.run(arguments[:4], cwd=ROOT, stderr=log).returncode == 2
+
+
 @pytest.mark.parametrize("options", [[], ["--json"]])
 @pytest.mark.parametrize(("light", "status"), [("green", 0), ("amber", 0), ("red", 3)])
 def test_doctor_s_exit_status_is_for_scripts(monkeypatch, capsys, options, light, status):
