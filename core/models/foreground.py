@@ -62,7 +62,8 @@ def extend_light(src: Tensor, bgr: Tensor, pha: Tensor, traceable: bool = False)
     lit, unlit = (seen + _AS_SHOT).tensor_split(2, dim=1)
     off = (lit / unlit).clamp(_DARKEST, _BRIGHTEST) - 1
     light = 1 + off**3 / (off**2 + _SLIGHT**2)
-    return upsampled(light, *pha.shape[2:], traceable=traceable).permute(0, 3, 1, 2)
+    height, width = pha.shape[-2:]
+    return upsampled(light, height, width, traceable=traceable).permute(0, 3, 1, 2)
 
 
 def _around(quarter: Tensor) -> Tensor:

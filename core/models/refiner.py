@@ -326,7 +326,7 @@ class SolvingRefiner(WindowRefiner):
         err = F.interpolate(err, [height // PATCH, width // PATCH], mode="bilinear", align_corners=False)
         err = err * (blurred(halved(soft), 3) > 0)
         known = extend_foreground((src + fgr).clamp(0, 1), pha, self.traceable)
-        light = extend_light(*(halved(x) for x in (src, bgr, pha)), self.traceable)
+        light = extend_light(halved(src), halved(bgr), halved(pha), self.traceable)
         return pha, fgr, err, light.to(hid[0].dtype), *hid[1:-1], known
 
     def refine_windows(self, src: Tensor, bgr: Tensor, guides: Tensor, before: Tensor | None) -> Tensor:
