@@ -303,6 +303,17 @@ def result_folder(tree: bpy.types.NodeTree) -> Path | None:
     return settings.file_path(alpha.image).parent.parent
 
 
+def matte_folder(tree: bpy.types.NodeTree) -> Path:
+    """The output folder; as long as no matte is there, as after Save As elsewhere, that of the matte that is shown.
+
+    Raises:
+        UserError: as `settings.output_folder`.
+    """
+    folder = settings.output_folder(tree.bgm)
+    shown = result_folder(tree) if are_of_clip(tree) else None
+    return shown if shown is not None and not find_sequence(folder / "alpha") else folder
+
+
 def check_matte(folder: Path) -> None:
     """Raise UserError where an output folder holds no matte."""
     if not find_sequence(folder / "alpha"):

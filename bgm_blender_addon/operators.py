@@ -426,7 +426,7 @@ class BGM_OT_open_folder(GroupOperator, bpy.types.Operator):
 
     @in_words
     def execute(self, context: bpy.types.Context) -> set[str]:
-        folder = settings.output_folder(find_tree(context, self.group).bgm)
+        folder = node.matte_folder(find_tree(context, self.group))
         if not folder.is_dir():
             self.report({"ERROR"}, f"There is no folder {folder} yet. Matte the clip first.")
             return {"CANCELLED"}

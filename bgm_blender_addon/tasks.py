@@ -189,7 +189,7 @@ def deliver(tree: bpy.types.NodeTree, scene: bpy.types.Scene) -> None:
     bgm = tree.bgm
     if not bgm.deliver:
         raise UserError("No delivery is chosen. Choose some under Output > Deliver.")
-    folder = settings.output_folder(bgm)
+    folder = node.matte_folder(tree)
     node.check_matte(folder)
     command = protocol.Deliver(str(folder), sorted(bgm.deliver), settings.delivered_fps(bgm, scene))
 

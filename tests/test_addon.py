@@ -510,6 +510,9 @@ def test_nothing_is_taken_for_another(
     assert result["previews"] == ["Matting shot_v2", "Matting b"]
     assert f"holds the matte of {sequence}" in result["folder of another"]
     assert result["copied project"] == ["", "", ""]
+    error, delivered, of_another = result["saved elsewhere"]
+    assert not error and f"Delivered into {tmp_path / 'copy' / 'matting' / 'Matting_shot_v2' / 'delivery'}" in delivered
+    assert f"There is no matte in {tmp_path / 'saved' / 'matting'}" in of_another
     *said, picture = result["still"]
     assert said == ["", "Preview of frame 50", "", "1 frame, 1", "", "Frame 1 loaded"]
     np.testing.assert_allclose(read_image(picture)[..., 0], alpha_of(1, WIDTH, HEIGHT) / 65535, atol=1e-6)

@@ -338,6 +338,14 @@ def copied_project() -> None:
     bpy.ops.wm.open_mainfile(filepath=str(folder / "copy" / "shot.blend"))
     result["copied project"] = [*said, error_of(ops.use_results), error_of(ops.matte_clip)]
 
+    # Saved elsewhere, it delivers the matte that it shows, but not that of the clip before
+    bpy.ops.wm.save_as_mainfile(filepath=str(folder / "saved" / "copy.blend"))
+    tree = matting_node(bpy.context.scene).node_tree
+    tree.bgm.deliver = {"preview"}
+    said = [error_of(ops.deliver), tree.bgm.status]
+    tree.bgm.clip = load_clip(args["other"])
+    result["saved elsewhere"] = [*said, error_of(ops.deliver)]
+
 
 def still() -> None:
     """A single picture, without a number, is shown at every frame, and so is its matte."""
