@@ -365,8 +365,8 @@ def is_animated(part: bpy.types.Strip | bpy.types.NodeSocket) -> bool:
 
 def sync_all(*_: Any) -> None:
     """Before saving and rendering: groups follow what scripts did to their clips, and longer or larger footage."""
-    if bpy.app.background:  # where Blender tells nobody that a clip was given another file
-        follow_files()
+    if not bpy.app.is_job_running("RENDER"):  # of which this is a thread, and no place for an undo step
+        follow_files()  # Blender tells nobody of Remap Users, nor of a file that a script gives a clip in `blender -b`
     for tree in settings.matting_trees():
         if tree.library is None:
             _follow(tree)

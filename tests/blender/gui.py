@@ -226,6 +226,11 @@ def steps() -> Iterator[object]:
     for clip.filepath in (shutil.copy(ARGS["footage"], str(FOLDER / "another.mp4")), path):
         yield 0.5
         linked.append(alpha.is_linked)
+    another = load_clip(str(FOLDER / "another.mp4"))
+    for old, new in ((clip, another), (another, clip)):  # Outliner > Remap Users, of which Blender tells nobody
+        old.user_remap(new)
+        bpy.ops.wm.save_mainfile()
+        linked.append(alpha.is_linked)
     result["relinked"] = linked
 
     scene = bpy.context.scene
