@@ -162,6 +162,9 @@ class BGM_OT_add_node(bpy.types.Operator):
         if space is not None and space.type == "NODE_EDITOR" and space.tree_type != "CompositorNodeTree":
             cls.poll_message_set("This editor shows other nodes. Add matting nodes in the compositor")
             return False
+        if getattr(space, "node_tree_sub_type", "") == "SEQUENCER" and space.edit_tree is None:  # from 5.0 on
+            cls.poll_message_set("This strip has no compositor yet. Press New, or matte it in the sequencer's sidebar")
+            return False
         return True
 
     def execute(self, context: bpy.types.Context) -> set[str]:

@@ -709,6 +709,7 @@ def test_in_the_application(application: list[str], archive: Path, tmp_path: Pat
     assert result["other file"][0] == "finished" and "no longer in this file" in result["other file"][1]
     assert result["failure"][0] == "failed" and "plate.png" in result["failure"][1]
     assert result["moved"] == [7, 1] and result["relinked"] == [False, True, False, True]
+    assert not result["in no compositor"]
     assert result["popped up"] == 3 * ["Matte footage.mp4"]  # two jobs without their node, one that failed
     assert result["during a move"]
     assert result["during a stroke"] == [True, True] and result["after a stroke"] == ["finished", 0]

@@ -233,6 +233,15 @@ def steps() -> Iterator[object]:
         linked.append(alpha.is_linked)
     result["relinked"] = linked
 
+    area.ui_type = "CompositorNodeTree"
+    area.spaces.active.node_tree_sub_type = "SEQUENCER"  # whose strip has none
+    yield 0.5
+    with bpy.context.temp_override(window=window(), area=area):
+        result["in no compositor"] = bpy.ops.bgm.add_node.poll()
+    area.spaces.active.node_tree_sub_type = "SCENE"
+    area.ui_type = "CLIP_EDITOR"
+    yield 0.5
+
     scene = bpy.context.scene
     scene.render.fps = 24
     sequencer = addon("sequencer")
