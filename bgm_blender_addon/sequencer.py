@@ -16,14 +16,9 @@ FOOTAGE = {"MOVIE", "IMAGE"}  # the types of strips that can be matted
 CHANNELS = 128  # of Blender's sequencer
 
 
-def strips(scene: bpy.types.Scene) -> Any:
-    """The scene's strips, its sequencer made where there is none."""
-    return (scene.sequence_editor or scene.sequence_editor_create()).strips
-
-
 def all_strips(scene: bpy.types.Scene) -> Any:
-    """The same, and those inside meta strips; their names are unique in the scene."""
-    return (scene.sequence_editor or scene.sequence_editor_create()).strips_all
+    """A sequencer's strips, those inside meta strips too; their names are unique in the scene."""
+    return scene.sequence_editor.strips_all
 
 
 def _around(scene: bpy.types.Scene, strip: bpy.types.Strip) -> Any:

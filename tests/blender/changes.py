@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import addon, error_of, finish, install, load_clip, matte_strip
+from common import addon, error_of, finish, install, load_clip, matte_strip, strips_of
 
 args = install()
 folder = Path(args["folder"])
@@ -65,7 +65,7 @@ def deleted_strip() -> None:
     """All nodes are matted, and what strips show; not what a strip showed that was deleted, unless it is named."""
     scene = bpy.context.scene
     scene.render.fps = 24
-    strips = addon("sequencer").strips(scene)
+    strips = strips_of(scene)
     strip = strips.new_movie(name="take", filepath=args["movie"], channel=1, frame_start=1)
     tree = addon("sequencer").group_for_strip(scene, strip)
     tree.bgm.plate_source = "NONE"
@@ -92,7 +92,7 @@ def deleted_strip() -> None:
 def other_format() -> None:
     """Strips of a cut-out show the format that was written last, once all of their images are in it."""
     scene = bpy.context.scene
-    strips = addon("sequencer").strips(scene)
+    strips = strips_of(scene)
     strip = strips.new_movie(name="take", filepath=args["movie"], channel=1, frame_start=1)
     tree = addon("sequencer").group_for_strip(scene, strip)
     tree.bgm.plate_source = "NONE"

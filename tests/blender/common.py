@@ -78,9 +78,14 @@ def start_edit(folder: str, width: int, height: int) -> bpy.types.Scene:
     return scene
 
 
+def strips_of(scene: bpy.types.Scene):  # noqa: ANN201
+    """The scene's strips, its sequencer made where there is none."""
+    return (scene.sequence_editor or scene.sequence_editor_create()).strips
+
+
 def matte_strip(scene: bpy.types.Scene, strip: bpy.types.Strip) -> list[bpy.types.Strip]:
     """Matte a strip by the operator; returns the strips that came of it."""
-    strips = addon("sequencer").strips(scene)
+    strips = strips_of(scene)
     scene.sequence_editor.active_strip = strip
     before = set(strips)
     error = error_of(bpy.ops.bgm.matte_strip)

@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import MODULE, addon, arguments, finish, install, load_clip, matting_node, size_scene
+from common import MODULE, addon, arguments, finish, install, load_clip, matting_node, size_scene, strips_of
 
 ARGS = arguments()
 FOLDER = Path(ARGS["folder"])
@@ -244,8 +244,7 @@ def steps() -> Iterator[object]:
 
     scene = bpy.context.scene
     scene.render.fps = 24
-    sequencer = addon("sequencer")
-    strip = sequencer.strips(scene).new_movie(name="shot", filepath=ARGS["footage"], channel=1, frame_start=1)
+    strip = strips_of(scene).new_movie(name="shot", filepath=ARGS["footage"], channel=1, frame_start=1)
     scene.sequence_editor.active_strip = strip
     if hasattr(bpy.context.workspace, "sequencer_scene"):
         window().workspace.sequencer_scene = scene
@@ -257,7 +256,7 @@ def steps() -> Iterator[object]:
     yield 0.5
     picture("sequencer")
 
-    scene.sequence_editor.active_strip = sequencer.strips(scene).new_image(
+    scene.sequence_editor.active_strip = strips_of(scene).new_image(
         name="new", filepath=ARGS["plate"], channel=5, frame_start=1
     )
     yield 0.5

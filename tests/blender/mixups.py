@@ -13,7 +13,19 @@ from types import SimpleNamespace
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import Drawn, addon, connect, error_of, finish, install, load_clip, matting_node, render, size_scene
+from common import (
+    Drawn,
+    addon,
+    connect,
+    error_of,
+    finish,
+    install,
+    load_clip,
+    matting_node,
+    render,
+    size_scene,
+    strips_of,
+)
 
 args = install()
 folder = Path(args["folder"])
@@ -232,7 +244,7 @@ def linked(name: str) -> None:
 
     scene = bpy.context.scene
     files = sorted(Path(args["footage"]).parent.iterdir())
-    strip = sequencer.strips(scene).new_image(name="strip", filepath=str(files[0]), channel=2, frame_start=1)
+    strip = strips_of(scene).new_image(name="strip", filepath=str(files[0]), channel=2, frame_start=1)
     for file in files[1:]:
         strip.elements.append(file.name)
     result["linked strip"] = sequencer.find_group(strip) is None

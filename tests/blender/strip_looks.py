@@ -9,14 +9,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import addon, draw_sequencer, error_of, finish, install, load_clip, matte_strip, start_edit
+from common import addon, draw_sequencer, error_of, finish, install, load_clip, matte_strip, start_edit, strips_of
 
 
 def main() -> None:
     args = install()
     scene = start_edit(args["folder"], 16, 16)
     sequencer = addon("sequencer")
-    strips = sequencer.strips(scene)
+    strips = strips_of(scene)
     result: dict = {}
 
     def movie_strip(name: str, channel: int, start: int) -> bpy.types.Strip:

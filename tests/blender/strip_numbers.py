@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy
-from common import addon, error_of, finish, install, start_edit
+from common import addon, error_of, finish, install, start_edit, strips_of
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     folder, first = Path(args["folder"]), Path(args["footage"])
     scene = start_edit(args["folder"], 16, 16)
     sequencer = addon("sequencer")
-    strips = sequencer.strips(scene)
+    strips = strips_of(scene)
     shown, numbers, errors = {}, {}, {}
 
     def files_of(numbers: Iterable[int]) -> list[Path]:
@@ -80,7 +80,7 @@ def main() -> None:
     # A farm does what the strips show, in every scene; a clip that a compositor shows, as its node says
     second = bpy.data.scenes.new("Second")
     second.render.fps = 12
-    elsewhere = sequencer.strips(second)
+    elsewhere = strips_of(second)
     for number, count in ((1002, 2), (1001, 5)):
         strip = elsewhere.new_image(name="source", filepath=str(files_of([number])[0]), channel=1, frame_start=number)
         for file in files_of(range(number + 1, number + count)):

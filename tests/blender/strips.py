@@ -20,6 +20,7 @@ from common import (
     render,
     size_scene,
     start_edit,
+    strips_of,
 )
 
 
@@ -39,7 +40,7 @@ def main() -> None:
     folder = Path(args["folder"])
     scene = start_edit(args["folder"], *args["sizes"][0])
     sequencer = addon("sequencer")
-    strips = sequencer.strips(scene)
+    strips = strips_of(scene)
     renders, places, numbers = {}, {}, {}
 
     def matted(strip: bpy.types.Strip) -> list[int]:
