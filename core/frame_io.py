@@ -243,7 +243,8 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any, tuple[int, int, int]]]:
             raise FootageError("a flat image", f"{path}, a deep one", "Flatten it")
         if spec.depth > 1:  # as DDS may be, whatever its name
             raise FootageError("a flat image", f"{path}, a volume of {spec.depth} slices", "Export one as a picture")
-        channels = _find_rgb(spec.channelnames) or _find_grey(spec.channelnames)
+        names = spec.channelnames
+        channels = _find_rgb(names) or _find_xyz(names) or _find_grey(names)
         if channels is None:
             if image.format_name() == "openexr":
                 raise FootageError(
@@ -268,6 +269,8 @@ def _color_tag(spec: Any) -> str:
     """What an image's header says of its colours and nobody follows unless their space is named; "" for nothing."""
     if not _LOG.isdisjoint(spec.get_string_attribute(name) for name in ("oiio:ColorSpace", "dpx:Transfer")):
         return "logarithmic, but read as sRGB"
+    if not _find_rgb(spec.channelnames) and _find_xyz(spec.channelnames):
+        return "X, Y and Z, but read as R, G and B"
     primaries = spec.getattribute("chromaticities", oiio.TypeDesc("float[8]")) or _REC709
     differs = np.abs(np.subtract(primaries, _REC709)).max() > 0.01
     codes = spec.getattribute("CICP", oiio.TypeDesc("int[4]")) or (1,)  # of ITU-T H.273; 2: unspecified
@@ -356,6 +359,12 @@ def _find_rgb(names: tuple[str, ...]) -> tuple[int, int, int] | None:
         if min(found) >= 0:
             return found[0], found[1], found[2]
     return None
+
+
+def _find_xyz(names: tuple[str, ...]) -> tuple[int, int, int] | None:
+    """Where X, Y, Z are, which Blender shows as R, G, B: colour of the CIE's space, or places in the scene."""
+    known = {name.lower(): index for index, name in enumerate(names)}
+    return (known["x"], known["y"], known["z"]) if known.keys() >= {"x", "y", "z"} else None
 
 
 def _find_grey(names: tuple[str, ...]) -> tuple[int, int, int] | None:

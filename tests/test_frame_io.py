@@ -644,3 +644,14 @@ def test_exr_layers_of_any_name(tmp_path, names, shown):
     OpenEXR.File({"type": OpenEXR.scanlineimage}, channels).write(str(tmp_path / "a.exr"))
     wanted = [next(v for n, v in values.items() if n.rpartition(".")[2][0] == c and "normal" not in n) for c in shown]
     assert np.array_equal(frame_io.read_image(tmp_path / "a.exr")[0, 0], wanted)
+
+
+def test_x_y_and_z_are_shown_as_colours_and_warned_of(tmp_path):
+    """As Blender shows them: CIE XYZ of a cinema's master, or places in the scene. Y alone was read as grey."""
+    channels = {name: np.full((4, 6), value, np.float16) for name, value in (("X", 0.1), ("Y", 0.2), ("Z", 0.3))}
+    OpenEXR.File({"type": OpenEXR.scanlineimage}, channels).write(str(tmp_path / "a.exr"))
+    footage = frame_io.open_footage(tmp_path / "a.exr")
+    ((_, frame),) = footage.frames([1])
+    assert np.array_equal(frame.pixels[0, 0], np.float16([0.1, 0.2, 0.3]))
+    assert footage.warnings == ["a.exr is tagged X, Y and Z, but read as R, G and B. Name its colour space."]
+    assert not frame_io.open_footage(tmp_path / "a.exr", "ACEScg").warnings
