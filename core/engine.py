@@ -37,7 +37,7 @@ from .claims import Claims
 from .errors import JobError, OutputError
 from .files import real_places
 from .footage import IMAGE_EXTENSIONS, Footage, Frame, file_identity, is_movie
-from .job import Job, Source
+from .job import Job, Source, checked_path
 from .job_plate import FootageReader, JobPlate, LaidPlate, StoppedError, read_plate_early
 from .masks import MaskReader
 from .matting import Matte, Matter, choose_devices
@@ -574,7 +574,7 @@ def _segments(numbers: list[int], devices: int) -> Iterator[list[int]]:
 
 
 def _open_footage(source: Source) -> Footage:
-    path = Path(source.path)
+    path = checked_path(source.path)  # "" would be the folder we are in, and whatever pictures that holds
     if is_movie(path):
         return _open_movie(path, source.color_space, file_identity(path))
     return frame_io.open_footage(path, source.color_space)

@@ -1088,6 +1088,14 @@ def test_a_service_without_stderr_runs_a_job(shot, tmp_path, monkeypatch):
     sys.stderr.close()
 
 
+def test_footage_without_a_name_is_not_the_folder_at_hand(shot, tmp_path, monkeypatch, capsys):
+    """As an unset variable gives it: a plate was made of the pictures that lay there."""
+    monkeypatch.chdir(shot.write_sequence(tmp_path / "in", count=2).parent)
+    for command in (["plate", "--output", "plate.png"], ["doctor", "--plate", "a.png"]):
+        assert command_line.main([*command, "--footage", ""]) == 2
+        assert "Expected a path that a file system can hold; got ''" in capsys.readouterr().err
+
+
 def test_a_path_that_the_pipe_cannot_spell_does_not_fail_a_finished_job(monkeypatch):
     out = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")  # as Windows has it
     monkeypatch.setattr(sys, "stdout", out)
