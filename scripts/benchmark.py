@@ -54,6 +54,8 @@ Line = dict[str, Any]
 
 def main(args: argparse.Namespace) -> dict[str, Any]:
     """Measure, print line by line, and return everything."""
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)  # before all the work
     machine = isolated(measure_machine)
     print(
         f"machine: {machine['threads']} threads, {machine['gflops']:.0f} GFLOP/s, {machine['gbytes']:.1f} GB/s copied"

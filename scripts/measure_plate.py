@@ -624,6 +624,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Measure what --only names; return the figures by measure and name."""
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)  # before all the work
     network = None
     if args.model != "none":
         from core.checkpoints import load_model
