@@ -38,6 +38,7 @@ from .matting import Matte
 
 VERSION = 27  # raise when the same job gives other pixels: finished frames are then redone
 PREROLL = 12  # frames run before a segment to settle the plate, and the memory where none is stored
+KINDS = "alpha", "foreground", "matte", "error"  # of files, and their folders
 RIM = 8  # pixels around the subject where the foreground goes on: who scales it down looks beyond the edge
 REPORT = -1  # what is claimed to write the report: no frame's number
 RECORD = {"frame_number": int, "key": str, "files": dict, "written": float}  # what a frame's record must hold
@@ -339,6 +340,11 @@ class OutputFolder:
             write_whole(report, lambda part: part.write_text(text, encoding="utf-8"), sync=False)
         if older:
             on_warning(delivery.older_words(older))
+        if left := self._left_over({n: records[n]["files"] for n in records.keys() & ours - set(older)}):
+            on_warning(
+                f"Beside these frames, {self.folder} holds files of earlier runs with other settings, {len(left)} in "
+                f"{', '.join(sorted({file.partition('/')[0] for file in left}))}: {left[0]} first. Delete them."
+            )
         return {
             "folder": str(self.folder),
             "first": numbers[0],
@@ -351,6 +357,19 @@ class OutputFolder:
             "matte_alpha": "premultiplied" if self.extension == ".exr" else "straight",
             "report": str(report),
         }
+
+    def _left_over(self, files: dict[int, dict[str, int]]) -> list[str]:
+        """What earlier runs made of these frames, and the last one did not: of another format, or not asked for now.
+
+        Args:
+            files: of each frame's record.
+        """
+        names = {f"{kind}/{kind}.{n:04d}{end}": n for n in files for kind in KINDS for end in (".png", ".exr")}
+        found: list[str] = []
+        for kind in KINDS:
+            with suppress(OSError):  # none of this kind
+                found += (f"{kind}/{name}" for name in os.listdir(self.folder / kind))
+        return sorted(file for file in found if file in names and file not in files[names[file]])
 
 
 def _rgba(foreground: color.Pixels, source: color.Pixels, pha: color.Floats) -> color.Pixels:

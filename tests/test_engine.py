@@ -291,6 +291,25 @@ def test_frames_of_older_settings_are_told(job, tmp_path):
     assert len(warnings) == 2 and "5 were made with older settings" in warnings[1]
 
 
+def test_files_of_another_format_or_kind_beside_the_frames_are_told(job):
+    """A format that is changed, or a plate beside a matte/ that is no longer asked for: nobody wrote them anew."""
+    folder, told = Path(job.output.folder), []
+    job = replace(job, output=replace(job.output, format="png", matte=True))
+    engine.run_job(job, on_warning=told.append)
+    engine.run_job(replace(job, output=replace(job.output, matte=False)), on_warning=told.append)
+    assert told == []  # what is there is as it would be now
+    exr = replace(job, output=replace(job.output, format="exr", matte=False, error=False))
+    engine.run_job(exr, on_warning=told.append)
+    assert told == [
+        f"Beside these frames, {folder} holds files of earlier runs with other settings, 20 in alpha, error, "
+        "foreground, matte: alpha/alpha.0001.png first. Delete them."
+    ]
+    for path in folder.glob("*/*.png"):
+        path.unlink()
+    engine.run_job(exr, on_warning=told.append)
+    assert len(told) == 1
+
+
 def test_frames_that_the_footage_no_longer_has_are_told(shot, tmp_path):
     first, warnings = shot.write_sequence(tmp_path / "in", first=1), []
     job = make_job(first, None, tmp_path / "out")
