@@ -140,6 +140,8 @@ def _matte(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     """Run a job file, or the job that the options describe. Running it again does only what is missing or changed."""
     from . import engine
 
+    if args.output == "":  # of an unset variable: the job's own folder is not what was meant
+        raise JobError("a folder after --output", "''", "Name one, or leave the option out")
     if args.job:
         kept = {"job", "frames", "output", "verbose"}
         extra = [name for name, value in vars(args).items() if name not in kept and value != parser.get_default(name)]

@@ -25,7 +25,7 @@ from core import claims, color, delivery, engine, frame_io, movies, output_folde
 from core.checkpoints import load_model
 from core.claims import EXPIRY, Claims, process_name
 from core.errors import CheckpointError, FootageError, JobError, OutputError, PlateError
-from core.job import Job, Masks, MaskSource, Output, PlateSource, Source, read_job
+from core.job import Job, Masks, MaskSource, Output, PlateSource, Source, job_text, read_job
 from core.matting import Matter
 from core.models import MattingBase
 from core.movies import MovieFootage
@@ -1105,6 +1105,12 @@ def test_a_service_without_stderr_runs_a_job(shot, tmp_path, monkeypatch):
     footage = str(shot.write_sequence(tmp_path / "in", count=1))
     assert command_line.main(["matte", "--footage", footage, "--output", str(tmp_path / "out")]) == 0
     sys.stderr.close()
+
+
+def test_an_output_without_a_name_is_not_the_job_s_own(job, tmp_path, capsys):
+    (tmp_path / "job.yaml").write_text(job_text(job, tmp_path))
+    assert command_line.main(["matte", str(tmp_path / "job.yaml"), "--output", ""]) == 2
+    assert "a folder after --output; got ''" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_footage_without_a_name_is_not_the_folder_at_hand(shot, tmp_path, monkeypatch, capsys):
