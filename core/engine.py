@@ -249,6 +249,10 @@ def make_plate(
         raise JobError("an .exr plate, or .png for integer footage", path.name, "Change the name's ending")
     if os.path.exists(path) and any(path.samefile(file) for file in footage.files if os.path.exists(file)):
         raise JobError("a plate in a file of its own", f"{path}, which is footage", "Choose another name")
+    if frame_io.is_numbered_as(path, footage.path):
+        raise JobError(
+            "a plate in a file of its own", f"{path}, which would be a frame of the footage", "Choose another name"
+        )
     make_folders(path.parent)  # before all the work
     asked = json.dumps([str(footage.path), source.color_space, reader.numbers[0], reader.numbers[-1], path.name])
     number, claims, before = zlib.crc32(asked.encode()), Claims(path.parent), _changed(path)

@@ -204,6 +204,13 @@ def _sequence_files(path: Path) -> dict[int, Path]:
     return files
 
 
+def is_numbered_as(path: Path, other: Path) -> bool:
+    """Whether a file of this name would be of the same sequence as another."""
+    matches = _NUMBERED.match(path.name), _NUMBERED.match(other.name)
+    names = [(match["prefix"], match["suffix"]) for match in matches if match]
+    return len(names) == 2 and names[0] == names[1] and os.path.realpath(path.parent) == os.path.realpath(other.parent)
+
+
 def _names(folder: Path) -> list[str]:
     try:
         return os.listdir(folder)

@@ -618,6 +618,9 @@ def test_a_plate_does_not_take_the_place_of_footage(shot, tmp_path):
     with pytest.raises(JobError, match=r"a file of its own; got .*shot\.0004\.png"):
         engine.make_plate(Source(str(first)), tmp_path / "in/../in/shot.0004.png")
     assert (tmp_path / "in/shot.0004.png").read_bytes() == before
+    with pytest.raises(JobError, match=r"shot\.0000\.png, which would be a frame of the footage"):
+        engine.make_plate(Source(str(first)), tmp_path / "in/../in/shot.0000.png")
+    assert not (tmp_path / "in/shot.0000.png").exists()
 
 
 def test_a_plate_of_another_plate_s_name_is_told(shot, tmp_path):
@@ -1138,6 +1141,10 @@ def test_a_full_disk_of_logs_stops_no_job(shot, tmp_path):
         assert subprocess.run(arguments, cwd=ROOT, stderr=log).returncode == 0
         assert len(list((tmp_path / "out/alpha").iterdir())) == 3
         assert subprocess.run(arguments[:4], cwd=ROOT, stderr=log).returncode == 2
+        again = subprocess.run(arguments, cwd=ROOT, stdout=log, stderr=subprocess.PIPE, text=True)
+        assert again.returncode == 0 and "Traceback" not in again.stderr
+        answer = subprocess.run([*arguments[:3], "info"], cwd=ROOT, stdout=log, stderr=subprocess.PIPE, text=True)
+        assert answer.returncode == 5 and answer.stderr.startswith("error: Expected to write the answer")
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
