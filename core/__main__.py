@@ -27,7 +27,7 @@ if __name__ == "__main__":  # quietly, while all that a command needs is importe
     signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
 wait_briefly()
 
-from .errors import JobError, MattingError, PlateError  # noqa: E402
+from .errors import JobError, MattingError, OutputError, PlateError  # noqa: E402
 from .job import (  # noqa: E402
     DELIVERIES,
     FORMATS,
@@ -53,7 +53,12 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # Windows' pipes do not know all characters of a path
     logging.basicConfig(level=logging.DEBUG if args.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        return int(args.command(args))
+        status = int(args.command(args))
+        if args.command in (_doctor, _info) and isinstance(sys.stdout, _Unheard):  # whose words are all that they make
+            sys.stdout.flush()
+            if sys.stdout.is_lost:
+                raise OutputError("to write the answer", "a full disk or a closed pipe", "Write it elsewhere")
+        return status
     except MattingError as error:
         logging.getLogger(__name__).debug("", exc_info=True)
         print(f"error: {error}", file=sys.stderr)
@@ -321,6 +326,8 @@ class _Unheard(io.TextIOWrapper):
     """What is said beside the work: from where it cannot be written, on a full disk of logs or to a reader that the
     same Ctrl-C ended, it goes nowhere, and the work goes on."""
 
+    is_lost = False  # whether some of it went nowhere
+
     def write(self, text: str) -> int:
         try:
             return super().write(text)
@@ -335,6 +342,7 @@ class _Unheard(io.TextIOWrapper):
             self._let_go()
 
     def _let_go(self) -> None:
+        self.is_lost = True
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.fileno())
         os.close(nowhere)
@@ -343,4 +351,6 @@ class _Unheard(io.TextIOWrapper):
 if __name__ == "__main__":
     if sys.stderr is not None:
         sys.stderr = _Unheard(sys.stderr.buffer, sys.stderr.encoding, sys.stderr.errors, line_buffering=True)
+    if sys.stdout is not None:
+        sys.stdout = _Unheard(sys.stdout.buffer, sys.stdout.encoding, sys.stdout.errors, line_buffering=True)
     sys.exit(main())
