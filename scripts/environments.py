@@ -94,10 +94,13 @@ def _install(folder: Path, python: str | Path, packages: list[str], what: str) -
     if interpreter.exists() and stamp.exists() and stamp.read_text() == wanted:
         return interpreter
     print(f"Installing {what} into {folder.relative_to(ROOT)} ...", flush=True)
-    if not interpreter.exists():
-        subprocess.run([python, "-m", "venv", folder], check=True)
-    pip = [str(interpreter), "-m", "pip", "install", "--disable-pip-version-check", "--quiet", "--progress-bar", "on"]
-    if subprocess.run([*pip, *packages]).returncode:
+    pip = [str(interpreter), "-m", "pip"]
+    # One that was interrupted, or made where Debian's python3-venv was missing, has a Python, but no pip
+    whole = interpreter.exists() and subprocess.run([*pip, "--version"], capture_output=True).returncode == 0
+    if not whole and subprocess.run([python, "-m", "venv", folder]).returncode:
+        sys.exit(f"{python} could not make {folder}; its message is above. Run the command again when it can.")
+    options = ["--disable-pip-version-check", "--quiet", "--progress-bar", "on"]
+    if subprocess.run([*pip, "install", *options, *packages]).returncode:
         sys.exit(f"pip could not install {what}; its message is above. Run the command again when it can.")
     stamp.write_text(wanted)
     return interpreter

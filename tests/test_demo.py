@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from scripts import build_extension, demo
+from scripts import build_extension, demo, environments
 
 
 def test_footage_that_cannot_be_read_is_told_by_the_engine(shot, tmp_path, capfd):
@@ -41,3 +41,16 @@ def test_a_folder_that_cannot_be_written_is_told_in_words(tmp_path, script, opti
     done = subprocess.run(command, cwd=build_extension.ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith("error: Expected files that can be read and written; got ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script for a Python")
+def test_an_environment_that_was_half_made_is_made_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(environments, "ROOT", tmp_path)
+    python = tmp_path / "python"  # as Debian's without python3-venv
+    python.write_text(f'#!/bin/sh\n"{sys.executable}" -m venv --without-pip "$3"; exit 1\n')
+    python.chmod(0o755)
+    with pytest.raises(SystemExit, match=f"{python} could not make {tmp_path / '.venv'}; its message is above"):
+        environments._install(tmp_path / ".venv", python, ["--help"], "nothing")
+    python.write_text('#!/bin/sh\ncd "$3"/lib/python3.*/site-packages && mkdir pip && touch pip/__main__.py\n')
+    assert environments._install(tmp_path / ".venv", python, ["--help"], "nothing").exists()
+    assert (tmp_path / ".venv/.installed-nothing").exists()
