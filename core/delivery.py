@@ -274,6 +274,9 @@ def deliver_folder(
     finished = read_finished(folder)
     if finished.older:
         on_warning(older_words(finished.older))
+    if gaps := [range(a + 1, b) for a, b in itertools.pairwise(finished.files) if b > a + 1]:
+        names = ", ".join(f"{gap[0]}-{gap[-1]}" if len(gap) > 1 else str(gap[0]) for gap in gaps)
+        on_warning(f"{folder} has no foreground of {names}, where movies are transparent: run the job for them.")
     total = len(kinds) * (max(finished.files) - min(finished.files) + 1)
     count = itertools.count(1)
     return deliver(

@@ -156,6 +156,16 @@ def test_a_missing_frame_is_transparent(tmp_path):
     assert [int(p.to_ndarray(format="rgba64le")[-1, 0, 3]) > 65000 for p in pictures] == [True, True, False, True]
 
 
+def test_frames_that_a_folder_lacks_are_named(tmp_path):
+    (tmp_path / "job.yaml").write_text("footage: {path: shot.mov}")
+    warnings = []
+    write_finished(tmp_path, [2, 3, 5, 9])
+    delivery.deliver_folder(tmp_path, ["preview"], on_warning=warnings.append)
+    assert len(warnings) == 1 and "has no foreground of 4, 6-8, where movies are transparent" in warnings[0]
+    write_finished(tmp_path, [2, 3])
+    delivery.deliver_folder(tmp_path, ["preview"], on_warning=pytest.fail)
+
+
 def test_a_movie_does_not_bridge_millions_of_frames(finished):
     """One stray file with a date for a number would have it run until the disk is full."""
     finished = replace(finished, files=finished.files | {20261128: finished.files[3]})
