@@ -98,8 +98,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="MattingRefine: pixels to refine; 0: by the frame's size",
     )
-    matte.add_argument("--garbage", default="", help="mask of what is certainly background: still, sequence or movie")
-    matte.add_argument("--core", default="", help="mask of what is certainly the subject")
+    matte.add_argument("--garbage", help="mask of what is certainly background: still, sequence or movie")
+    matte.add_argument("--core", help="mask of what is certainly the subject")
     matte.add_argument(
         "--deliver", type=_deliveries, default=(), metavar="KINDS", help=f"some of {','.join(DELIVERIES)}"
     )
@@ -145,8 +145,9 @@ def _matte(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     """Run a job file, or the job that the options describe. Running it again does only what is missing or changed."""
     from . import engine
 
-    if args.output == "":  # of an unset variable: the job's own folder is not what was meant
-        raise JobError("a folder after --output", "''", "Name one, or leave the option out")
+    for name in ("footage", "plate", "garbage", "core", "output"):
+        if getattr(args, name) == "":  # of an unset variable: no plate, or the job's own folder, is not what was meant
+            raise JobError(f"a name after --{name}", "''", "Give one, or leave the option out")
     if args.job:
         kept = {"job", "frames", "output", "verbose"}
         extra = [name for name, value in vars(args).items() if name not in kept and value != parser.get_default(name)]
@@ -168,7 +169,7 @@ def _matte(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
                 "deliver": list(args.deliver),
                 "fps": args.fps,
             },
-            "masks": {"garbage": {"path": args.garbage}, "core": {"path": args.core}},
+            "masks": {"garbage": {"path": args.garbage or ""}, "core": {"path": args.core or ""}},
         }
         same = ("model", "device", "precision", "detail", "refine_pixels")
         job = job_from_dict(data | {name: getattr(args, name) for name in same}, Path())

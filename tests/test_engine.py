@@ -1113,7 +1113,15 @@ def test_a_service_without_stderr_runs_a_job(shot, tmp_path, monkeypatch):
 def test_an_output_without_a_name_is_not_the_job_s_own(job, tmp_path, capsys):
     (tmp_path / "job.yaml").write_text(job_text(job, tmp_path))
     assert command_line.main(["matte", str(tmp_path / "job.yaml"), "--output", ""]) == 2
-    assert "a folder after --output; got ''" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert "a name after --output; got ''" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["--plate", "--garbage", "--core"])
+def test_a_file_without_a_name_is_not_left_out(shot, tmp_path, capsys, option):
+    """As an unset variable gives it: all frames were matted without."""
+    footage = str(shot.write_movie(tmp_path / "a.mkv"))
+    assert command_line.main(["matte", "--footage", footage, "--output", str(tmp_path / "out"), option, ""]) == 2
+    assert f"a name after {option}; got ''" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_footage_without_a_name_is_not_the_folder_at_hand(shot, tmp_path, monkeypatch, capsys):
