@@ -147,7 +147,11 @@ def in_words(numbers: Sequence[int]) -> str:
     """Ascending frame numbers as ranges: "1-3, 7"."""
     known = set(numbers)
     firsts, lasts = ([n for n in numbers if n + step not in known] for step in (-1, 1))
-    return ", ".join(f"{a}-{b}" if a < b else str(a) for a, b in zip(firsts, lasts, strict=True))
+    return _ranges_in_words(zip(firsts, lasts, strict=True))
+
+
+def _ranges_in_words(ranges: Iterable[tuple[int, int]]) -> str:
+    return ", ".join(f"{a}-{b}" if a < b else str(a) for a, b in ranges)
 
 
 def older_words(numbers: Sequence[int]) -> str:
@@ -274,9 +278,10 @@ def deliver_folder(
     finished = read_finished(folder)
     if finished.older:
         on_warning(older_words(finished.older))
-    if gaps := [range(a + 1, b) for a, b in itertools.pairwise(finished.files) if b > a + 1]:
-        names = ", ".join(f"{gap[0]}-{gap[-1]}" if len(gap) > 1 else str(gap[0]) for gap in gaps)
-        on_warning(f"{folder} has no foreground of {names}, where movies are transparent: run the job for them.")
+    # As ranges: one may be of millions of numbers
+    gaps = _ranges_in_words((a + 1, b - 1) for a, b in itertools.pairwise(finished.files) if b > a + 1)
+    if gaps:
+        on_warning(f"{folder} has no foreground of {gaps}, where movies are transparent: run the job for them.")
     total = len(kinds) * (max(finished.files) - min(finished.files) + 1)
     count = itertools.count(1)
     return deliver(

@@ -156,12 +156,11 @@ class OutputFolder:
         make_folders(*(self.folder / name for name in (*self._names(), "records")), self.folder)
 
     def _names(self) -> list[str]:
-        optional = {"foreground": self.output.foreground, "matte": self.output.matte, "error": self.output.error}
-        return ["alpha", *(name for name, wanted in optional.items() if wanted)]
+        return [kind for kind in KINDS if kind == "alpha" or getattr(self.output, kind)]
 
     def path(self, name: str, number: int) -> Path:
         extension = ".png" if name == "error" else self.extension
-        return self.folder / name / f"{name}.{number:04d}{extension}"
+        return self.folder / _place(name, number, extension)
 
     def _files(self, number: int) -> list[Path]:
         return [self.path(name, number) for name in self._names()]
@@ -364,12 +363,17 @@ class OutputFolder:
         Args:
             files: of each frame's record.
         """
-        names = {f"{kind}/{kind}.{n:04d}{end}": n for n in files for kind in KINDS for end in (".png", ".exr")}
+        names = {_place(kind, n, end): n for n in files for kind in KINDS for end in (".png", ".exr")}
         found: list[str] = []
         for kind in KINDS:
             with suppress(OSError):  # none of this kind
                 found += (f"{kind}/{name}" for name in os.listdir(self.folder / kind))
         return sorted(file for file in found if file in names and file not in files[names[file]])
+
+
+def _place(kind: str, number: int, extension: str) -> str:
+    """A file's name from the output folder on, as records have it."""
+    return f"{kind}/{kind}.{number:04d}{extension}"
 
 
 def _rgba(foreground: color.Pixels, source: color.Pixels, pha: color.Floats) -> color.Pixels:
