@@ -153,7 +153,7 @@ class OutputFolder:
                         unfinished.unlink(missing_ok=True)
 
     def make_folders(self) -> None:
-        make_folders(*(self.folder / name for name in (*self._names(), "records")), self.folder)
+        make_folders(self.folder, *(self.folder / name for name in (*self._names(), "records")))
 
     def _names(self) -> list[str]:
         return [kind for kind in KINDS if kind == "alpha" or getattr(self.output, kind)]
@@ -386,20 +386,22 @@ def _rgba(foreground: color.Pixels, source: color.Pixels, pha: color.Floats) -> 
     return np.dstack([np.where((alpha == 1)[..., None], foreground, premultiplied.astype(foreground.dtype)), alpha])
 
 
-def make_folders(*folders: Path) -> None:
-    """Make them, and see that the last of them can be written.
+def make_folders(folder: Path, *inside: Path) -> None:
+    """Make a folder, see that it can be written, and make those inside.
 
     Raises:
         OutputError: that does not go.
     """
+    made = folder
     try:
-        for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folders[-1]):  # without a name, where that goes: a kill leaves nothing
+        made.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=made):  # without a name, where that goes: a kill leaves nothing
             pass
+        for made in inside:
+            made.mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(
-            "a folder that can be written", f"{folder}: {error.strerror}", "Choose another output folder"
+            "a folder that can be written", f"{made}: {error.strerror}", "Choose another output folder"
         ) from None
 
 

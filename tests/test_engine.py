@@ -423,6 +423,8 @@ def test_bad_input(shot, job, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="can be written"):
         engine.run_job(replace(job, output=Output(str(tmp_path / "file/out"))))
+    with pytest.raises(OutputError, match="can be written; got .*/file: File exists"):
+        engine.run_job(replace(job, output=Output(str(tmp_path / "file"))))
     (tmp_path / "error").write_text("")
     with pytest.raises(OutputError, match="can be written; got .*error: File exists"):  # what is in the way
         engine.run_job(replace(job, output=Output(str(tmp_path))))
